@@ -1,0 +1,143 @@
+"""One experiment: a model, data and hook points shared by a list of runs; what is still to do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e_lib.config import TrainConfig, config_dict
+from e2e_lib.errors import ConfigError, require
+from e2e_lib.losses import named_objective
+from e2e_lib.runs import finished, run_name
+
+
+def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
+    """λ values by objective from `local=0.3,1;e2e=0.1`: a list that fits one notebook parameter.
+
+    >>> parse_sparsity_coeffs("local=0.3,1;e2e=0.1")
+    {'local': [0.3, 1.0], 'e2e': [0.1]}
+
+    Raises:
+        ConfigError: text of another form.
+    """
+    try:
+        pairs = [part.split("=") for part in text.split(";") if part.strip()]
+        return {name.strip(): [float(v) for v in values.split(",")] for name, values in pairs}
+    except ValueError:
+        raise ConfigError(
+            f"sparsity_coeffs is {text!r}, but it must look like 'local=0.3,1;e2e=0.1,0.3'."
+        ) from None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a list of runs has in common.
+
+    Raises:
+        ConfigError: a value outside what its comment allows.
+    """
+
+    model: str  # storyworld, a folder, or a hub name
+    train_data: str
+    validation_data: str
+    hook_names: tuple[str, ...]
+    seed: int  # initial weights and order of the text
+    dict_ratio: float
+    train_tokens: int  # rounded down to whole batches
+    eval_tokens: int  # held-out tokens, rounded up to whole rows
+    context_size: int
+    batch_size: int
+    micro_batch_size: int
+    processed: bool = False
+    device: str = "cpu"
+    threads: int = 1  # part of the result on a CPU: sums are taken in another order
+
+    def __post_init__(self) -> None:
+        require(self.context_size >= 2, "context_size", self.context_size, "at least 2")
+        require(self.threads >= 1, "threads", self.threads, "at least 1")
+        require(self.eval_tokens >= 1, "eval_tokens", self.eval_tokens, "at least 1")
+        batch = self.batch_size * self.context_size
+        allowed = f"at least one batch: batch_size · context_size = {batch}"
+        require(self.train_tokens >= batch, "train_tokens", self.train_tokens, allowed)
+
+    @property
+    def train_rows(self) -> int:
+        """Rows of training text: whole batches only."""
+        batch = self.batch_size * self.context_size
+        return self.train_tokens // batch * self.batch_size
+
+    @property
+    def eval_rows(self) -> int:
+        """Rows of held-out text."""
+        return -(-self.eval_tokens // self.context_size)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Metadata that goes into each SAE's cfg.json."""
+        return {
+            "model_name": self._shown(self.model),
+            "hook_head_index": None,
+            "context_size": self.context_size,
+            "prepend_bos": False,
+            "dataset_path": self._shown(self.train_data),
+            "model_from_pretrained_kwargs": {},
+            "neuronpedia_id": None,
+        }
+
+    def configs(
+        self,
+        sparsity_coeffs: Mapping[str, Sequence[float]],
+        *,
+        e2e_kl_coeff: float = 1.0,
+        ds_kl_coeff: float = 0.5,
+        downstream_coeff: float = 2.5,
+        **training: Any,
+    ) -> list[TrainConfig]:
+        """One configuration per objective and λ; `training` goes to `TrainConfig`."""
+        kl = {"local": 0.0, "e2e": e2e_kl_coeff, "e2e_ds": ds_kl_coeff}
+        return [
+            TrainConfig(
+                named_objective(
+                    name,
+                    coeff,
+                    kl_coeff=kl.get(name, 0.0),
+                    downstream_coeff=downstream_coeff,
+                ),
+                self.hook_names,
+                dict_ratio=self.dict_ratio,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                micro_batch_size=self.micro_batch_size,
+                **training,
+            )
+            for name, coeffs in sparsity_coeffs.items()
+            for coeff in coeffs
+        ]
+
+    def describe(self, config: TrainConfig) -> dict[str, Any]:
+        """Every value that decides a run's result, as JSON; names the run."""
+        return {
+            "objective_name": config.objective.name,
+            "model": self._shown(self.model),
+            "train_data": self._shown(self.train_data),
+            "validation_data": self._shown(self.validation_data),
+            "processed": self.processed,
+            "context_size": self.context_size,
+            "train_tokens": self.train_rows * self.context_size,
+            "eval_tokens": self.eval_rows * self.context_size,
+            "device": self.device,
+            "threads": self.threads,
+        } | config_dict(config)
+
+    def name(self, config: TrainConfig) -> str:
+        """The run's folder name."""
+        return run_name(self.describe(config))
+
+    def pending(self, results: Path, configs: Sequence[TrainConfig]) -> list[TrainConfig]:
+        """The configurations whose run is not finished in `results`."""
+        return [c for c in configs if not finished(results / "saes" / self.name(c))]
+
+    @staticmethod
+    def _shown(name: str) -> str:
+        """A local path by its last part: folders of a machine do not belong in results."""
+        return Path(name).name if name.count("/") > 1 or name.startswith(("/", ".", "~")) else name

@@ -1,0 +1,157 @@
+"""The terms of the training loss, one plain function each, and the objective that weighs them.
+
+Every term is a mean (over tokens, or over all elements), as the authors compute it; the paper's
+equations print un-normalised sums. With x the activation (width d_in), x̂ the SAE's output and c
+its codes:
+
+    loss =  λ · sparsity            mean over tokens of ‖c‖₁ / d_in
+          + local · reconstruction  mean over tokens and dimensions of (x̂ − x)²
+          + κ · kl                  mean over tokens of KL(clean ‖ spliced)
+          + β · downstream          mean over the compared hook positions of the mean squared
+                                    difference between spliced and clean activations
+
+β is split over the compared positions by that last mean. Named objectives (paper sections
+2.2–2.4): `local` (reconstruction), `e2e` (kl 1), `e2e_ds` (kl 0.5 and downstream).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from e2e_lib.errors import ConfigError, require
+
+
+def sparsity_loss(
+    codes: Float[Tensor, "... d_sae"], d_in: int, p: float = 1.0
+) -> Float[Tensor, ""]:
+    """Mean over tokens of ‖codes‖_p / d_in (φ = λ/d in section 2.1).
+
+    >>> float(sparsity_loss(torch.tensor([[3.0, 1.0], [0.0, 2.0]]), d_in=2))
+    1.5
+    """
+    norms = codes.sum(-1) if p == 1 else codes.norm(p=p, dim=-1)  # codes are never negative
+    return norms.mean() / d_in
+
+
+def reconstruction_loss(
+    output: Float[Tensor, "... d"], target: Float[Tensor, "... d"]
+) -> Float[Tensor, ""]:
+    """Mean over tokens and dimensions of (output − target)²; the target is not trained on.
+
+    >>> float(reconstruction_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]])))
+    2.5
+    """
+    return F.mse_loss(output, target.detach())
+
+
+def downstream_loss(
+    spliced: Mapping[str, Tensor], clean: Mapping[str, Tensor], hook_names: tuple[str, ...]
+) -> Float[Tensor, ""]:
+    """Mean over `hook_names` of the mean squared difference between spliced and clean activations.
+
+    The paper divides β by L − l; the authors' code, followed here, by the number of positions.
+    """
+    return torch.stack([reconstruction_loss(spliced[h], clean[h]) for h in hook_names]).mean()
+
+
+def kl_divergence(
+    clean_logits: Float[Tensor, "... vocab"], spliced_logits: Float[Tensor, "... vocab"]
+) -> Float[Tensor, ""]:
+    """KL(clean ‖ spliced) in nats, mean over tokens, every position counted.
+
+    This direction is what the authors compute; section 2.3 prints the other one.
+
+    >>> clean = torch.log(torch.tensor([[0.5, 0.5]]))
+    >>> spliced = torch.log(torch.tensor([[0.25, 0.75]]))
+    >>> round(float(kl_divergence(clean, spliced)), 4)  # ½ ln 2 + ½ ln ⅔
+    0.1438
+    """
+    return token_kl(clean_logits, spliced_logits).mean()
+
+
+def token_kl(
+    clean_logits: Float[Tensor, "... vocab"], spliced_logits: Float[Tensor, "... vocab"]
+) -> Float[Tensor, "..."]:
+    """KL(clean ‖ spliced) of every token, in nats."""
+    clean = F.log_softmax(clean_logits.detach(), dim=-1)
+    spliced = F.log_softmax(spliced_logits, dim=-1)
+    return F.kl_div(spliced, clean, reduction="none", log_target=True).sum(-1)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights of the loss terms. None leaves a term out; 0 computes and logs it, untrained.
+
+    Raises:
+        ConfigError: a negative weight, p_norm below or at 0, or no term beside sparsity.
+    """
+
+    sparsity_coeff: float  # λ
+    local_coeff: float | None = None  # weight of the reconstruction at the SAE itself
+    kl_coeff: float | None = None  # κ
+    downstream_coeff: float | None = None  # β, split over the compared positions
+    # Positions that the downstream term compares; empty = resid_pre of every later block.
+    downstream_hooks: tuple[str, ...] = ()
+    p_norm: float = 1.0  # the sparsity term's norm
+
+    def __post_init__(self) -> None:
+        require(self.sparsity_coeff >= 0, "sparsity_coeff", self.sparsity_coeff, "at least 0")
+        require(self.p_norm > 0, "p_norm", self.p_norm, "above 0")
+        for name in ("local_coeff", "kl_coeff", "downstream_coeff"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, name, value, "None or at least 0")
+        if not any((self.local_coeff, self.kl_coeff, self.downstream_coeff)):
+            raise ConfigError(
+                "local_coeff, kl_coeff and downstream_coeff are all 0 or None, but at least one "
+                "must be above 0."
+            )
+
+    @property
+    def name(self) -> str:
+        """`local`, `e2e`, `e2e_ds`, or `custom`, from which terms are trained on."""
+        trained = (bool(self.local_coeff), bool(self.kl_coeff), bool(self.downstream_coeff))
+        names = {(True, False, False): "local", (False, True, False): "e2e"}
+        return (names | {(False, True, True): "e2e_ds"}).get(trained, "custom")
+
+    @property
+    def needs_splice(self) -> bool:
+        """Whether any term needs the model after the SAE."""
+        return self.kl_coeff is not None or self.downstream_coeff is not None
+
+    def total(self, terms: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """The weighted sum of the `terms` that have a weight; terms by the names above."""
+        weights = {
+            "sparsity": self.sparsity_coeff,
+            "reconstruction": self.local_coeff,
+            "kl": self.kl_coeff,
+            "downstream": self.downstream_coeff,
+        }
+        return torch.stack([w * terms[name] for name, w in weights.items() if w]).sum()
+
+
+def named_objective(
+    name: str,
+    sparsity_coeff: float,
+    *,
+    kl_coeff: float | None = None,
+    downstream_coeff: float = 2.5,
+) -> Objective:
+    """One of the paper's three objectives; kl_coeff defaults to 1 for e2e, 0.5 for e2e_ds (§1.4).
+
+    >>> named_objective("e2e", 1.5).kl_coeff
+    1.0
+
+    Raises:
+        ConfigError: an unknown name or a weight that is not allowed.
+    """
+    if name == "local":
+        return Objective(sparsity_coeff, local_coeff=1.0)
+    if name == "e2e":
+        return Objective(sparsity_coeff, kl_coeff=1.0 if kl_coeff is None else kl_coeff)
+    require(name == "e2e_ds", "objective", name, "one of local, e2e, e2e_ds")
+    kl_coeff = 0.5 if kl_coeff is None else kl_coeff
+    return Objective(sparsity_coeff, kl_coeff=kl_coeff, downstream_coeff=downstream_coeff)

@@ -1,0 +1,84 @@
+"""Language models: a hub name, a local folder in the same layout, or the embedded `storyworld`."""
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from e2e_lib.errors import ModelError
+from e2e_lib.storyworld import STORYWORLD_FOLDER
+
+
+def model_path(name_or_folder: str) -> str:
+    """The folder or hub name behind a model parameter; `storyworld` is the shipped model.
+
+    Raises:
+        ModelError: a local folder that lacks its configuration, weights or tokenizer.
+    """
+    if name_or_folder == "storyworld":
+        return str(STORYWORLD_FOLDER)
+    folder = Path(name_or_folder).expanduser()
+    looks_local = name_or_folder.startswith((".", "~", os.sep)) or name_or_folder.count("/") > 1
+    if not folder.is_dir():
+        if looks_local:
+            raise ModelError(
+                f"model is {name_or_folder!r}, but there is no such folder: give 'storyworld', a "
+                "folder in Hugging Face layout or a hub name such as 'gpt2'."
+            )
+        return name_or_folder
+    for kind, names in {
+        "configuration": ["config.json"],
+        "tokenizer": ["tokenizer.json", "vocab.json", "tokenizer.model"],
+        "weights": ["model.safetensors", "model.safetensors.index.json"],
+    }.items():
+        if not any((folder / n).is_file() for n in names):
+            raise ModelError(
+                f"model is {name_or_folder!r}, but this folder has no {kind}: it must hold "
+                f"{' or '.join(names)}."
+            )
+    return str(folder)
+
+
+def load_model(
+    name_or_folder: str, device: str = "cpu", *, processed: bool = False
+) -> TransformerBridge:
+    """A frozen language model with hooks, in evaluation mode and float32.
+
+    Args:
+        name_or_folder: `storyworld`, a folder in Hugging Face layout, or a hub name.
+        device: `cpu`, `cuda`, `cuda:1`, ...
+        processed: fold LayerNorm and centre the weights that write to the residual stream: the
+            basis of the paper's GPT-2 SAEs. CE and KL do not change by it.
+
+    Raises:
+        ModelError: no such device, folder or hub model, or files that cannot be read.
+    """
+    path = model_path(name_or_folder)
+    check_device(device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # third-party deprecations that no caller can act on
+            model = TransformerBridge.boot_transformers(path, device=device)
+            if processed:
+                model.enable_compatibility_mode()
+    except Exception as error:  # the libraries raise a dozen classes here; the user needs one
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model is {name_or_folder!r}, but it could not be loaded (a hub name needs a network "
+            f"or a cached copy, a folder needs sound files): {type(error).__name__}: {reason}"
+        ) from error
+    model.eval()
+    for parameter in model.original_model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def check_device(device: str) -> None:
+    """Raise ModelError naming the devices that are there if `device` is not."""
+    present = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if device not in present and not (device == "cuda" and len(present) > 1):
+        raise ModelError(f"device is {device!r}, but this machine has {', '.join(present)}.")

@@ -1,0 +1,288 @@
+"""Run folders, their provenance, and the tables of all runs. No torch here.
+
+    results/<profile>/saes/<run>/          <run> = <objective>-<hook>-l<λ>-s<seed>-<hash>
+        run.json       parameters, provenance, status; "ok" is what finished means
+        metrics.json   metrics by hook, and of the later blocks
+        rows.csv       metrics of each held-out row of text
+        curve.csv      the training curve
+        sae_weights.safetensors, cfg.json, sparsity.safetensors
+A run with SAEs at several hooks keeps each in a sub-folder named after its hook.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from e2e_lib.errors import ResultsError
+from e2e_lib.provenance import project_path as project_path  # notebooks import both from here
+from e2e_lib.provenance import provenance, shown_path
+from e2e_lib.provenance import source_path as source_path
+
+if TYPE_CHECKING:
+    from e2e_lib.evaluate import Evaluation
+    from e2e_lib.train import TrainedRun
+
+REFERENCE = "results/reference"
+METRICS_FIRST = [
+    "run",
+    "model",
+    "objective",
+    "layer",
+    "hook",
+    "sparsity_coeff",
+    "kl_coeff",
+    "downstream_coeff",
+    "seed",
+    "dict_ratio",
+    "d_sae",
+    "train_tokens",
+    "lr",
+    "l0",
+    "alive",
+    "ce_clean",
+    "ce_spliced",
+    "ce_increase",
+    "kl",
+    "mse",
+    "explained_variance",
+    "top1_agreement",
+    "grad_norm",
+    "train_seconds",
+    "device",
+]
+
+
+class Results(NamedTuple):
+    """Folders an analysis reads runs from and writes figures to."""
+
+    read: Path
+    write: Path
+
+
+def open_results(folder: str) -> Results:
+    """Where an analysis reads and writes.
+
+    A folder with finished runs is both. Otherwise the committed results/reference is read and
+    figures go to results/notebook, so that looking never changes the reference.
+
+    Raises:
+        ResultsError: neither the folder nor the reference holds a finished run.
+    """
+    asked, reference = project_path(folder), project_path(REFERENCE)
+    if any(finished_runs(asked)):
+        return Results(asked, asked)
+    if not any(finished_runs(reference)):
+        raise ResultsError(
+            f"results_folder is {folder!r}, but neither it nor {REFERENCE!r} holds a finished run: "
+            "train some with `make run`, or run notebooks/10_train.ipynb."
+        )
+    print(f"{folder} holds no finished runs yet: reading {REFERENCE}, writing results/notebook.")
+    return Results(reference, project_path("results/notebook"))
+
+
+def finished(run_folder: Path) -> bool:
+    """Whether run.json says so; the existence of files means nothing."""
+    try:
+        return json.loads((run_folder / "run.json").read_text()).get("status") == "ok"
+    except (OSError, ValueError):
+        return False
+
+
+def finished_runs(results: Path) -> Iterator[Path]:
+    """Folders of the finished runs, by name."""
+    folders = (results / "saes").glob("*/run.json")
+    return (f.parent for f in sorted(folders) if finished(f.parent))
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """`<objective>-<hook>-l<λ>-s<seed>-<hash>`; the hash covers every value of `config`."""
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4)
+    hooks = "+".join(config["hook_names"])
+    coeff = f"{config['objective']['sparsity_coeff']:g}"
+    slug = f"{config['objective_name']}-{hooks}-l{coeff}-s{config['seed']}"
+    return re.sub(r"[^\w.+-]", "_", slug) + f"-{digest.hexdigest()}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON whole or not at all; NaN becomes null."""
+    write_text(path, json.dumps(_plain(values), indent=1, sort_keys=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return None if value != value or value in (float("inf"), float("-inf")) else value
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def save_run(
+    results: Path,
+    config: Mapping[str, Any],
+    trained: "TrainedRun",
+    held_out: "Evaluation",
+    paper: "Evaluation | None" = None,
+    *,
+    source: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write everything about one finished run; run.json goes last and makes it count.
+
+    Args:
+        results: the results folder.
+        config: every value that decides the result; names the run.
+        trained, held_out: what `train` and `evaluate` returned.
+        paper: evaluation on the authors' kind of evaluation set, for the `_paper` columns.
+        source: SAELens metadata: model_name, dataset_path, context_size, prepend_bos.
+    """
+    folder = results / "saes" / run_name(config)
+    blocks = held_out.blocks.to_dict("records")
+    metrics: dict[str, Any] = {"saes": {}, "blocks": blocks}
+    for hook, sae in trained.saes.items():
+        place = folder if len(trained.saes) == 1 else folder / hook
+        sae.save(place, dict(source or {}) | {"hook_name": hook}, held_out.frequency[hook])
+        metrics["saes"][hook] = (
+            {"d_sae": sae.d_sae, "d_in": sae.d_in}
+            | held_out.model
+            | held_out.saes[hook]
+            | _paper_metrics(trained, paper, hook)
+            | {"grad_norm": trained.grad_norm, "train_seconds": trained.train_seconds}
+            | {"train_tokens": trained.train_tokens}
+        )
+    write_json(folder / "metrics.json", metrics)
+    write_text(folder / "rows.csv", held_out.rows.to_csv(index=False, float_format="%.6g"))
+    curve = pd.DataFrame(trained.curve).to_csv(index=False, float_format="%.6g")
+    write_text(folder / "curve.csv", curve)
+    record = {"status": "ok", "config": config, "provenance": provenance()}
+    write_json(folder / "run.json", record)
+    return folder
+
+
+def _paper_metrics(trained: "TrainedRun", paper: "Evaluation | None", hook: str) -> dict[str, Any]:
+    values: dict[str, Any] = {"alive_paper": trained.alive_paper[hook]}
+    values["alive_window_tokens"] = trained.alive_window_tokens
+    if paper is not None:
+        values |= {f"{k}_paper": paper.model[k] for k in ("ce_increase", "kl")}
+        values["l0_paper"] = paper.saes[hook]["l0"]
+    return values
+
+
+def print_provenance(results: Path) -> None:
+    """One line on which runs a notebook read: how many, which commits and versions."""
+    records = [json.loads((f / "run.json").read_text()) for f in finished_runs(results)]
+    commits = sorted({str(r["provenance"]["commit"])[:10] for r in records})
+    torches = sorted({r["provenance"]["packages"]["torch"].split("+")[0] for r in records})
+    seeds = sorted({r["config"]["seed"] for r in records})
+    print(
+        f"{len(records)} runs, seeds {', '.join(map(str, seeds))}, "
+        f"torch {', '.join(torches)}, commit {', '.join(commits)}"
+    )
+
+
+def metrics_table(results: Path) -> pd.DataFrame:
+    """One row a SAE of every finished run; columns as in the README's table of metrics.
+
+    Raises:
+        ResultsError: no finished run.
+    """
+    rows = []
+    for folder, config, metrics in _read_runs(results):
+        objective = config["objective"]
+        shared = {
+            "run": folder.name,
+            "model": config["model"],
+            "objective": config["objective_name"],
+            "sparsity_coeff": objective["sparsity_coeff"],
+            "kl_coeff": objective["kl_coeff"],
+            "downstream_coeff": objective["downstream_coeff"],
+        } | {k: config[k] for k in ("seed", "dict_ratio", "lr", "device")}
+        for hook, values in metrics["saes"].items():
+            layer = int(hook.split(".")[1]) if hook.startswith("blocks.") else 0
+            rows.append(shared | {"hook": hook, "layer": layer} | values)
+    if not rows:
+        raise ResultsError(f"results folder {shown_path(results)!r} holds no finished run.")
+    table = pd.DataFrame(rows)
+    others = [c for c in table.columns if c not in METRICS_FIRST]
+    order = ["layer", "hook", "objective", "seed", "sparsity_coeff", "run"]
+    return table[[*METRICS_FIRST, *others]].sort_values(order).reset_index(drop=True)
+
+
+def write_metrics_table(results: Path) -> Path:
+    """Write metrics.csv, one row a SAE."""
+    path = results / "metrics.csv"
+    write_text(path, metrics_table(results).to_csv(index=False, float_format="%.8g"))
+    return path
+
+
+def block_table(results: Path) -> pd.DataFrame:
+    """One row a SAE and position of the residual stream from the SAE on (`block` = n: last)."""
+    return _per_run(results, lambda folder, metrics: pd.DataFrame(metrics["blocks"]))
+
+
+def row_table(results: Path) -> pd.DataFrame:
+    """One row a run and held-out row of text: ce_clean, ce_increase, kl, l0."""
+    return _per_run(results, lambda folder, metrics: pd.read_csv(folder / "rows.csv"))
+
+
+def curve_table(results: Path) -> pd.DataFrame:
+    """The training curves of all runs."""
+    return _per_run(results, lambda folder, metrics: pd.read_csv(folder / "curve.csv"))
+
+
+def _per_run(results: Path, read: Any) -> pd.DataFrame:
+    tables = []
+    for folder, config, metrics in _read_runs(results):
+        hook = config["hook_names"][0]
+        layer = int(hook.split(".")[1]) if hook.startswith("blocks.") else 0
+        keys = {"run": folder.name, "objective": config["objective_name"], "layer": layer}
+        keys |= {"seed": config["seed"], "sparsity_coeff": config["objective"]["sparsity_coeff"]}
+        tables.append(read(folder, metrics).assign(**keys))
+    if not tables:
+        raise ResultsError(f"results folder {shown_path(results)!r} holds no finished run.")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _read_runs(results: Path) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    for folder in finished_runs(results):
+        config = json.loads((folder / "run.json").read_text())["config"]
+        yield folder, config, json.loads((folder / "metrics.json").read_text())
+
+
+def sae_folder(results: Path, run: str, hook: str | None = None) -> Path:
+    """The folder that holds a run's weights.
+
+    Raises:
+        ResultsError: the weights are not there (results/reference ships the matched runs' alone).
+    """
+    folder = results / "saes" / run
+    nested = folder / hook if hook is not None and (folder / hook).is_dir() else folder
+    if not (nested / "sae_weights.safetensors").is_file():
+        raise ResultsError(
+            f"run {run!r} has no weights in {shown_path(results)!r}: the reference ships those of "
+            "the matched runs only; train it again with `make run PROFILE=storyworld`."
+        )
+    return nested
+
+
+def skip_figure(results: Path, name: str, reason: str) -> None:
+    """Record, in one sentence, why a figure or table cannot be made from these runs."""
+    print(f"{name} skipped: {reason}")
+    for old in (results / "figures").glob(f"{name}.*"):
+        old.unlink()
+    write_json(results / "skipped" / f"{name}.json", {"name": name, "reason": reason})
