@@ -201,6 +201,7 @@ def _open(source: TextSource) -> Any:
     """The `datasets` object behind a source that is not StoryWorld."""
     import datasets
 
+    datasets.disable_progress_bars()
     path = Path(source.name).expanduser()
     if path.suffix in READERS:
         if not path.is_file():

@@ -12,20 +12,20 @@ from e2e_lib.runs import finished, run_name
 
 
 def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
-    """λ values by objective from `local=0.3,1;e2e=0.1`: a list that fits one notebook parameter.
+    """λ values by objective from `local:0.3,1;e2e:0.1`: a list that fits one notebook parameter.
 
-    >>> parse_sparsity_coeffs("local=0.3,1;e2e=0.1")
+    >>> parse_sparsity_coeffs("local:0.3,1;e2e:0.1")
     {'local': [0.3, 1.0], 'e2e': [0.1]}
 
     Raises:
         ConfigError: text of another form.
     """
     try:
-        pairs = [part.split("=") for part in text.split(";") if part.strip()]
+        pairs = [part.split(":") for part in text.split(";") if part.strip()]
         return {name.strip(): [float(v) for v in values.split(",")] for name, values in pairs}
     except ValueError:
         raise ConfigError(
-            f"sparsity_coeffs is {text!r}, but it must look like 'local=0.3,1;e2e=0.1,0.3'."
+            f"sparsity_coeffs is {text!r}, but it must look like 'local:0.3,1;e2e:0.1,0.3'."
         ) from None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.utils.logging import disable_progress_bar
 
 from e2e_lib.errors import ModelError
 from e2e_lib.storyworld import STORYWORLD_FOLDER
@@ -58,6 +59,7 @@ def load_model(
     path = model_path(name_or_folder)
     check_device(device)
     try:
+        disable_progress_bar()  # of reading weights: noise in every executed notebook
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # third-party deprecations that no caller can act on
             model = TransformerBridge.boot_transformers(path, device=device)

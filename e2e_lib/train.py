@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.config import TrainConfig, learning_rate_factor
@@ -240,6 +240,7 @@ def train(
         unit_scale=True,
         disable=not progress,
         desc=f"{len(runs)} SAE{'s' * (len(runs) > 1)}",
+        mininterval=1.0,  # executed notebooks keep every update
     )
     for step in range(steps):
         for tokens in rows[step * batch : (step + 1) * batch].split(micro):
