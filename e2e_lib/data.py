@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from e2e_lib.errors import DataError, require
+from e2e_lib.errors import DataError, first_sentence, require
 
 HELD_OUT_ONE_IN = 20  # documents held out when one source serves for training and validation
 STORYWORLD_TOKENS_A_STORY = 40  # below any story's mean length, so that enough are drawn
@@ -49,11 +49,11 @@ class TextSource:
 class Rows:
     """Tokens for one experiment: `train` and `validation` never share a document."""
 
-    train: Int[Tensor, "rows pos"]
-    validation: Int[Tensor, "rows pos"]
+    train: Int[Tensor, "n_train pos"]
+    validation: Int[Tensor, "n_validation pos"]
     # Rows drawn from the training text with another shuffle seed, the paper's kind of
     # evaluation set; its overlap with `train` is left to chance.
-    paper: Int[Tensor, "rows pos"]
+    paper: Int[Tensor, "n_paper pos"]
 
 
 def load_rows(
@@ -126,9 +126,18 @@ def read_documents(source: TextSource, seed: int) -> Iterator[str | list[int]]:
         dataset = dataset.shuffle(seed=seed, buffer_size=source.shuffle_buffer)
     try:
         for row in dataset:
+            if not isinstance(row[column], str | list):
+                raise DataError(
+                    f"data {source.name!r} holds {row[column]!r} in the column {column!r}, but it "
+                    "must hold a text or a list of token ids in every row."
+                )
             yield row[column]
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
-        raise DataError(f"data {source.name!r} cannot be read to its end ({error}).") from error
+        raise DataError(
+            f"data {source.name!r} cannot be read to its end ({first_sentence(error)})."
+        ) from error
 
 
 def pack_rows(
@@ -149,6 +158,11 @@ def pack_rows(
     require(source.context_size >= 2, "context_size", source.context_size, "at least 2")
     require(n_rows >= 1, "rows of text", n_rows, "at least 1")
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
+    if eos is None:
+        raise DataError(
+            f"data {source.name!r} cannot be packed: the model's tokenizer has no end-of-text token "
+            "(eos_token or bos_token in tokenizer_config.json), but one must separate texts."
+        )
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos
     width = source.context_size - source.prepend_bos
     rows: list[list[int]] = []
@@ -211,8 +225,8 @@ def _open(source: TextSource) -> Any:
                 READERS[path.suffix], data_files=str(path), split="train", streaming=False
             )
         except Exception as error:  # datasets wraps parser errors in many classes
-            reason = str(error.__cause__ or error).split("\n")[0][:200]
-            raise DataError(f"data {source.name!r} cannot be read: {reason}") from error
+            reason = first_sentence(error.__cause__ or error)
+            raise DataError(f"data {source.name!r} cannot be read: {reason}.") from error
     if path.exists() or source.name.startswith((".", "/", "~")):
         raise DataError(
             f"data is {source.name!r}, but it must be 'storyworld', a file ending in "
@@ -223,10 +237,10 @@ def _open(source: TextSource) -> Any:
             source.name, split=source.split, streaming=source.streaming, revision=source.revision
         )
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"data is {source.name!r}, but this hub data set (split {source.split!r}) cannot be "
-            f"opened, which needs a network or a cached copy: {type(error).__name__}: {reason}"
+            f"opened, which needs a network or a cached copy: {type(error).__name__}: "
+            f"{first_sentence(error)}."
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from re import split
 
 
 class E2EError(Exception):
@@ -34,3 +35,12 @@ def closest(name: str, known: Iterable[str], n: int = 3) -> str:
     """The known names most like `name`, for the end of an error sentence."""
     known = list(known)
     return ", ".join(get_close_matches(name, known, n=n, cutoff=0.4) or sorted(known)[:n])
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of another library's message, without line breaks and full stop.
+
+    >>> first_sentence(OSError("No such\\n  host. Check the cable."))
+    'No such host'
+    """
+    return split(r"[.!?]( |$)", " ".join(str(error).split()))[0][:300]

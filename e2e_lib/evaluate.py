@@ -36,8 +36,8 @@ from e2e_lib.sae import SAE
 class Evaluation:
     """Metrics of one set of SAEs spliced in together."""
 
-    model: dict[str, float]  # ce_clean, ce_spliced, ce_increase, kl, top1_agreement, eval_tokens
-    saes: dict[str, dict[str, float]]  # by hook: l0, alive, mse, explained_variance, ...
+    model: dict[str, float | int]  # ce_clean, ce_spliced, ce_increase, kl, top1_agreement, eval_tokens
+    saes: dict[str, dict[str, float | int]]  # by hook: l0, alive, mse, explained_variance, ...
     blocks: pd.DataFrame  # one row a position of the residual stream from the SAE on
     rows: pd.DataFrame  # one row a row of text: ce_clean, ce_increase, kl, l0 (means over tokens)
     frequency: dict[str, Float[Tensor, " d_sae"]]  # by hook: share of tokens a latent fired on
@@ -82,7 +82,7 @@ class Reconstruction:
         normed = (F.layer_norm(t, t.shape[-1:]) for t in pair)
         self.layernorm_ratio += float(_token_explained_variance(*normed).sum())
 
-    def result(self) -> dict[str, float]:
+    def result(self) -> dict[str, float | int]:
         """The metrics over everything added."""
         assert self.sum is not None, "add at least one batch"
         spread = self.sum_of_squares - float(self.sum.square().sum()) / self.tokens
@@ -121,7 +121,7 @@ class _Latents:
             self.ratio_sums[i] += part.sum()
             self.ratio_counts[i] += part.numel()
 
-    def result(self) -> dict[str, float]:
+    def result(self) -> dict[str, float | int]:
         first, after = (self.ratio_sums / self.ratio_counts).tolist()
         return {
             "l0": float(torch.cat(self.l0_rows).mean()),
@@ -159,16 +159,17 @@ class _Evaluator:
         per_row = {"ce_clean": clean.ce, "ce_spliced": ce, "kl": kl, "top1_agreement": agree}
         self.rows.append({k: v.mean(-1).cpu() for k, v in per_row.items()})
 
-    def result(self, n_layers: int, tokens: int) -> Evaluation:
+    def result(self, tokens: int) -> Evaluation:
         rows = pd.DataFrame(
             {k: torch.cat([r[k] for r in self.rows]).double().numpy() for k in self.rows[0]}
         )
         rows["ce_increase"] = rows.ce_spliced - rows.ce_clean
-        rows["l0"] = torch.stack([torch.cat(x.l0_rows) for x in self.latents.values()]).mean(0)
+        l0 = torch.stack([torch.cat(x.l0_rows) for x in self.latents.values()]).mean(0)
+        rows["l0"] = l0.double().numpy()
         rows.insert(0, "row", range(len(rows)))
         model = {k: float(v) for k, v in rows.drop(columns=["row", "l0"]).mean().items()}
         results = {h: r.result() for h, r in self.reconstructions.items()}
-        blocks = [{"hook": h, "block": _block(h, n_layers)} | r for h, r in results.items()]
+        blocks = [{"hook": h, "block": _block(h)} | r for h, r in results.items()]
         saes = {h: results[h] | self.latents[h].result() for h in self.saes}
         frequency = {h: x.fired.cpu() / tokens for h, x in self.latents.items()}
         keep = ["row", "ce_clean", "ce_increase", "kl", "l0"]
@@ -177,8 +178,9 @@ class _Evaluator:
         )
 
 
-def _block(hook: str, n_layers: int) -> int:
-    return n_layers if hook.endswith("hook_resid_post") else layer_of(hook)
+def _block(hook: str) -> int:
+    """The residual stream before block `k` is k, after the last block n_layers."""
+    return layer_of(hook) + hook.endswith("hook_resid_post")
 
 
 class CleanBatch:
@@ -216,4 +218,4 @@ def evaluate(
         batch = CleanBatch(model, tokens.to(model.cfg.device), sorted(wanted))
         for evaluator in evaluators:
             evaluator.add(model, batch)
-    return [e.result(model.cfg.n_layers, rows.numel()) for e in evaluators]
+    return [e.result(rows.numel()) for e in evaluators]

@@ -26,7 +26,7 @@ class CleanPass:
     """What the untouched model computed. Nothing here carries a gradient."""
 
     tokens: Int[Tensor, "batch pos"]
-    activations: dict[str, Float[Tensor, "batch pos ..."]]
+    activations: dict[str, Float[Tensor, "batch ..."]]  # (batch, pos, width) at most hooks
     logits: Float[Tensor, "batch pos vocab"] | None  # None when the pass stopped early
 
 
@@ -54,7 +54,8 @@ def resid_pre(layer: int) -> str:
 
 def later_blocks(model: TransformerBridge, hook_names: Sequence[str]) -> tuple[str, ...]:
     """resid_pre of every block after the last of `hook_names`: what `e2e_ds` compares."""
-    first = max(map(layer_of, hook_names)) + 1
+    # After an SAE at hook_resid_post, the next resid_pre is its own output: compare from there on.
+    first = max(layer_of(h) + h.endswith("hook_resid_post") for h in hook_names) + 1
     return tuple(resid_pre(k) for k in range(first, model.cfg.n_layers))
 
 
@@ -165,8 +166,10 @@ def generate(
     hooks: list[tuple[str, Any]] = [
         (name, _splicer(unused, name, sae)) for name, sae in (saes or {}).items()
     ]
-    with torch.random.fork_rng(devices=[]), model.hooks(fwd_hooks=hooks):
-        torch.manual_seed(seed)
+    require(temperature >= 0, "temperature", temperature, "at least 0")
+    require(top_k is None or top_k >= 1, "top_k", top_k, "None or at least 1")
+    generator = torch.Generator(tokens.device).manual_seed(seed)
+    with model.hooks(fwd_hooks=hooks):
         for _ in range(max_new_tokens):  # no cache: SAEs may sit anywhere, and texts are short
             window = tokens[:, -model.cfg.n_ctx :]
             scores = model(window, return_type="logits")[:, -1]
@@ -174,9 +177,10 @@ def generate(
                 new = scores.argmax(-1, keepdim=True)
             else:
                 if top_k is not None:
-                    kth = scores.topk(top_k, dim=-1).values[:, -1:]
+                    kth = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
                     scores = scores.masked_fill(scores < kth, -torch.inf)
-                new = torch.multinomial((scores / temperature).softmax(-1), 1)
+                probabilities = (scores / temperature).softmax(-1)
+                new = torch.multinomial(probabilities, 1, generator=generator)
             tokens = torch.cat([tokens, new], dim=1)
     return tokens
 
@@ -197,8 +201,13 @@ def _splicer(result: SplicedPass, name: str, sae: SAE) -> Any:
     return splice
 
 
-def _stop_layer(hook_names: Sequence[str]) -> int:
-    """First block that need not run: TransformerLens reads its resid_pre before stopping there."""
+def _stop_layer(hook_names: Sequence[str]) -> int | None:
+    """First block that need not run: TransformerLens reads its resid_pre before stopping there.
+
+    None for hooks after the blocks, for which everything has to run.
+    """
+    if any(h.startswith(("ln_final.", "unembed.", "hook_unembed")) for h in hook_names):
+        return None
     return max(layer_of(h) + (not h.endswith("hook_resid_pre")) for h in hook_names)
 
 
@@ -217,10 +226,10 @@ def _forward(model: TransformerBridge, tokens: Tensor, stop: int | None) -> Tens
 def _skip_blocks(model: TransformerBridge, first: int, start: Tensor | None) -> Iterator[None]:
     """Blocks before `first` hand on `start` instead of computing; with no `start`, all run."""
     skipped = [] if start is None else list(model.blocks[:first])
-    bare = _blocks_return_tensors(model) if skipped else True
+    extras = _extra_block_outputs(model) if skipped else None
 
     def hand_on(*args: Any, **kwargs: Any) -> Any:
-        return start if bare else (start,)
+        return start if extras is None else (start, *[None] * extras)
 
     for block in skipped:
         object.__setattr__(block, "forward", hand_on)  # shadows the class's method
@@ -231,19 +240,20 @@ def _skip_blocks(model: TransformerBridge, first: int, start: Tensor | None) -> 
             object.__delattr__(block, "forward")
 
 
-def _blocks_return_tensors(model: TransformerBridge) -> bool:
-    """Whether the architecture's blocks return a bare tensor (GPT-2) or a tuple (GPT-Neo)."""
-    known = model.__dict__.get("_e2e_blocks_return_tensors")
-    if known is None:
-        seen: list[bool] = []
+def _extra_block_outputs(model: TransformerBridge) -> int | None:
+    """What blocks return: None = a bare tensor (GPT-2), n = a tuple with n more (GPT-Neo)."""
+    if "_e2e_extra_block_outputs" not in model.__dict__:
+        seen: list[int | None] = []
         handle = model.blocks[0].register_forward_hook(
-            lambda module, args, output: seen.append(isinstance(output, Tensor))
+            lambda module, args, output: seen.append(
+                None if isinstance(output, Tensor) else len(output) - 1
+            )
         )
         try:
             with torch.no_grad():
                 model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
         finally:
             handle.remove()
-        known = seen[0]
-        object.__setattr__(model, "_e2e_blocks_return_tensors", known)
-    return bool(known)
+        object.__setattr__(model, "_e2e_extra_block_outputs", seen[0])
+    extras: int | None = model.__dict__["_e2e_extra_block_outputs"]
+    return extras

@@ -8,7 +8,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.utils.logging import disable_progress_bar
 
-from e2e_lib.errors import ModelError
+from e2e_lib.errors import ModelError, first_sentence
 from e2e_lib.storyworld import STORYWORLD_FOLDER
 
 
@@ -66,10 +66,9 @@ def load_model(
             if processed:
                 model.enable_compatibility_mode()
     except Exception as error:  # the libraries raise a dozen classes here; the user needs one
-        reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"model is {name_or_folder!r}, but it could not be loaded (a hub name needs a network "
-            f"or a cached copy, a folder needs sound files): {type(error).__name__}: {reason}"
+            f"or a cached copy, a folder needs sound files): {type(error).__name__}: {first_sentence(error)}."
         ) from error
     model.eval()
     for parameter in model.original_model.parameters():

@@ -89,7 +89,7 @@ def finished(run_folder: Path) -> bool:
     """Whether run.json says so; the existence of files means nothing."""
     try:
         return json.loads((run_folder / "run.json").read_text()).get("status") == "ok"
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return False
 
 
@@ -152,6 +152,7 @@ def save_run(
         source: SAELens metadata: model_name, dataset_path, context_size, prepend_bos.
     """
     folder = results / "saes" / run_name(config)
+    (folder / "run.json").unlink(missing_ok=True)  # an older run stops counting before it changes
     blocks = held_out.blocks.to_dict("records")
     metrics: dict[str, Any] = {"saes": {}, "blocks": blocks}
     for hook, sae in trained.saes.items():

@@ -1,14 +1,15 @@
 """Optional experiment tracking. Off by default; nothing else depends on it."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from e2e_lib.errors import require
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Where a run's training curve may go besides its CSV."""
 
-    def log(self, step: int, values: dict[str, float]) -> None:
+    def log(self, step: int, values: dict[str, float | int]) -> None:
         """Record the values of one step."""
 
     def finish(self) -> None:
@@ -18,7 +19,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Tracks nothing."""
 
-    def log(self, step: int, values: dict[str, float]) -> None:
+    def log(self, step: int, values: dict[str, float | int]) -> None:
         """Do nothing."""
 
     def finish(self) -> None:
@@ -33,7 +34,7 @@ class WandbTracker:
 
         self.run = wandb.init(name=name, config=config, reinit="create_new")
 
-    def log(self, step: int, values: dict[str, float]) -> None:
+    def log(self, step: int, values: dict[str, float | int]) -> None:
         """Record the values of one step."""
         self.run.log(values, step=step)
 

@@ -28,6 +28,7 @@ from e2e_lib.hooks import (
     hook_width,
     hooks_to_keep,
     later_blocks,
+    layer_of,
     spliced_pass,
 )
 from e2e_lib.losses import (
@@ -48,7 +49,7 @@ __all__ = ["DivergedError", "TrainConfig", "TrainedRun", "build_saes", "loss_ter
 
 
 class DivergedError(E2EError):
-    """The loss is no longer a finite number."""
+    """The loss, its gradient or the CE increase is no longer a finite number."""
 
 
 @dataclass
@@ -57,7 +58,7 @@ class TrainedRun:
 
     config: TrainConfig
     saes: dict[str, SAE]
-    curve: list[dict[str, float]]  # one entry a log step: step, tokens, loss, every term, l0, ...
+    curve: list[dict[str, float | int]]  # one entry a log step: step, tokens, loss, every term, l0, ...
     grad_norm: float  # mean pre-clip gradient norm over log steps after the first 2.5 % (§1.8)
     alive_paper: dict[str, int]  # latents that fired in the authors' late training window
     alive_window_tokens: int
@@ -71,6 +72,10 @@ class _Run:
     def __init__(self, model: TransformerBridge, config: TrainConfig) -> None:
         for hook in [*config.hook_names, *config.objective.downstream_hooks]:
             check_hook(model, hook)
+        first = min(map(layer_of, config.hook_names))
+        early = [h for h in config.objective.downstream_hooks if layer_of(h) < first]
+        allowed = f"hooks from the first SAE's block ({config.hook_names[0]}) on"
+        require(not early, "downstream_hooks", early, allowed)
         self.config, self.objective = config, config.objective
         self.saes = build_saes(model, config)
         if self.objective.downstream_coeff is not None and not self.objective.downstream_hooks:
@@ -87,7 +92,7 @@ class _Run:
             p for h, sae in self.saes.items() if h not in config.frozen for p in sae.parameters()
         ]
         self.optimiser = torch.optim.Adam(self.parameters, lr=config.lr)
-        self.curve: list[dict[str, float]] = []
+        self.curve: list[dict[str, float | int]] = []
         self.fired = {h: torch.zeros(s.d_sae, dtype=torch.bool) for h, s in self.saes.items()}
         self.seconds = 0.0
         self.grad_norm = math.nan
@@ -125,18 +130,19 @@ class _Run:
             fired: Bool[Tensor, " d_sae"] = (codes > 0).flatten(0, -2).any(0).cpu()
             self.fired[hook] |= fired
 
-    def log(self, step: int, tokens: int, ce_increase: float) -> dict[str, float]:
+    def log(self, step: int, tokens: int, ce_increase: float) -> dict[str, float | int]:
         """Append one line to the training curve."""
         terms = {k: float(v) for k, v in self.last.items()}
         l0 = [float((c > 0).sum(-1).float().mean()) for c in self.codes.values()]
         entry = {"step": step, "tokens": tokens} | terms
         entry |= {"l0": sum(l0) / len(l0), "ce_increase": ce_increase}
         entry |= {"grad_norm": self.grad_norm, "lr": self.optimiser.param_groups[0]["lr"]}
-        if not math.isfinite(terms["loss"]):
+        if not all(map(math.isfinite, (terms["loss"], self.grad_norm, ce_increase))):
             before = next((e["loss"] for e in reversed(self.curve)), None)
             raise DivergedError(
-                f"loss is {terms['loss']} at step {step} of a {self.objective.name} run with "
-                f"sparsity_coeff {self.objective.sparsity_coeff} (last finite value: {before}): "
+                f"loss is {terms['loss']}, gradient norm {self.grad_norm} and CE increase "
+                f"{ce_increase} at step {step} of a {self.objective.name} run with "
+                f"sparsity_coeff {self.objective.sparsity_coeff} (last finite loss: {before}): "
                 f"choose an lr below {self.config.lr} or a smaller grad_clip."
             )
         self.curve.append(entry)
@@ -203,7 +209,7 @@ def train(
     configs: Sequence[TrainConfig],
     rows: Int[Tensor, "rows pos"],
     *,
-    on_log: Callable[[int, dict[str, float]], None] | None = None,
+    on_log: Callable[[int, dict[str, float | int]], None] | None = None,
     progress: bool = True,
     logs: int = 20,
 ) -> list[TrainedRun]:

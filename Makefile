@@ -1,0 +1,78 @@
+# make run · make test · make lab: each sets itself up on a machine with Python 3.11 and make.
+PROFILE ?= workshop
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+PIP_TOOLS = pip-tools==7.6.2
+VENV = .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+SHELL = bash
+
+# The user's own packages, startup files and trackers must not leak into results.
+export PYTHONNOUSERSITE = 1
+export JUPYTER_PREFER_ENV_PATH = 1
+export IPYTHONDIR = $(CURDIR)/build/ipython
+export WANDB_MODE ?= disabled
+unexport PYTHONPATH
+
+.PHONY: help run test lab lint lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run    every notebook of a profile, then a report       (15 minutes on two cores)"
+	@echo "            PROFILE=smoke|workshop|storyworld  CORES=2  SET='seeds=[0] dict_ratio=20'"
+	@echo "            MODEL=folder-or-hub-name TRAIN=text VALIDATION=text   a model of your own"
+	@echo "make test   lint, unit tests, notebooks                      (12 minutes on two cores)"
+	@echo "make lab    the notebooks in JupyterLab"
+	@echo "make lint   ruff and mypy alone                              (one minute)"
+	@echo "make lock   resolve requirements.lock again from pyproject.toml"
+	@echo "make clean  delete $(VENV), build and caches; results stay"
+	@echo "The first of these to run installs requirements.lock into $(VENV) (a few minutes)."
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no python3.11 found; install it or set PYTHON=..."; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo "error: PYTHON is $(PYTHON), but it must be Python 3.11, 3.12 or 3.13."; exit 1; }
+	@echo "Setting up $(VENV) from requirements.lock: once, one to ten minutes (downloads about 1 GB)."
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+run: $(READY)
+	@echo "Running profile $(PROFILE): smoke 2, workshop 15, storyworld 90 minutes on two cores."
+	@$(BIN)/python -m pipeline.run --profile "$(PROFILE)" \
+	  $(if $(RESULTS),--results "$(RESULTS)") $(if $(CORES),--cores "$(CORES)") \
+	  $(if $(MODEL),MODEL="$(MODEL)") $(if $(TRAIN),TRAIN="$(TRAIN)") \
+	  $(if $(VALIDATION),VALIDATION="$(VALIDATION)") $(SET)
+
+lint: $(READY)
+	@echo "Lint and types: under a minute."
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test: export HF_HUB_OFFLINE = 1
+test: export TQDM_DISABLE = 1
+test: export OMP_NUM_THREADS = 1
+test: lint
+	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about 12 minutes."
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python tests/check_notebooks.py
+
+lab: $(READY)
+	@echo "JupyterLab opens in the browser; start with notebooks/00_start_here.ipynb. Ctrl-C ends it."
+	@$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb
+
+lock:
+	@echo "Resolving requirements.lock from pyproject.toml: about two minutes."
+	@"$(PYTHON)" -m venv --clear build/lock-venv
+	@build/lock-venv/bin/pip install --quiet --disable-pip-version-check $(PIP_TOOLS)
+	@build/lock-venv/bin/pip-compile --quiet --upgrade --all-extras --strip-extras --no-header \
+	  --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --annotation-style=line --output-file build/lock.txt pyproject.toml
+	@{ echo "# Every package of every extra of pyproject.toml, exactly. Written by make lock."; \
+	  sed -E -e 's/^([a-z0-9._-]+==[^ +]+)\+[a-z0-9.]+/\1/' -e '/^#/d' -e '/^--/d' -e '/^$$/d' \
+	  build/lock.txt; } > requirements.lock
+	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"
+
+clean:
+	@rm -rf $(VENV) build .ruff_cache .mypy_cache .pytest_cache .hypothesis e2e_lib.egg-info
+	@echo "Deleted $(VENV), build and caches; results/ stays."

@@ -1,0 +1,130 @@
+"""Cosine similarity between dictionary elements: tensors in, tidy tables out.
+
+Source: the paper's section 3.3, Figs 3, 7 and 8. Only alive elements count: those that fire
+at least once on the evaluation text. Directions have unit length, so a cosine is a dot product.
+"""
+
+from collections.abc import Mapping
+from itertools import permutations
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CHUNK = 4096  # rows of the Gram matrix at a time; 4096 x 46,080 floats are 0.75 GB
+
+
+def alive_directions(
+    dictionary: Float[Tensor, "d_sae d_in"], frequency: Float[Tensor, " d_sae"]
+) -> Float[Tensor, "alive d_in"]:
+    """Unit decoder directions of the elements that fire at all (frequency > 0)."""
+    alive = dictionary[frequency > 0].detach().float()
+    return alive / alive.norm(dim=-1, keepdim=True)
+
+
+def cross_max_cosine(
+    first: Float[Tensor, "n d_in"], second: Float[Tensor, "m d_in"], chunk: int = CHUNK
+) -> Float[Tensor, " n"]:
+    """For each unit row of `first`, the largest cosine with a unit row of `second` (Fig 3b, c)."""
+    if not len(first) or not len(second):
+        return first.new_full((len(first),), torch.nan)
+    return torch.cat([(rows @ second.T).amax(dim=1) for rows in first.split(chunk)])
+
+
+def within_max_cosine(
+    directions: Float[Tensor, "n d_in"], chunk: int = CHUNK
+) -> Float[Tensor, " n"]:
+    """For each unit row, the largest cosine with any other row (Fig 3a); NaN if it is alone."""
+    if len(directions) < 2:
+        return directions.new_full((len(directions),), torch.nan)
+    best = []
+    for start in range(0, len(directions), chunk):
+        cosines = directions[start : start + chunk] @ directions.T
+        cosines.diagonal(offset=start).fill_(-torch.inf)
+        best.append(cosines.amax(dim=1))
+    return torch.cat(best)
+
+
+def _table(values: Tensor, **labels: object) -> pd.DataFrame:
+    return pd.DataFrame(labels | {"max_cosine": values.cpu().numpy()}).dropna()
+
+
+def _concat(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    kept = [table for table in tables if len(table)]
+    return pd.concat(kept, ignore_index=True)[columns] if kept else pd.DataFrame(columns=columns)
+
+
+def within_similarity(directions: Mapping[str, Tensor], runs: pd.DataFrame) -> pd.DataFrame:
+    """One row an alive element: layer, objective, seed, max_cosine within its own dictionary.
+
+    directions: run → alive unit directions; runs: rows of the metrics table to look at.
+    """
+    return _concat(
+        [
+            _table(
+                within_max_cosine(directions[row.run]),
+                layer=row.layer, objective=row.objective, seed=row.seed,
+            )
+            for row in runs.itertuples() if row.run in directions
+        ],
+        ["layer", "objective", "seed", "max_cosine"],
+    )  # fmt: skip
+
+
+def cross_seed_similarity(directions: Mapping[str, Tensor], runs: pd.DataFrame) -> pd.DataFrame:
+    """Fig 3b. One row an alive element of a run and another seed of the same layer, objective, λ.
+
+    Columns: layer, objective, seed, other_seed, max_cosine (with that other seed's elements).
+    """
+    tables = []
+    present = runs[runs["run"].isin(list(directions))]
+    for _, group in present.groupby(["layer", "objective", "sparsity_coeff"]):
+        for a, b in permutations(group.itertuples(), 2):
+            if a.seed != b.seed:
+                values = cross_max_cosine(directions[a.run], directions[b.run])
+                labels = {"layer": a.layer, "objective": a.objective, "seed": a.seed}
+                tables.append(_table(values, **labels, other_seed=b.seed))
+    return _concat(tables, ["layer", "objective", "seed", "other_seed", "max_cosine"])
+
+
+def cross_type_similarity(
+    directions: Mapping[str, Tensor], runs: pd.DataFrame, target: str = "local"
+) -> pd.DataFrame:
+    """Figs 3c and 8. One row an alive element of an e2e or e2e+ds run: layer, objective, seed,
+    max_cosine with the elements of the `target` run of the same layer and seed.
+    """
+    tables = []
+    present = runs[runs["run"].isin(list(directions))]
+    for _, group in present.groupby(["layer", "seed"]):
+        for goal in group[group["objective"] == target].itertuples():
+            for row in group[group["objective"] != target].itertuples():
+                values = cross_max_cosine(directions[row.run], directions[goal.run])
+                labels = {"layer": row.layer, "objective": row.objective, "seed": row.seed}
+                tables.append(_table(values, **labels))
+    return _concat(tables, ["layer", "objective", "seed", "max_cosine"])
+
+
+def mean_similarity(directions: Mapping[str, Tensor], runs: pd.DataFrame) -> pd.DataFrame:
+    """Fig 7. One row a run: the mean over its alive elements of the within-dictionary max cosine,
+    beside L0, CE increase and number of alive elements."""
+    kept = runs[runs["run"].isin(list(directions))]
+    means = [float(within_max_cosine(directions[run]).mean()) for run in kept["run"]]
+    columns = ["run", "layer", "objective", "seed", "sparsity_coeff", "l0", "ce_increase", "alive"]
+    return kept[columns].assign(mean_max_cosine=means).dropna().reset_index(drop=True)
+
+
+def random_baseline(
+    directions: Mapping[str, Tensor], runs: pd.DataFrame, seed: int = 0
+) -> pd.DataFrame:
+    """Beside each run's mean within max cosine, that of as many random unit directions."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for row in runs[runs["run"].isin(list(directions))].itertuples():
+        own = directions[row.run].cpu()
+        random = torch.randn(own.shape, generator=generator)
+        random = random / random.norm(dim=-1, keepdim=True)
+        means = [float(within_max_cosine(x).mean()) for x in (own, random)]
+        rows.append((row.layer, row.objective, len(own), *means))
+    columns = ["layer", "objective", "alive", "mean_max_cosine", "random"]
+    return pd.DataFrame(rows, columns=columns)

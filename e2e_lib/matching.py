@@ -1,0 +1,141 @@
+"""Which runs are compared: the main frame, similar-CE and similar-L0 triples, their seeds.
+
+Source: the paper's filters for its performance plots, and Tables 1-3.
+"""
+
+import numpy as np
+import pandas as pd
+
+OBJECTIVES = ("local", "e2e", "e2e_ds")
+COMPARED = ["l0", "alive", "grad_norm", "ce_increase"]  # columns of Tables 2 and 3
+
+
+def main_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs that differ only in layer, objective, λ and seed.
+
+    As the paper's main frame (one ratio, one number of samples), but found instead of typed in:
+    the most frequent model, kind of hook point and dictionary ratio; then, for each layer and
+    objective, the most frequent number of training tokens, learning rate and coefficients of KL
+    and of the downstream term (the paper chose these per objective and layer). Sweeps over those,
+    and runs with several SAEs at once, are other analyses. Ties: the first in the alphabet.
+    """
+    alone = ~table["run"].duplicated(keep=False)
+    kept = table[table["objective"].isin(OBJECTIVES) & alone]
+    if kept.empty:
+        return kept
+    kept = kept.assign(_kind=kept["hook"].str.replace(r"^blocks\.\d+\.", "", regex=True), _all=0)
+    for columns, groups in (
+        (["model", "_kind", "dict_ratio"], ["_all"]),
+        (["train_tokens", "lr", "kl_coeff", "downstream_coeff"], ["layer", "objective"]),
+    ):
+        for column in columns:
+            text = kept[column].map(repr)  # a missing value counts as a value
+            usual = text.groupby([kept[name] for name in groups]).transform(_most_frequent)
+            kept = kept[text == usual]
+    order = kept["objective"].map(OBJECTIVES.index)
+    kept = kept.assign(_order=order).sort_values(["layer", "_order", "seed", "sparsity_coeff"])
+    return kept.drop(columns=["_kind", "_all", "_order"]).reset_index(drop=True)
+
+
+def _most_frequent(values: pd.Series) -> str:
+    return str(values.mode().iloc[0])
+
+
+def middle_layer(table: pd.DataFrame) -> int:
+    """The middle one of the table's layers (the later of two), the paper's layer 6."""
+    layers = sorted(table["layer"].unique())
+    return int(layers[len(layers) // 2])
+
+
+def depth_names(table: pd.DataFrame) -> dict[int, str]:
+    """{layer: "early" | "middle" | "late"}; the paper's layers 2, 6 and 10 have these names."""
+    middle = middle_layer(table)
+    return {
+        int(layer): "middle" if layer == middle else "early" if layer < middle else "late"
+        for layer in sorted(table["layer"].unique())
+    }
+
+
+def similar(table: pd.DataFrame, on: str, seed: int = 0) -> pd.DataFrame:
+    """Per layer, one run of each objective, with as similar a value of `on` as there is.
+
+    on: "ce_increase" (Tables 1 and 2) or "l0" (Table 3). The triple of the given seed with the
+    smallest spread max(log on) - min(log on); among equals the one with the smaller mean
+    distance of log on from the layer's median, then the one with the lower mean L0. Runs with
+    `on` ≤ 0 have no logarithm and cannot be chosen; a layer that lacks an objective is left out.
+
+    Returns the chosen rows with a further column `match` = `on`.
+    """
+    chosen: list[int] = []
+    usable = table[(table["seed"] == seed) & (table[on] > 0)]
+    for _, group in usable.groupby("layer"):
+        names, log = group["objective"].to_numpy(), np.log(group[on].to_numpy())
+        candidates = [np.flatnonzero(names == objective) for objective in OBJECTIVES]
+        triples = np.stack(np.meshgrid(*candidates, indexing="ij"), axis=-1).reshape(-1, 3)
+        if not len(triples):
+            continue
+        spread = np.ptp(log[triples], axis=1).round(9)
+        distance = np.abs(log[triples] - np.median(log)).mean(axis=1).round(9)
+        l0 = group["l0"].to_numpy()[triples].mean(axis=1)
+        best = np.lexsort((l0, distance, spread))[0]  # the last key sorts first
+        chosen.extend(int(i) for i in group.index[triples[best]])
+    return table.loc[chosen].assign(match=on).reset_index(drop=True)
+
+
+def across_seeds(table: pd.DataFrame, matched: pd.DataFrame) -> pd.DataFrame:
+    """The matched runs and, for every other seed, the run with the same layer, objective and λ.
+
+    Matching again in each seed would compare different λ; the paper's seed comparison keeps λ.
+    """
+    keys = ["layer", "objective", "sparsity_coeff"]
+    return table.merge(matched[[*keys, "match"]].drop_duplicates(), on=keys, how="inner")
+
+
+def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a layer and objective: mean, smallest and largest value over the seeds.
+
+    Columns: match, layer, objective, sparsity_coeff, n_seeds and, for L0, alive elements, grad
+    norm and CE increase, NAME, NAME_min, NAME_max.
+    """
+    keys = ["match", "layer", "objective", "sparsity_coeff"]
+    statistics: dict[str, tuple[str, str]] = {"n_seeds": ("seed", "nunique")}
+    for column in COMPARED:
+        statistics[column] = (column, "mean")
+        statistics[f"{column}_min"] = (column, "min")
+        statistics[f"{column}_max"] = (column, "max")
+    summary = runs.groupby(keys, as_index=False).agg(**statistics)
+    order = summary["objective"].map(OBJECTIVES.index)
+    return (
+        summary.assign(_order=order)
+        .sort_values(["match", "layer", "_order"])
+        .drop(columns="_order")
+        .reset_index(drop=True)
+    )
+
+
+def with_range(summary: pd.DataFrame, digits: dict[str, int]) -> pd.DataFrame:
+    """For reading: each mean as text, "mean (smallest-largest)" where there are several seeds."""
+
+    def text(row: pd.Series, column: str, places: int) -> str:
+        mean, low, high = (row[column + end] for end in ("", "_min", "_max"))
+        alone = row["n_seeds"] < 2
+        return f"{mean:.{places}f}" + ("" if alone else f" ({low:.{places}f}–{high:.{places}f})")
+
+    readable = summary[["layer", "objective", "sparsity_coeff", "n_seeds"]].copy()
+    for column, places in digits.items():
+        readable[column] = [text(row, column, places) for _, row in summary.iterrows()]
+    return readable
+
+
+def last_block_ratios(blocks: pd.DataFrame) -> pd.DataFrame:
+    """Per layer and seed: MSE after the last block over local's, and e2e+ds's pathway.
+
+    Columns: layer, seed, e2e, e2e_ds (MSE over local's) and pathway: where log MSE of e2e+ds lies
+    between local's (0) and e2e's (1); NaN where e2e's is not above local's.
+    """
+    last = blocks[blocks["block"] == blocks["block"].max()]
+    mse = last.pivot_table(index=["layer", "seed"], columns="objective", values="mse")
+    mse = mse.reindex(columns=list(OBJECTIVES)).dropna()
+    ratio = mse[["e2e", "e2e_ds"]].div(mse["local"], axis=0)
+    pathway = np.log(ratio["e2e_ds"]) / np.log(ratio["e2e"].where(ratio["e2e"] > 1))
+    return ratio.assign(pathway=pathway).rename_axis(columns=None).reset_index()

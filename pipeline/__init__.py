@@ -1,0 +1,1 @@
+"""Runs the notebooks as one pipeline: profiles, Snakemake, papermill, the report."""

@@ -1,0 +1,145 @@
+"""A profile: every choice that one run of the pipeline makes, checked before anything starts.
+
+`load_profile` reads pipeline/profiles/NAME.yaml, applies overrides, fills in what is `auto` from
+the model's own size, and returns a `Profile`. Anything wrong is a ConfigError of one sentence.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from e2e_lib.errors import ConfigError, closest, require
+from pipeline.checks import RULES, checked
+from pipeline.model_size import AUTO, AUTO_MIDDLE, by_model, model_shape
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILES = ROOT / "pipeline" / "profiles"
+OWN_MODEL_KEYS = ("context_size", "layers", "middle_layer", "downstream_coeff")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Every key of a profile. `auto` in the file means: from the model's size."""
+
+    name: str  # of the file, without .yaml
+    model: str  # "storyworld", a hub name or a folder in Hugging Face layout
+    train_data: str  # "storyworld", a hub data set or a .jsonl, .txt or .parquet file
+    validation_data: str  # the same, for text that training never sees
+    processed: bool  # fold LayerNorm and centre the weights, as the paper's GPT-2 had it
+    context_size: int  # tokens in a row of text
+    hook_point: str  # where in a block the SAE sits
+    layers: tuple[int, ...]  # blocks that get SAEs
+    middle_layer: int  # the block that the summary numbers are about
+    objectives: tuple[str, ...]  # of local, e2e, e2e_ds
+    sparsity_coeffs: dict[str, dict[int, tuple[float, ...]]]  # λ by objective and layer
+    e2e_kl_coeff: float  # weight of the KL term in e2e
+    ds_kl_coeff: float  # and in e2e_ds
+    downstream_coeff: dict[int, float]  # β of e2e_ds by layer, split over the later blocks
+    dict_ratio: float  # dictionary elements per dimension of the activation
+    seeds: tuple[int, ...]  # one SAE for each
+    train_tokens: dict[str, int]  # tokens of training by objective
+    batch_size: int  # rows in an optimiser step
+    micro_batch_size: int  # rows in a forward pass; gradients accumulate over the rest
+    lr: float  # Adam's learning rate at its peak
+    warmup_fraction: float  # of the steps, from a learning rate of 0
+    schedule: str  # after warm-up: constant, linear or cosine
+    min_lr_factor: float  # of lr, reached at the last step
+    grad_clip: float  # norm that gradients are clipped to
+    eval_tokens: int  # held-out tokens behind every metric
+    threads: int  # of torch in one notebook; notebooks run side by side
+    device: str  # cpu, cuda, cuda:0, mps
+    tracker: str  # none or wandb
+
+    def to_json(self, results: str) -> str:
+        """The profile as JSON, with every value that `auto` stood for and its results folder."""
+        facts = {"results": results, **asdict(self)}
+        return json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_profile(path: Path) -> tuple[Profile, str]:
+    """The profile and the results folder that `Profile.to_json` wrote; nothing is checked again."""
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    results = facts.pop("results")
+    for key in ("layers", "objectives", "seeds"):
+        facts[key] = tuple(facts[key])
+    facts["downstream_coeff"] = {int(k): beta for k, beta in facts["downstream_coeff"].items()}
+    facts["sparsity_coeffs"] = {
+        objective: {int(k): tuple(grid) for k, grid in grids.items()}
+        for objective, grids in facts["sparsity_coeffs"].items()
+    }
+    return Profile(**facts), results
+
+
+def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
+    """The profile `name` with `overrides` (key → value). Raises ConfigError, in one sentence."""
+    path = PROFILES / f"{name}.yaml"
+    known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+    require(path.is_file(), "PROFILE", name, f"one of {', '.join(known)}")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    overrides = dict(overrides or {})
+    if overrides.get("model", values["model"]) != values["model"]:
+        _use_own_model(values, overrides)
+    return make_profile(name, {**values, **overrides})
+
+
+def _use_own_model(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Forget in `values` what was chosen for the profile's model; keep the number of λ."""
+    model = overrides["model"]
+    for key, variable in (("train_data", "TRAIN"), ("validation_data", "VALIDATION")):
+        if key not in overrides:
+            raise ConfigError(
+                f"{variable} is not given, but MODEL={model} needs text of its own: "
+                f"a hub data set or a .jsonl, .txt or .parquet file."
+            )
+    one_layer = len(values["layers"]) == 1
+    values |= dict.fromkeys(OWN_MODEL_KEYS, AUTO)
+    values["layers"] = AUTO_MIDDLE if one_layer else AUTO
+    counts = {
+        objective: {k: len(grid) for k, grid in _by_layer(grids).items()}
+        for objective, grids in values["sparsity_coeffs"].items()
+    }
+    middle = max(max(c.values()) for c in counts.values())
+    others = min(min(c.values()) for c in counts.values())
+    values["sparsity_coeffs"] = f"{AUTO} {middle} {others}"
+
+
+def _by_layer(grids: Any) -> dict[Any, Any]:
+    """A grid for every layer, whether one list was written or a mapping."""
+    return grids if isinstance(grids, dict) else {0: grids}
+
+
+def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
+    """A Profile out of the file's values: keys, types and ranges checked, `auto` replaced."""
+    keys = [field.name for field in fields(Profile) if field.name != "name"]
+    for key in values:
+        if key not in keys:
+            raise ConfigError(f"{key} is no key of a profile; allowed are {closest(key, keys)} …")
+    for key in keys:
+        if key not in values:
+            raise ConfigError(f"{key} is missing from the profile {name}.")
+    plain = {key: checked(key, values[key]) for key in RULES}
+    _check_text(plain["train_data"], plain["validation_data"])
+    sized = by_model(values, plain["objectives"], model_shape(plain["model"]))
+    tokens = _by_objective(values["train_tokens"], plain["objectives"])
+    return Profile(name=name, **plain, **sized, train_tokens=tokens)
+
+
+def _by_objective(value: Any, objectives: tuple[str, ...]) -> dict[str, int]:
+    """Tokens of training by objective, out of one number or a mapping."""
+    given = value if isinstance(value, dict) else dict.fromkeys(objectives, value)
+    for objective in objectives:
+        tokens = given.get(objective)
+        allowed = "a whole number of at least 1"
+        good = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1
+        require(good, f"train_tokens of {objective}", tokens, allowed)
+    return {objective: given[objective] for objective in objectives}
+
+
+def _check_text(train: str, validation: str) -> None:
+    """Refuse to measure on the very file that was trained on."""
+    same_file = train == validation and (ROOT / train).is_file()
+    require(not same_file, "validation_data", validation, "another file than train_data")

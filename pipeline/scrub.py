@@ -1,0 +1,57 @@
+"""Take the machine's folders out of an executed notebook, so that it can be published."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from pipeline.profile import ROOT
+
+# Any other absolute path: its last part says enough. Relative ones (../x/y) and URLs are left.
+ABSOLUTE = re.compile(
+    r"(?<![\w.~>:/+-])/(?:home|root|Users|tmp|private|var|usr|opt|mnt|srv|work|data|builds)"
+    r"(?:/[^\s/'\"<>:,;()\[\]]+)*/([^\s/'\"<>:,;()\[\]]+)"
+)
+PICTURES = ("image/png", "image/jpeg", "application/pdf")  # base64, where a path is chance
+
+
+def scrub_text(text: str) -> str:
+    """`text` with paths relative to the project, and `…/name` for what lies outside it.
+
+    >>> scrub_text("/usr/lib/python3/json.py, ../data/x.txt, https://a.b/usr/lib/c")
+    '…/json.py, ../data/x.txt, https://a.b/usr/lib/c'
+    """
+    for folder, short in _folders():
+        text = text.replace(f"{folder}/", f"{short}/" if short else "").replace(
+            folder, short or "."
+        )
+    return ABSOLUTE.sub(r"…/\1", text)
+
+
+def _folders() -> list[tuple[str, str]]:
+    """The project's and the user's folder and their short names, longest first."""
+    folders = {str(ROOT): "", str(Path.home()): "~"}
+    return sorted(((f, s) for f, s in folders.items() if len(f) > 1), key=lambda p: -len(p[0]))
+
+
+def scrub(value: Any) -> Any:
+    """The same JSON value with every string in it scrubbed, pictures excepted."""
+    if isinstance(value, str):
+        return scrub_text(value)
+    if isinstance(value, dict):
+        return {k: v if k in PICTURES else scrub(v) for k, v in value.items()}
+    return [scrub(item) for item in value] if isinstance(value, list) else value
+
+
+def scrub_file(path: Path) -> None:
+    """Scrub a notebook's metadata and outputs; its sources are the author's and stay."""
+    if not path.is_file():
+        return
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata = nbformat.from_dict(scrub(notebook.metadata))
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict(scrub(cell.metadata))
+        if cell.cell_type == "code":
+            cell.outputs = [nbformat.from_dict(scrub(output)) for output in cell.outputs]
+    nbformat.write(notebook, path)

@@ -1,0 +1,154 @@
+"""Which notebooks a profile runs, with which parameters, in which order: the only list of them.
+
+A stage is one run of one notebook. Its digest changes when the notebook's code or a module of the
+library that it imports changes, so that a plotting fix redraws figures and retrains nothing.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.profile import ROOT, Profile
+
+NOTEBOOKS = ROOT / "notebooks"
+LIBRARY = ROOT / "e2e_lib"
+INTRODUCTIONS = ("00_start_here", "01_language_model", "02_one_sae_by_hand")
+TRAIN = "10_train"
+ANALYSES = ("20_pareto", "21_similar_ce", "22_downstream_reconstruction", "23_geometry")
+CLAIMS = "90_claims"
+ALL_NOTEBOOKS = (*INTRODUCTIONS, TRAIN, *ANALYSES, CLAIMS)
+# Seconds that training on a million tokens takes, roughly: the two objectives that run the whole
+# model cost more than the one that stops at the SAE. Only ratios matter.
+SECONDS_PER_MILLION = {"local": 60.0, "e2e": 150.0, "e2e_ds": 160.0}
+KERNEL_SECONDS = 15.0  # starting a kernel, importing torch, loading the model
+
+Parameter = str | int | float | bool
+
+
+class Stage(NamedTuple):
+    """One run of one notebook."""
+
+    name: str  # of its marker and its executed copy, e.g. 10_train-layer2-e2e-seed0
+    notebook: str  # file name without .ipynb
+    parameters: dict[str, Parameter]  # what differs from the notebook's defaults
+    after: tuple[str, ...]  # stages whose results it reads
+    seconds: float  # rough guess, for the order and the time left
+    saes: int  # how many it trains
+
+
+def stages(profile: Profile, results: str) -> list[Stage]:
+    """Every stage of `profile` writing into the folder `results`, longest training first."""
+    training = sorted(_training(profile, results), key=lambda stage: -stage.seconds)
+    trained = tuple(stage.name for stage in training)
+    folder: dict[str, Parameter] = {"results_folder": results}
+    return [
+        *training,
+        *(Stage(name, name, {}, (), KERNEL_SECONDS, 0) for name in INTRODUCTIONS),
+        *(Stage(name, name, folder, trained, KERNEL_SECONDS, 0) for name in ANALYSES),
+        Stage(CLAIMS, CLAIMS, folder, ANALYSES, KERNEL_SECONDS, 0),
+    ]
+
+
+def _training(profile: Profile, results: str) -> Iterator[Stage]:
+    """One stage for every layer, objective and seed; it trains all λ of that objective there."""
+    for layer in profile.layers:
+        for objective in profile.objectives:
+            grid = profile.sparsity_coeffs[objective][layer]
+            for seed in profile.seeds:
+                tokens = profile.train_tokens[objective] * len(grid)
+                yield Stage(
+                    f"{TRAIN}-layer{layer}-{objective}-seed{seed}",
+                    TRAIN,
+                    _training_parameters(profile, results, layer, objective, seed),
+                    (),
+                    KERNEL_SECONDS + SECONDS_PER_MILLION[objective] * tokens / 1e6,
+                    len(grid),
+                )
+
+
+def _training_parameters(
+    profile: Profile, results: str, layer: int, objective: str, seed: int
+) -> dict[str, Parameter]:
+    """The parameters of notebook 10_train, in its order."""
+    grid = ",".join(f"{coeff:g}" for coeff in profile.sparsity_coeffs[objective][layer])
+    return {
+        "results_folder": results,
+        "model": profile.model,
+        "train_data": profile.train_data,
+        "validation_data": profile.validation_data,
+        "hook": f"blocks.{layer}.{profile.hook_point}",
+        "objectives": objective,
+        "sparsity_coeffs": f"{objective}:{grid}",
+        "seed": seed,
+        "dict_ratio": profile.dict_ratio,
+        "train_tokens": profile.train_tokens[objective],
+        "batch_size": profile.batch_size,
+        "micro_batch_size": profile.micro_batch_size,
+        "context_size": profile.context_size,
+        "lr": profile.lr,
+        "warmup_fraction": profile.warmup_fraction,
+        "schedule": profile.schedule,
+        "min_lr_factor": profile.min_lr_factor,
+        "grad_clip": profile.grad_clip,
+        "e2e_kl_coeff": profile.e2e_kl_coeff,
+        "ds_kl_coeff": profile.ds_kl_coeff,
+        "downstream_coeff": profile.downstream_coeff[layer],
+        "eval_tokens": profile.eval_tokens,
+        "threads": profile.threads,
+        "device": profile.device,
+        "tracker": profile.tracker,
+        "processed": profile.processed,
+    }
+
+
+def digest(notebook: str, folder: Path = NOTEBOOKS, library: Path = LIBRARY) -> str:
+    """A digest of the notebook's code cells and of every module of the library behind them."""
+    path = folder / f"{notebook}.ipynb"
+    source = "\n".join(code_cells(path))
+    files = sorted(imported(source, library))
+    content = "\0".join([source, *(file.read_text(encoding="utf-8") for file in files)])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def file_digest(names: tuple[str, ...] = ("report.py", "notebook_html.py", "report.css")) -> str:
+    """A digest of the pipeline's files that make the report."""
+    content = b"\0".join((ROOT / "pipeline" / name).read_bytes() for name in names)
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def code_cells(path: Path) -> list[str]:
+    """The source of every code cell of a notebook."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def imported(source: str, library: Path = LIBRARY) -> set[Path]:
+    """The library's files that `source` imports, directly or through one another."""
+    found: set[Path] = set()
+    waiting = [source]
+    while waiting:
+        new = _direct_imports(waiting.pop(), library) - found
+        found |= new
+        waiting += [file.read_text(encoding="utf-8") for file in new]
+    return found
+
+
+def _direct_imports(source: str, library: Path) -> set[Path]:
+    """The library's files behind the import statements of `source`, also those in functions."""
+    plain = "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(plain)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    found: set[Path] = set()
+    for name in names:
+        package, *parts = name.split(".")
+        if package == library.name:
+            place = library.joinpath(*parts)
+            found |= {f for f in (place.with_suffix(".py"), place / "__init__.py") if f.is_file()}
+    return found

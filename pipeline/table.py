@@ -1,0 +1,59 @@
+"""Write metrics.csv of the results folder that the profile in the working directory names."""
+
+import json
+import shutil
+import sys
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+from e2e_lib.errors import E2EError
+from e2e_lib.runs import metrics_table, write_metrics_table
+from pipeline.profile import Profile, read_profile
+
+
+def wanted(row: Mapping[Hashable, Any], profile: Profile) -> bool:
+    """Whether the profile asks for the SAE of this row of the table."""
+    grids = profile.sparsity_coeffs.get(row["objective"], {})
+    batch = profile.batch_size * profile.context_size
+    return (
+        row["sparsity_coeff"] in grids.get(row["layer"], ())
+        and row["seed"] in profile.seeds
+        and row["train_tokens"] == profile.train_tokens[row["objective"]] // batch * batch
+        and (row["dict_ratio"], row["lr"]) == (profile.dict_ratio, profile.lr)
+    )
+
+
+def set_aside(results: Path, profile: Profile) -> list[str]:
+    """Move runs that the profile no longer asks for out of the way of its figures.
+
+    After a λ or a seed was changed, the SAEs of the old value would still be plotted.
+    """
+    table = metrics_table(results)
+    strangers = [row["run"] for row in table.to_dict("records") if not wanted(row, profile)]
+    for run in strangers:
+        (results / "set_aside").mkdir(exist_ok=True)
+        shutil.rmtree(results / "set_aside" / run, ignore_errors=True)
+        shutil.move(str(results / "saes" / run), str(results / "set_aside" / run))
+    return strangers
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    results = Path()
+    try:
+        profile, _ = read_profile(results / "profile.json")
+        strangers = set_aside(results.resolve(), profile)
+        write_metrics_table(results.resolve())
+    except E2EError as error:
+        failure = {"name": "table", "notebook": "", "error": str(error)}
+        (results / "failed").mkdir(exist_ok=True)
+        (results / "failed" / "table.json").write_text(json.dumps(failure), encoding="utf-8")
+        return 1
+    if strangers:
+        print(f"{len(strangers)} runs of other settings moved to set_aside/")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""The wrapper round papermill and the Snakemake graph, on small stand-in notebooks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from e2e_lib.errors import ConfigError
+from pipeline.profile import ROOT, load_profile
+from pipeline.run import environment, run, snakemake_command
+from pipeline.run_notebook import NotebookError, main, run_notebook
+from pipeline.scrub import scrub_text
+from pipeline.stages import ALL_NOTEBOOKS, digest, imported, stages
+
+PARAMETERS = "\n".join(
+    [
+        'results_folder: str = "results/x"  # where',
+        "count: int = 3  # how many",
+    ]
+)
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
+    """A notebook with a parameters cell and these code cells."""
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell("# A stand-in"),
+            new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            *map(new_code_cell, cells),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}},
+    )
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_success_leaves_marker_and_copy(tmp_path: Path) -> None:
+    notebook = write_notebook(
+        tmp_path / "a.ipynb", "import os, sys", "print(count * 2, os.getcwd())"
+    )
+    marker = run_notebook(notebook, tmp_path / "r", {"count": 21}, "a-1")
+    facts = json.loads(marker.read_text())
+    assert facts["name"] == "a-1" and facts["parameters"] == {"count": 21}
+    executed = (tmp_path / "r" / "notebooks" / "a-1.ipynb").read_text()
+    assert "42 ." in executed  # the kernel works in the project's root, whose name is scrubbed
+    assert str(ROOT) not in executed and str(tmp_path) not in executed
+    assert not list((tmp_path / "r" / "running").iterdir())
+
+
+def test_unknown_parameter_fails_before_anything_runs(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "print(1)")
+    with pytest.raises(ConfigError, match=r"cuont is no parameter of a\.ipynb.*count"):
+        run_notebook(notebook, tmp_path / "r", {"cuont": 3})
+    assert not (tmp_path / "r" / "notebooks" / "a.ipynb").exists()
+    assert not (tmp_path / "r" / "done" / "a.json").exists()
+
+
+def test_failure_is_one_sentence_and_leaves_no_marker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "raise ValueError('λ is -1,\\nbut')")
+    results = tmp_path / "r"
+    (results / "done").mkdir(parents=True)
+    (results / "done" / "a.json").write_text("{}")  # of an earlier success
+    assert main([str(notebook), "--results", str(results)]) == 1
+    assert "a.ipynb, cell 2: ValueError: λ is -1, but" in capsys.readouterr().err
+    assert not (results / "done" / "a.json").exists()
+    executed = results / "notebooks" / "a.ipynb"
+    assert "ValueError" in executed.read_text() and str(tmp_path) not in executed.read_text()
+    assert "ValueError" in json.loads((results / "failed" / "a.json").read_text())["error"]
+
+
+def test_a_dead_kernel_is_noticed(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "import os; os._exit(1)")
+    with pytest.raises(NotebookError, match=r"a\.ipynb"):
+        run_notebook(notebook, tmp_path / "r", {})
+
+
+def test_scrubbing_keeps_urls_relative_paths_and_fractions() -> None:
+    home = Path.home()
+    assert scrub_text(f"{ROOT}/results/x.csv") == "results/x.csv"
+    assert scrub_text(f"in {home / 'x'} now") in ("in ~/x now", "in …/x now")
+    assert scrub_text("/tmp/ipykernel_12/34.py:3: UserWarning") == "…/34.py:3: UserWarning"
+    for kept in ("../data/x", "https://e.org/usr/lib/x", "1/2", "e2e / local", "tokens/s"):
+        assert scrub_text(kept) == kept
+
+
+def test_stages_of_a_profile() -> None:
+    profile = load_profile("workshop")
+    todo = stages(profile, "results/x")
+    training = [stage for stage in todo if stage.saes]
+    assert len(training) == 3 * 3 * 2
+    assert sum(stage.saes for stage in training) == 3 * (3 + 5 + 3) * 2
+    assert [s.seconds for s in training] == sorted((s.seconds for s in training), reverse=True)
+    names = [stage.name for stage in todo]
+    assert len(set(names)) == len(names)
+    assert {stage.notebook for stage in todo} == set(ALL_NOTEBOOKS)
+    for stage in todo:
+        assert set(stage.after) <= set(names)
+    one = next(stage for stage in training if stage.name == "10_train-layer1-e2e-seed1")
+    assert one.parameters["hook"] == "blocks.1.hook_resid_pre" and one.parameters["seed"] == 1
+    assert str(one.parameters["sparsity_coeffs"]).startswith("e2e:")
+
+
+def test_digest_follows_imports(tmp_path: Path) -> None:
+    library = tmp_path / "lib"
+    (library / "sub").mkdir(parents=True)
+    for name, text in {
+        "__init__": "",
+        "plots": "import math",
+        "train": "from lib import hooks\nfrom lib.sub.words import x",
+        "hooks": "def f():\n    import lib.late",
+        "late": "",
+        "sub/__init__": "",
+        "sub/words": "x = 1",
+    }.items():
+        (library / f"{name}.py").write_text(text)
+    found = {f.relative_to(library).as_posix() for f in imported("import lib.train", library)}
+    assert {"train.py", "hooks.py", "late.py", "sub/words.py"} <= found
+    assert "plots.py" not in found
+    write_notebook(tmp_path / "n.ipynb", "import lib.train")
+    before = digest("n", tmp_path, library)
+    (library / "plots.py").write_text("import cmath")
+    assert digest("n", tmp_path, library) == before
+    (library / "late.py").write_text("y = 2")
+    assert digest("n", tmp_path, library) != before
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path) -> Path:
+    """A folder with one stand-in for every notebook; training takes any parameter it is given."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    training = stages(load_profile("smoke"), "x")[0].parameters
+    for name in ALL_NOTEBOOKS:
+        known = training if name == "10_train" else {"results_folder": "x"}
+        lines = "\n".join(f"{key}: {type(v).__name__} = {v!r}  # x" for key, v in known.items())
+        write_notebook(folder / f"{name}.ipynb", "print(1)", parameters=lines)
+    return folder
+
+
+def snakemake(results: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run the pipeline's Snakemake in `results`."""
+    command = [part for part in snakemake_command(results, 2) if part not in ("--quiet", "rules")]
+    return subprocess.run(
+        [*command, *more], env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+def test_graph_and_reruns(tmp_path: Path, stand_ins: Path) -> None:
+    """The graph has every job; done jobs stay done; new code in a notebook reruns what it must."""
+    results = tmp_path / "results"
+    results.mkdir()
+    profile = load_profile("smoke", {"seeds": [0], "objectives": ["local"]})
+    (results / "profile.json").write_text(profile.to_json(os.path.relpath(results, ROOT)))
+    config = ("--config", f"notebooks={stand_ins}")
+
+    dry = snakemake(results, "--dry-run", *config)
+    assert dry.returncode == 0, dry.stderr
+    jobs = len(ALL_NOTEBOOKS) + 3  # the table, the report, all
+    assert any(line.split() == ["total", str(jobs)] for line in dry.stdout.splitlines())
+
+    targets = ("done/20_pareto.json", "done/21_similar_ce.json")
+    first = snakemake(results, *targets, *config)
+    assert first.returncode == 0, first.stderr
+    assert (results / "done" / "10_train-layer2-local-seed0.json").is_file()
+    assert (results / ".snakemake").is_dir() and not (Path.cwd() / ".snakemake").exists()
+
+    (stand_ins / "20_pareto.ipynb").touch()  # saved without a change of its code
+    again = snakemake(results, *targets, "--dry-run", *config)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+    write_notebook(stand_ins / "20_pareto.ipynb", "raise ValueError('new')")
+    broken = snakemake(results, *targets, *config)
+    assert broken.returncode != 0
+    assert not (results / "done" / "20_pareto.json").exists()
+    assert (results / "done" / "21_similar_ce.json").is_file()
+    assert "ValueError" in (results / "notebooks" / "20_pareto.ipynb").read_text()
+    assert broken.stdout.count("10_train") == 0
+
+
+@pytest.mark.slow
+def test_a_failing_run_names_the_notebook_and_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make run` on data that does not exist: non-zero exit, one sentence, no table."""
+    texts = {"train_data": "no/such.jsonl", "validation_data": "no/other.jsonl"}
+    chosen = {"objectives": ["local"], "seeds": [0], "train_tokens": 4096, **texts}
+    results = tmp_path / "results"
+    assert run(load_profile("smoke", chosen), results, cores=2) == 1
+    error = capsys.readouterr().err
+    assert "10_train-layer2-local-seed0 failed" in error and "jsonl" in error
+    assert not (results / "done" / "10_train-layer2-local-seed0.json").exists()
+    assert not (results / "metrics.csv").exists()
+    assert "Not finished" in (results / "index.html").read_text()
+
+
+def test_python_of_the_pipeline_is_this_one() -> None:
+    assert snakemake_command(Path("x"), 1)[0] == sys.executable

@@ -1,0 +1,186 @@
+"""Profiles: the shipped ones are valid, bad input is one sentence, other models get defaults."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e_lib.errors import ConfigError, E2EError, ModelError
+from pipeline.model_size import default_layers, model_shape
+from pipeline.profile import PROFILES, load_profile, read_profile
+from pipeline.run import main, number_of_cores, parse_overrides, results_folder
+
+LLAMA = {
+    "num_hidden_layers": 5,
+    "hidden_size": 64,
+    "max_position_embeddings": 512,
+    "model_type": "llama",
+}
+
+
+@pytest.fixture
+def own_model(tmp_path: Path) -> dict[str, Any]:
+    """Overrides that name a five-block model and its text."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    texts = {"train_data": "train.jsonl", "validation_data": "validation.jsonl"}
+    return {"model": str(tmp_path)} | texts
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in PROFILES.glob("*.yaml")))
+def test_shipped_profiles_are_valid_and_survive_json(name: str, tmp_path: Path) -> None:
+    profile = load_profile(name)
+    (tmp_path / "profile.json").write_text(profile.to_json("results/x"))
+    assert read_profile(tmp_path / "profile.json") == (profile, "results/x")
+    assert profile.middle_layer == 2
+
+
+def test_workshop_has_five_coefficients_in_the_middle_and_two_seeds() -> None:
+    profile = load_profile("workshop")
+    assert profile.layers == (1, 2, 3) and len(profile.seeds) >= 2
+    for grids in profile.sparsity_coeffs.values():
+        assert len(grids[2]) >= 5
+
+
+BAD = [
+    ({"dict_rato": 3}, "dict_rato", "dict_ratio"),
+    ({"layers": [99]}, "99", "from 0 to"),
+    ({"layers": []}, "layers", "list"),
+    ({"layers": [2, 2]}, "layers", "different"),
+    ({"layers": 2}, "layers", "list"),
+    ({"layers": [1], "middle_layer": 3}, "middle_layer", "[1]"),
+    ({"context_size": 1}, "context_size", "from 2 to"),
+    ({"context_size": 10**6}, "context_size", "from 2 to"),
+    ({"context_size": "long"}, "long", "integer"),
+    ({"objectives": ["e3e"]}, "e3e", "local, e2e, e2e_ds"),
+    ({"sparsity_coeffs": {"local": [-1.0], "e2e": [1], "e2e_ds": [1]}}, "-1", "at least 0"),
+    ({"sparsity_coeffs": {"local": [1]}}, "e2e", "at least 0"),
+    ({"sparsity_coeffs": {"globl": [1]}}, "globl", "local"),
+    ({"sparsity_coeffs": 3}, "sparsity_coeffs", "list"),
+    ({"downstream_coeff": -1}, "downstream_coeff", "at least 0"),
+    ({"downstream_coeff": {2: 1.0, 9: "x"}}, "downstream_coeff", "number"),
+    ({"dict_ratio": 0}, "dict_ratio", "above 0"),
+    ({"dict_ratio": "big"}, "big", "above 0"),
+    ({"seeds": [0.5]}, "seeds", "whole numbers"),
+    ({"seeds": [True]}, "seeds", "whole numbers"),
+    ({"train_tokens": 0}, "train_tokens", "at least 1"),
+    ({"train_tokens": {"local": 5}}, "train_tokens of e2e", "at least 1"),
+    ({"lr": -1e-3}, "lr", "above 0"),
+    ({"lr": float("nan")}, "lr", "above 0"),
+    ({"warmup_fraction": 2}, "warmup_fraction", "from 0 to 1"),
+    ({"schedule": "step"}, "step", "cosine"),
+    ({"batch_size": 1.5}, "batch_size", "whole number"),
+    ({"processed": "yes"}, "processed", "true or false"),
+    ({"tracker": "tensorboard"}, "tensorboard", "wandb"),
+    ({"hook_point": "hook_resid"}, "hook_resid", "hook_resid_pre"),
+    ({"model": None}, "model", "folder"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "value", "allowed"), BAD, ids=[str(b[0]) for b in BAD])
+def test_bad_input_is_one_sentence(overrides: dict[str, Any], value: str, allowed: str) -> None:
+    texts = {"train_data": "a", "validation_data": "b"} if "model" in overrides else {}
+    with pytest.raises(ConfigError) as caught:
+        load_profile("workshop", overrides | texts)
+    sentence = str(caught.value)
+    assert value in sentence and allowed in sentence
+    assert "\n" not in sentence and len(sentence) < 300
+
+
+def test_numbers_without_a_dot_are_numbers() -> None:
+    assert load_profile("smoke", parse_overrides(["lr=1e-3"])).lr == 0.001
+
+
+def test_unknown_profile_names_the_known() -> None:
+    with pytest.raises(ConfigError, match="smoke, storyworld, workshop"):
+        load_profile("workshp")
+
+
+def test_own_model_gets_its_own_defaults(own_model: dict[str, Any]) -> None:
+    profile = load_profile("workshop", own_model)
+    assert profile.layers == (1, 2, 3) and profile.middle_layer == 2
+    assert profile.context_size == 128
+    assert profile.downstream_coeff == {1: 2.5, 2: 2.5, 3: 0.05}
+    assert [len(profile.sparsity_coeffs["e2e"][layer]) for layer in (1, 2, 3)] == [3, 5, 3]
+
+
+def test_own_model_in_a_profile_of_one_layer_gets_its_middle(own_model: dict[str, Any]) -> None:
+    assert load_profile("smoke", own_model).layers == (2,)
+
+
+def test_own_model_obeys_overrides(own_model: dict[str, Any]) -> None:
+    chosen = {"layers": [4], "context_size": 512, "sparsity_coeffs": {"local": [1]}}
+    profile = load_profile("workshop", own_model | chosen | {"objectives": ["local"]})
+    assert profile.layers == (4,) and profile.context_size == 512
+    assert profile.sparsity_coeffs == {"local": {4: (1.0,)}}
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "layers"), [(12, (2, 6, 10)), (5, (1, 2, 3)), (8, (1, 4, 6)), (2, (0,)), (1, (0,))]
+)
+def test_default_layers(n_layers: int, layers: tuple[int, ...]) -> None:
+    assert default_layers(n_layers) == layers
+
+
+def test_own_model_needs_text_of_its_own(own_model: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="TRAIN is not given"):
+        load_profile("workshop", {"model": own_model["model"]})
+
+
+def test_training_text_may_not_be_the_held_out_text(
+    own_model: dict[str, Any], tmp_path: Path
+) -> None:
+    text = tmp_path / "one.jsonl"
+    text.write_text("{}")
+    with pytest.raises(ConfigError, match="another file than train_data"):
+        load_profile("smoke", own_model | {"train_data": str(text), "validation_data": str(text)})
+
+
+def test_models_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"without a config\.json"):
+        model_shape(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"hidden_size": 3}')
+    with pytest.raises(ModelError, match="num_hidden_layers"):
+        model_shape(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"hidden_size": ')
+    with pytest.raises(ModelError, match="no JSON"):
+        model_shape(str(tmp_path))
+
+
+def test_hub_name_without_network_is_one_sentence() -> None:
+    with pytest.raises(ModelError) as caught:
+        model_shape("no-such-person/no-such-model")
+    assert "no-such-person/no-such-model" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_overrides_and_cores() -> None:
+    given = parse_overrides(["MODEL=gpt2", "seeds=[0, 3]", "lr=0.01"])
+    assert given == {"model": "gpt2", "seeds": [0, 3], "lr": 0.01}
+    for bad in ("seeds", "=3", "seeds=[0"):
+        with pytest.raises(ConfigError):
+            parse_overrides([bad])
+    assert number_of_cores("3") == 3
+    for bad in ("0", "two", "-1"):
+        with pytest.raises(ConfigError, match="CORES"):
+            number_of_cores(bad)
+
+
+def test_results_folder_names_the_model(own_model: dict[str, Any], tmp_path: Path) -> None:
+    profile = load_profile("smoke", own_model)
+    assert results_folder("", profile, own_model=True).name == f"smoke-{tmp_path.name}"
+    assert results_folder("", load_profile("smoke"), own_model=False).name == "smoke"
+    assert results_folder(str(tmp_path), profile, own_model=True) == tmp_path
+
+
+def test_the_command_fails_in_one_sentence_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    assert main(["--profile", "smoke", "--results", str(results), "layers=[99]"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: layers is [99]") and error.count("\n") == 1
+    assert not results.exists()
+
+
+def test_every_error_is_one_of_ours() -> None:
+    assert issubclass(ConfigError, E2EError) and issubclass(ModelError, E2EError)

@@ -1,0 +1,181 @@
+"""The report: escaped, complete, readable without a network, in a real browser too."""
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+import zlib
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from pipeline.report import write_report
+
+EVIL = "<script>document.title = 'broken'</script> & \"quotes\" 'too'"
+
+
+def png(width: int = 600, height: int = 300) -> bytes:
+    """A plain grey picture."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    rows = b"".join(b"\0" + b"\x99" * width for _ in range(height))
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def put(path: Path, facts: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts), encoding="utf-8")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder whose every text is hostile."""
+    folder = tmp_path / "results"
+    put(folder / "profile.json", {"results": "results/x", "name": EVIL, "model": EVIL})
+    for name in ("pareto", "geometry"):
+        texts = {"name": name, "title": EVIL, "alt": f"alt {EVIL}", "caption": EVIL, "paper": EVIL}
+        put(folder / "figures" / f"{name}.json", texts)
+        (folder / "figures" / f"{name}.png").write_bytes(png())
+        (folder / "figures" / f"{name}.csv").write_text("a\n1\n")
+    put(folder / "tables" / "t.json", {"name": "t", "title": EVIL, "caption": EVIL, "paper": ""})
+    quoted = EVIL.replace('"', '""')
+    (folder / "tables" / "t.csv").write_text(f'token,value\n"{quoted}",0.123456\n')
+    put(folder / "skipped" / "umap.json", {"name": "umap", "reason": EVIL})
+    claims = [
+        {"id": f"C{i}", "claim": EVIL, "paper_value": "0.45", "value": 0.25, "low": 0.2}
+        | {"high": 0.3, "n": 3, "holds": holds, "how": EVIL}
+        for i, holds in enumerate((True, False, None))
+    ]
+    claims.append(claims[2] | {"id": "C9", "value": None, "low": None, "high": None})
+    put(folder / "claims.json", claims)
+    picture = new_output(
+        "display_data",
+        {"image/png": "iVBORw0KGgo="},
+        metadata={"image/png": {"alt": "the curve"}},
+    )
+    cells = [new_markdown_cell("# Pareto <i>"), new_code_cell('save("pareto")', outputs=[picture])]
+    (folder / "notebooks").mkdir()
+    nbformat.write(new_notebook(cells=cells), folder / "notebooks" / "20_pareto.ipynb")
+    return folder
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_every_text_is_escaped(results: Path) -> None:
+    text = write_report(results).read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.all("script")
+    assert text.count("&lt;script&gt;") >= 12
+    assert [image["alt"] for image in page.all("img")] == [f"alt {EVIL}"] * 2
+
+
+def test_figures_claims_and_skips_are_there(results: Path) -> None:
+    text = write_report(results).read_text(encoding="utf-8")
+    page = Page(text)
+    assert len(page.all("figure")) == 2
+    assert "0.25 <span class='ends'>[0.2, 0.3]" in text
+    for words in ("holds", "does not hold", "not testable here", "Not made from these runs"):
+        assert words in text
+    assert "0.1235" in text  # a table's float, shortened
+    links = {link["href"] for link in page.all("a")}
+    assert {"figures/pareto.csv", "tables/t.csv", "metrics.csv"} <= links
+    assert {"notebooks/20_pareto.html", "notebooks/20_pareto.ipynb"} <= links
+
+
+def test_page_is_accessible_and_needs_no_network(results: Path) -> None:
+    text = write_report(results).read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.all("html")[0]["lang"] == "en"
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert all(image["alt"] for image in page.all("img"))
+    for _, attributes in page.tags:
+        for value in (attributes.get("src"), attributes.get("href")):
+            assert not re.match("https?:|//|/", value or "")
+
+
+def test_executed_notebook_keeps_its_alt_text_and_needs_no_network(results: Path) -> None:
+    write_report(results)
+    text = (results / "notebooks" / "20_pareto.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert [image.get("alt") for image in page.all("img")] == ["the curve"]
+    assert page.all("html")[0].get("lang") == "en"
+    outside = [s["src"] for s in page.all("script") if s.get("src")]
+    assert not outside and not page.all("link")
+
+
+def test_what_failed_is_said(results: Path) -> None:
+    put(results / "failed" / "x.json", {"name": "x", "error": f"ValueError: {EVIL}"})
+    assert "Not finished" in write_report(results).read_text(encoding="utf-8")
+
+
+def test_empty_folder_gives_a_page(tmp_path: Path) -> None:
+    assert "<h1>" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def browser() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def chromium(page: Path, profile: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Headless Chromium on one page, without a network."""
+    quiet = ("--disable-background-networking", "--disable-gpu", "--enable-logging=stderr")
+    command = [str(browser()), "--headless", "--no-sandbox", *quiet, f"--user-data-dir={profile}"]
+    return subprocess.run(
+        [*command, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+
+
+PROBE = """<pre id="probe"></pre><script>
+addEventListener("load", () => { document.getElementById("probe").textContent =
+  JSON.stringify([...document.images].map(i => i.naturalWidth).concat(
+    [document.documentElement.scrollWidth - innerWidth])); });
+</script></body>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(browser() is None, reason="no chromium, chromium-browser or google-chrome")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_in_a_browser_every_figure_loads(results: Path, tmp_path: Path, width: int) -> None:
+    """Every picture has a width, nothing overflows sideways, the console stays empty."""
+    page = write_report(results)
+    probed = page.with_name("probed.html")
+    text = page.read_text(encoding="utf-8")
+    probed.write_text(text.replace("</body>", PROBE), encoding="utf-8")
+    size = f"--window-size={max(width, 500)},900"  # a headless window is at least 500 wide
+    dumped = chromium(probed, tmp_path / "a", size, "--dump-dom")
+    found = re.search(r'<pre id="probe">(.*?)</pre>', dumped.stdout)
+    assert found, dumped.stderr[-500:]
+    *widths, overflow = json.loads(found[1])
+    assert widths == [600, 600] and overflow <= 0
+    assert "<title>End-to-end SAEs" in dumped.stdout  # no hostile script ran
+    assert "CONSOLE" not in dumped.stderr
+
+    shot = tmp_path / "page.png"
+    chromium(page, tmp_path / "b", f"--window-size={width},1600", f"--screenshot={shot}")
+    assert shot.stat().st_size > 10_000
