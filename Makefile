@@ -12,6 +12,7 @@ export PYTHONNOUSERSITE = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 export IPYTHONDIR = $(CURDIR)/build/ipython
 export WANDB_MODE ?= disabled
+export PYTHONWARNINGS = ignore:IProgress not found
 unexport PYTHONPATH
 
 .PHONY: help run test lab lint lock clean

@@ -160,8 +160,8 @@ def pack_rows(
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
     if eos is None:
         raise DataError(
-            f"data {source.name!r} cannot be packed: the model's tokenizer has no end-of-text token "
-            "(eos_token or bos_token in tokenizer_config.json), but one must separate texts."
+            f"data {source.name!r} cannot be packed: the model's tokenizer has no end-of-text "
+            "token (eos_token or bos_token in tokenizer_config.json), but one must separate texts."
         )
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos
     width = source.context_size - source.prepend_bos

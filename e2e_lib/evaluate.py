@@ -36,7 +36,8 @@ from e2e_lib.sae import SAE
 class Evaluation:
     """Metrics of one set of SAEs spliced in together."""
 
-    model: dict[str, float | int]  # ce_clean, ce_spliced, ce_increase, kl, top1_agreement, eval_tokens
+    # ce_clean, ce_spliced, ce_increase, kl, top1_agreement, eval_tokens
+    model: dict[str, float | int]
     saes: dict[str, dict[str, float | int]]  # by hook: l0, alive, mse, explained_variance, ...
     blocks: pd.DataFrame  # one row a position of the residual stream from the SAE on
     rows: pd.DataFrame  # one row a row of text: ce_clean, ce_increase, kl, l0 (means over tokens)

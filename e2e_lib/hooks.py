@@ -79,6 +79,19 @@ def hook_width(model: TransformerBridge, hook_name: str) -> int:
     return activation.shape[-1]
 
 
+def activation_scale(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
+) -> dict[str, float]:
+    """Typical size of an element at each hook: root of the median over tokens of the mean square.
+
+    A median, because some models' first position is a hundred times larger than all others.
+    """
+    for name in hook_names:
+        check_hook(model, name)
+    kept = clean_pass(model, tokens, hook_names, logits=False).activations
+    return {h: float(a.float().square().mean(-1).median().sqrt()) for h, a in kept.items()}
+
+
 @torch.no_grad()
 def clean_pass(
     model: TransformerBridge,

@@ -68,7 +68,8 @@ def load_model(
     except Exception as error:  # the libraries raise a dozen classes here; the user needs one
         raise ModelError(
             f"model is {name_or_folder!r}, but it could not be loaded (a hub name needs a network "
-            f"or a cached copy, a folder needs sound files): {type(error).__name__}: {first_sentence(error)}."
+            f"or a cached copy, a folder needs sound files): "
+            f"{type(error).__name__}: {first_sentence(error)}."
         ) from error
     model.eval()
     for parameter in model.original_model.parameters():

@@ -58,7 +58,8 @@ class TrainedRun:
 
     config: TrainConfig
     saes: dict[str, SAE]
-    curve: list[dict[str, float | int]]  # one entry a log step: step, tokens, loss, every term, l0, ...
+    # One entry a log step: step, tokens, loss, every term, l0, ...
+    curve: list[dict[str, float | int]]
     grad_norm: float  # mean pre-clip gradient norm over log steps after the first 2.5 % (§1.8)
     alive_paper: dict[str, int]  # latents that fired in the authors' late training window
     alive_window_tokens: int

@@ -1,18 +1,22 @@
-"""What a profile takes from the size of the language model: layers, context, λ grids, β."""
+"""What a profile takes from the language model: layers, context, learning rate, λ grids, β."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from e2e_lib.errors import ModelError, require
+from pipeline import measure
 from pipeline.checks import OBJECTIVES, is_integer, is_number, list_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STORYWORLD = ROOT / "e2e_lib" / "storyworld" / "model"
 AUTO, AUTO_MIDDLE = "auto", "auto middle"
-# λ of the densest and of the sparsest SAE worth training, for a model nobody has tuned yet.
-AUTO_SPARSITY = {"local": (0.3, 10.0), "e2e": (0.03, 3.0), "e2e_ds": (0.1, 10.0)}
+# λ of the densest and of the sparsest SAE worth training, for a model nobody has tuned yet, on
+# activations of size 1. Codes grow with the activation's size s, squared errors with s², KL not at
+# all: so λ grows with s where errors are squared and shrinks with it where KL stands alone.
+AUTO_SPARSITY = {"local": (0.4, 3.0), "e2e": (0.7, 12.0), "e2e_ds": (1.6, 15.0)}
+AUTO_LR_TIMES_WIDTH = 0.64  # 0.01 at width 64, 8e-4 at 768 (the authors' 5e-4 was tuned there)
 AUTO_CONTEXT_SIZE = 128  # longer rows cost more time than the small models here gain from them
 
 
@@ -96,7 +100,13 @@ def by_model(
         "layers": tuple(layers),
         "middle_layer": middle,
         "downstream_coeff": _downstream(downstream, layers),
-        "sparsity_coeffs": _sparsity(values["sparsity_coeffs"], objectives, layers, middle),
+        "sparsity_coeffs": _sparsity(
+            values["sparsity_coeffs"],
+            objectives,
+            layers,
+            middle,
+            lambda: measure.activation_scales(values, layers, context),
+        ),
     }
 
 
@@ -109,6 +119,15 @@ def default_layers(n_layers: int) -> tuple[int, ...]:
     last = max(n_layers - 2, 0)
     wanted = (round(n_layers / 6), round(n_layers / 2), round(5 * n_layers / 6))
     return tuple(sorted({min(layer, last) for layer in wanted}))
+
+
+def default_lr(d_model: int) -> float:
+    """Adam's learning rate for a model nobody has tuned: the wider, the smaller.
+
+    >>> default_lr(64), default_lr(768)
+    (0.01, 0.00083)
+    """
+    return float(f"{AUTO_LR_TIMES_WIDTH / d_model:.2g}")
 
 
 def default_downstream(layers: tuple[int, ...], n_layers: int) -> dict[int, float]:
@@ -130,12 +149,19 @@ def _downstream(value: Any, layers: Any) -> dict[int, float]:
 
 
 def _sparsity(
-    value: Any, objectives: tuple[str, ...], layers: Any, middle: int
+    value: Any,
+    objectives: tuple[str, ...],
+    layers: Any,
+    middle: int,
+    measured: Callable[[], dict[int, float]],
 ) -> dict[str, dict[int, tuple[float, ...]]]:
     """λ by objective and layer, out of `auto`, or a list or a mapping for each objective."""
     if isinstance(value, str) and value.split()[:1] == [AUTO]:
         counts = [int(count) for count in value.split()[1:]] or [5, 3]
-        return {o: {k: auto_grid(o, counts[k != middle]) for k in layers} for o in objectives}
+        size = measured()
+        return {
+            o: {k: auto_grid(o, counts[k != middle], size[k]) for k in layers} for o in objectives
+        }
     allowed = "a list of numbers of at least 0 for each of the objectives (and layers)"
     require(isinstance(value, dict), "sparsity_coeffs", value, allowed)
     grids: dict[str, dict[int, tuple[float, ...]]] = {}
@@ -152,12 +178,13 @@ def _sparsity(
     return grids
 
 
-def auto_grid(objective: str, count: int) -> tuple[float, ...]:
-    """`count` λ of two digits, evenly spaced on a log scale.
+def auto_grid(objective: str, count: int, scale: float) -> tuple[float, ...]:
+    """`count` λ of two digits, evenly spaced on a log scale, for activations of size `scale`.
 
-    >>> auto_grid("local", 3)
-    (0.3, 1.7, 10.0)
+    >>> auto_grid("local", 3, 1.0), auto_grid("e2e", 2, 2.0)
+    ((0.4, 1.1, 3.0), (0.35, 6.0))
     """
-    low, high = AUTO_SPARSITY[objective]
+    factor = 1 / scale if objective == "e2e" else scale
+    low, high = (factor * bound for bound in AUTO_SPARSITY[objective])
     steps = max(count - 1, 1)
     return tuple(float(f"{low * (high / low) ** (i / steps):.2g}") for i in range(count))

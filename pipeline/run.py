@@ -139,6 +139,8 @@ def environment() -> dict[str, str]:
     quiet = {"WANDB_MODE": "disabled"} if "WANDB_API_KEY" not in os.environ else {}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     own = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # of loading weights: timings, never the same
+    own |= {"PYTHONWARNINGS": "ignore:IProgress not found"}  # tqdm asks for widgets we do not need
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, **threads, **quiet, **own, "PYTHONPATH": path}
 

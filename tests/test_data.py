@@ -46,7 +46,9 @@ def numbers_of(rows: torch.Tensor) -> set[tuple[int, ...]]:
 
 # ------------------------------------------------------------------ packing
 def test_packing_by_hand():
-    rows = pack_rows(["w1 w2 w3", "w4", "w5 w6 w7 w8 w9", "w10 w11"], TOKENIZER, D_VOCAB, source(), 3)
+    rows = pack_rows(
+        ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9", "w10 w11"], TOKENIZER, D_VOCAB, source(), 3
+    )
     # the stream: 1 2 3 0 | 4 0 5 6 | 7 8 9 0 | 10 11 0 (not a whole row)
     assert rows.tolist() == [[1, 2, 3, 0], [4, 0, 5, 6], [7, 8, 9, 0]]
     assert rows.dtype == torch.long
@@ -124,7 +126,11 @@ def test_storyworld_is_a_source():
         train, validation, storyworld_tokenizer(), len(TOKEN_IDS),
         n_train=6, n_validation=4, n_paper=3, seed=1,
     )  # fmt: skip
-    assert [t.shape for t in (rows.train, rows.validation, rows.paper)] == [(6, 32), (4, 32), (3, 32)]
+    assert [t.shape for t in (rows.train, rows.validation, rows.paper)] == [
+        (6, 32),
+        (4, 32),
+        (3, 32),
+    ]
     assert not torch.equal(rows.train[:3], rows.paper)
 
 

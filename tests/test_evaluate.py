@@ -85,9 +85,7 @@ def numpy_log_softmax(logits: torch.Tensor) -> np.ndarray:
 def test_model_metrics(case):
     rows, _, found, clean, run = case
     p, q, t = numpy_log_softmax(clean.logits), numpy_log_softmax(run.logits), rows.numpy()
-    ce = [
-        -np.mean([x[b, i, t[b, i + 1]] for b in range(10) for i in range(7)]) for x in (p, q)
-    ]
+    ce = [-np.mean([x[b, i, t[b, i + 1]] for b in range(10) for i in range(7)]) for x in (p, q)]
     expected = {
         "ce_clean": ce[0],
         "ce_spliced": ce[1],
@@ -101,7 +99,7 @@ def test_model_metrics(case):
 
 
 def test_latent_metrics(case):
-    _, sae, found, clean, run = case
+    _, sae, found, clean, _run = case
     output, codes = autoencode(dict(sae.named_parameters()), clean.activations[HOOK])
     active = (codes > 0).numpy()
     metrics = found.saes[HOOK]
@@ -114,6 +112,18 @@ def test_latent_metrics(case):
     assert metrics["l2_ratio_after_first"] == pytest.approx(ratio[:, 1:].mean(), rel=1e-5)
     error = (output - clean.activations[HOOK]).detach().numpy()
     assert metrics["mse"] == pytest.approx((error**2).mean(), rel=1e-5)
+
+
+def test_the_papers_explained_variance_is_swapped_at_the_sae(case):
+    _, sae, found, clean, _ = case
+    output, _ = autoencode(dict(sae.named_parameters()), clean.activations[HOOK])
+    per_token = []
+    for x, x_hat in zip(clean.activations[HOOK].split(4), output.detach().split(4), strict=True):
+        spread = (x_hat - x_hat.mean((0, 1))).square().sum(-1)
+        per_token += (1 - (x - x_hat).square().sum(-1) / spread).flatten().tolist()
+    assert found.saes[HOOK]["explained_variance_paper"] == pytest.approx(
+        np.mean(per_token), rel=1e-4
+    )
 
 
 def test_block_metrics(case):

@@ -3,16 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import oracle
 import pytest
 import torch
-
-from e2e_lib import hooks
-from e2e_lib.errors import ConfigError, ModelError
-from e2e_lib.hooks import apply_saes, clean_pass, generate, hooks_to_keep, spliced_pass
-from e2e_lib.losses import Objective
-from e2e_lib.sae import SAE
-from e2e_lib.train import loss_terms
-import oracle
 from tiny_models import (
     ARCHITECTURES,
     D_MODEL,
@@ -25,6 +18,13 @@ from tiny_models import (
     small_sae,
     tiny_model,
 )
+
+from e2e_lib import hooks
+from e2e_lib.errors import ConfigError, ModelError
+from e2e_lib.hooks import apply_saes, clean_pass, generate, hooks_to_keep, spliced_pass
+from e2e_lib.losses import Objective
+from e2e_lib.sae import SAE
+from e2e_lib.train import loss_terms
 
 LATER = ("blocks.2.hook_resid_pre", "blocks.3.hook_resid_pre")
 HOOK_SETS = {

@@ -13,11 +13,30 @@ from e2e_lib.experiment import Experiment
 from e2e_lib.sae import SAE, firing_frequency
 from e2e_lib.train import TrainedRun, train
 
-DESIGN_COLUMNS = (
-    "run, model, objective, layer, hook, sparsity_coeff, kl_coeff, downstream_coeff, seed, "
-    "dict_ratio, d_sae, train_tokens, lr, l0, alive, ce_clean, ce_increase, kl, mse, "
-    "explained_variance, train_seconds, device"
-).split(", ")
+DESIGN_COLUMNS = [
+    "run",
+    "model",
+    "objective",
+    "layer",
+    "hook",
+    "sparsity_coeff",
+    "kl_coeff",
+    "downstream_coeff",
+    "seed",
+    "dict_ratio",
+    "d_sae",
+    "train_tokens",
+    "lr",
+    "l0",
+    "alive",
+    "ce_clean",
+    "ce_increase",
+    "kl",
+    "mse",
+    "explained_variance",
+    "train_seconds",
+    "device",
+]
 HOOK = "blocks.1.hook_resid_pre"
 
 
@@ -155,7 +174,7 @@ def test_a_name_is_a_plain_file_name():
 
 # ------------------------------------------------------------------ tables
 def test_metrics_table(tmp_path, made):
-    plan, configs, trained, held_out = made
+    _plan, configs, _trained, held_out = made
     save_all(tmp_path, made)
     table = runs.metrics_table(tmp_path)
     assert list(table.columns[: len(runs.METRICS_FIRST)]) == runs.METRICS_FIRST

@@ -108,9 +108,7 @@ def test_round_trip(tmp_path):
     for found, expected in zip(loaded(x), sae(x), strict=True):
         torch.testing.assert_close(found, expected)
     loaded.save(tmp_path / "again")
-    first, second = (
-        load_file(tmp_path / f / WEIGHTS) for f in ("new/folder", "again")
-    )
+    first, second = (load_file(tmp_path / f / WEIGHTS) for f in ("new/folder", "again"))
     for name in first:
         torch.testing.assert_close(first[name], second[name])
 
@@ -237,5 +235,3 @@ def test_unusable_configuration(tmp_path, damage, named):
     with pytest.raises(ModelError) as caught:
         SAE.load(tmp_path)
     assert_sentence(caught, str(tmp_path), named)
-
-

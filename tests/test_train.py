@@ -239,7 +239,11 @@ def test_the_rate_is_the_one_used():
 # ------------------------------------------------------------------ bad input
 def test_divergence_is_said():
     with pytest.raises(DivergedError) as caught:
-        trained([config(named_objective("local", 0.3), lr=1e30, warmup_fraction=0.0)], random_tokens(40), logs=10)
+        trained(
+            [config(named_objective("local", 0.3), lr=1e30, warmup_fraction=0.0)],
+            random_tokens(40),
+            logs=10,
+        )
     assert re.search(r"(nan|inf)", str(caught.value))
     assert_sentence(caught, "lr below 1e+30", "sparsity_coeff 0.3", "local", "step")
 

@@ -1,0 +1,35 @@
+"""What only running the language model tells: how large its activations are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from e2e_lib.runs import source_path
+
+ROWS = 16  # rows of held-out text: thousands of tokens, more than a median needs
+
+
+def activation_scales(
+    values: Mapping[str, Any], layers: Sequence[int], context_size: int
+) -> dict[int, float]:
+    """Typical size of an activation's element at the profile's hook point, by layer.
+
+    Raises ModelError or DataError, in one sentence, if model or text cannot be read: before
+    anything is trained.
+    """
+    # Slow to import, and needed for a model that nobody has tuned λ for.
+    from e2e_lib.data import load_rows, source_pair
+    from e2e_lib.hooks import activation_scale
+    from e2e_lib.models import load_model
+
+    model = load_model(source_path(values["model"]), processed=values["processed"])
+    text = source_path(values["validation_data"])
+    rows = load_rows(
+        *source_pair(text, text, context_size),
+        model.tokenizer,
+        model.cfg.d_vocab,
+        n_train=1,
+        n_validation=ROWS,
+    )
+    hooks = {layer: f"blocks.{layer}.{values['hook_point']}" for layer in layers}
+    scales = activation_scale(model, rows.validation, list(hooks.values()))
+    return {layer: scales[hook] for layer, hook in hooks.items()}
