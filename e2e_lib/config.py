@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from e2e_lib.errors import require
@@ -71,5 +72,6 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
 def config_dict(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain JSON values."""
     values = asdict(config)
-    values["init_from"] = dict(config.init_from)
+    # Folders of a machine do not belong in results.
+    values["init_from"] = {hook: Path(folder).name for hook, folder in config.init_from.items()}
     return values

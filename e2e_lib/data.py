@@ -6,7 +6,7 @@ cut to rows of `context_size` with no regard for where a text begins, as the aut
 no beginning-of-text token is added unless asked for.
 
 Training and held-out text cannot overlap: one source serving both is split by a digest of each
-document, and with two sources every document of the held-out one is kept out of training.
+document, and with two sources every document of the held-out rows is kept out of training.
 """
 
 import hashlib

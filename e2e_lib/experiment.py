@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from e2e_lib.config import TrainConfig, config_dict
 from e2e_lib.errors import ConfigError, require
 from e2e_lib.losses import named_objective
+from e2e_lib.provenance import content_digest
 from e2e_lib.runs import finished, run_name
 
 
@@ -59,6 +61,16 @@ class Experiment:
         batch = self.batch_size * self.context_size
         allowed = f"at least one batch: batch_size · context_size = {batch}"
         require(self.train_tokens >= batch, "train_tokens", self.train_tokens, allowed)
+
+    @cached_property
+    def _contents(self) -> dict[str, str | None]:
+        """Digests of local files: two folders of one name are not the same model."""
+        sources = {
+            "model": self.model,
+            "train": self.train_data,
+            "validation": self.validation_data,
+        }
+        return {kind: content_digest(name) for kind, name in sources.items()}
 
     @property
     def train_rows(self) -> int:
@@ -121,6 +133,7 @@ class Experiment:
             "model": self._shown(self.model),
             "train_data": self._shown(self.train_data),
             "validation_data": self._shown(self.validation_data),
+            "contents": self._contents,
             "processed": self.processed,
             "context_size": self.context_size,
             "train_tokens": self.train_rows * self.context_size,

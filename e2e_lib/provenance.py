@@ -1,5 +1,6 @@
 """Where the project is, and which code, versions and hardware stand behind a result."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -36,6 +37,23 @@ def shown_path(path: Path) -> str:
     """A path as notebooks print it: relative to the project, so that no machine's folders show."""
     root = project_path(".")
     return os.path.relpath(path, root) if path.is_relative_to(root) else path.name
+
+
+def content_digest(name: str) -> str | None:
+    """Digest of a local file, or of a model folder's configuration and weights; None if not local.
+
+    `storyworld` ships with the package, whose version and commit are recorded: None too.
+    """
+    path = project_path(name)
+    files = [path] if path.is_file() else sorted(path.glob("*.json")) + sorted(path.glob("*.saf*"))
+    if not files:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def provenance() -> dict[str, Any]:

@@ -31,7 +31,7 @@ Parameter = str | int | float | bool
 class Stage(NamedTuple):
     """One run of one notebook."""
 
-    name: str  # of its marker and its executed copy, e.g. 10_train-layer2-e2e-seed0
+    name: str  # of its marker and its executed copy, e.g. 10_train-layer2-seed0
     notebook: str  # file name without .ipynb
     parameters: dict[str, Parameter]  # what differs from the notebook's defaults
     after: tuple[str, ...]  # stages whose results it reads
@@ -53,38 +53,50 @@ def stages(profile: Profile, results: str) -> list[Stage]:
 
 
 def _training(profile: Profile, results: str) -> Iterator[Stage]:
-    """One stage for every layer, objective and seed; it trains all λ of that objective there."""
+    """One stage for every layer and seed; it trains every objective and λ there.
+
+    They read the same rows of text, so that they share one kernel. Objectives that train on
+    another number of tokens get a stage of their own.
+    """
+    groups: dict[int, list[str]] = {}
+    for objective in profile.objectives:
+        groups.setdefault(profile.train_tokens[objective], []).append(objective)
     for layer in profile.layers:
-        for objective in profile.objectives:
-            grid = profile.sparsity_coeffs[objective][layer]
+        for tokens, objectives in groups.items():
+            grids = {o: profile.sparsity_coeffs[o][layer] for o in objectives}
+            cost = sum(SECONDS_PER_MILLION[o] * len(grid) for o, grid in grids.items())
+            label = "" if len(groups) == 1 else "-" + "-".join(objectives)
             for seed in profile.seeds:
-                tokens = profile.train_tokens[objective] * len(grid)
                 yield Stage(
-                    f"{TRAIN}-layer{layer}-{objective}-seed{seed}",
+                    f"{TRAIN}-layer{layer}{label}-seed{seed}",
                     TRAIN,
-                    _training_parameters(profile, results, layer, objective, seed),
+                    _training_parameters(profile, results, layer, grids, seed),
                     (),
-                    KERNEL_SECONDS + SECONDS_PER_MILLION[objective] * tokens / 1e6,
-                    len(grid),
+                    KERNEL_SECONDS + cost * tokens / 1e6,
+                    sum(len(grid) for grid in grids.values()),
                 )
 
 
 def _training_parameters(
-    profile: Profile, results: str, layer: int, objective: str, seed: int
+    profile: Profile,
+    results: str,
+    layer: int,
+    grids: dict[str, tuple[float, ...]],
+    seed: int,
 ) -> dict[str, Parameter]:
-    """The parameters of notebook 10_train, in its order."""
-    grid = ",".join(f"{coeff:g}" for coeff in profile.sparsity_coeffs[objective][layer])
+    """The parameters of notebook 10_train, in its order; `grids` is λ by objective."""
+    coeffs = [f"{o}:{','.join(f'{c:g}' for c in grid)}" for o, grid in grids.items()]
     return {
         "results_folder": results,
         "model": profile.model,
         "train_data": profile.train_data,
         "validation_data": profile.validation_data,
         "hook": f"blocks.{layer}.{profile.hook_point}",
-        "objectives": objective,
-        "sparsity_coeffs": f"{objective}:{grid}",
+        "objectives": ",".join(grids),
+        "sparsity_coeffs": ";".join(coeffs),
         "seed": seed,
         "dict_ratio": profile.dict_ratio,
-        "train_tokens": profile.train_tokens[objective],
+        "train_tokens": profile.train_tokens[next(iter(grids))],
         "batch_size": profile.batch_size,
         "micro_batch_size": profile.micro_batch_size,
         "context_size": profile.context_size,

@@ -94,7 +94,7 @@ def test_stages_of_a_profile() -> None:
     profile = load_profile("workshop")
     todo = stages(profile, "results/x")
     training = [stage for stage in todo if stage.saes]
-    assert len(training) == 3 * 3 * 2
+    assert len(training) == 3 * 2
     assert sum(stage.saes for stage in training) == 3 * (3 + 5 + 3) * 2
     assert [s.seconds for s in training] == sorted((s.seconds for s in training), reverse=True)
     names = [stage.name for stage in todo]
@@ -102,9 +102,14 @@ def test_stages_of_a_profile() -> None:
     assert {stage.notebook for stage in todo} == set(ALL_NOTEBOOKS)
     for stage in todo:
         assert set(stage.after) <= set(names)
-    one = next(stage for stage in training if stage.name == "10_train-layer1-e2e-seed1")
+    one = next(stage for stage in training if stage.name == "10_train-layer1-seed1")
     assert one.parameters["hook"] == "blocks.1.hook_resid_pre" and one.parameters["seed"] == 1
-    assert str(one.parameters["sparsity_coeffs"]).startswith("e2e:")
+    assert one.parameters["objectives"] == "local,e2e,e2e_ds"
+    assert ";e2e:" in str(one.parameters["sparsity_coeffs"])
+    tokens = {"local": 9000, "e2e": 5000, "e2e_ds": 5000}
+    apart = stages(load_profile("smoke", {"train_tokens": tokens, "seeds": [0]}), "results/x")
+    names = {stage.name for stage in apart if stage.saes}
+    assert names == {"10_train-layer2-local-seed0", "10_train-layer2-e2e-e2e_ds-seed0"}
 
 
 def test_digest_follows_imports(tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_graph_and_reruns(tmp_path: Path, stand_ins: Path) -> None:
     targets = ("done/20_pareto.json", "done/21_similar_ce.json")
     first = snakemake(results, *targets, *config)
     assert first.returncode == 0, first.stderr
-    assert (results / "done" / "10_train-layer2-local-seed0.json").is_file()
+    assert (results / "done" / "10_train-layer2-seed0.json").is_file()
     assert (results / ".snakemake").is_dir() and not (Path.cwd() / ".snakemake").exists()
 
     (stand_ins / "20_pareto.ipynb").touch()  # saved without a change of its code
@@ -195,8 +200,8 @@ def test_a_failing_run_names_the_notebook_and_the_reason(
     results = tmp_path / "results"
     assert run(load_profile("smoke", chosen), results, cores=2) == 1
     error = capsys.readouterr().err
-    assert "10_train-layer2-local-seed0 failed" in error and "jsonl" in error
-    assert not (results / "done" / "10_train-layer2-local-seed0.json").exists()
+    assert "10_train-layer2-seed0 failed" in error and "jsonl" in error
+    assert not (results / "done" / "10_train-layer2-seed0.json").exists()
     assert not (results / "metrics.csv").exists()
     assert "Not finished" in (results / "index.html").read_text()
 

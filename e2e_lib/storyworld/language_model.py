@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from e2e_lib.storyworld.corpus import (
     CONTEXT,
@@ -44,7 +44,7 @@ class LanguageModelConfig:
     n_layer: int = 5  # blocks
     n_head: int = 4  # attention heads a block
     d_model: int = 64  # width of the residual stream
-    steps: int = 7000  # optimiser steps
+    steps: int = 12000  # optimiser steps
     batch_size: int = 8  # rows of 128 tokens a step
     lr: float = 3e-3  # peak learning rate
     warmup: int = 100  # steps from 0 to the peak; a cosine to 0 follows
