@@ -1,0 +1,74 @@
+"""Copy a finished results folder to results/reference, in the size that git can carry.
+
+    python -m pipeline.reference results/storyworld
+
+Every run's record, metrics and curve is kept, and every figure, table and claim. Weights are kept
+of the matched runs: the similar-CE triples of all seeds, the similar-L0 triples of the first seed.
+Executed notebooks are kept as pages.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from e2e_lib.errors import E2EError, ResultsError
+from e2e_lib.matching import across_seeds, main_runs, similar
+from e2e_lib.runs import REFERENCE, metrics_table, project_path
+
+FOLDERS = ("figures", "tables", "skipped")
+FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")
+WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")
+
+
+def runs_with_weights(table: pd.DataFrame) -> set[str]:
+    """Names of the runs whose weights are shipped."""
+    table = main_runs(table)
+    first = int(table["seed"].min())
+    matched = across_seeds(table, similar(table, "ce_increase", first))
+    return {*matched["run"], *similar(table, "l0", first)["run"]}
+
+
+def copy_reference(source: Path, target: Path) -> None:
+    """Replace `target` by what of `source` is shipped.
+
+    Raises:
+        ResultsError: `source` is not a finished results folder.
+    """
+    missing = [name for name in FILES if not (source / name).is_file()]
+    if missing:
+        raise ResultsError(
+            f"results folder {source.name!r} lacks {', '.join(missing)}: it must be finished."
+        )
+    kept = runs_with_weights(metrics_table(source))
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in FILES:
+        shutil.copy(source / name, target / name)
+    for name in FOLDERS:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
+    for run in sorted((source / "saes").iterdir()):
+        without = () if run.name in kept else WEIGHTS
+        shutil.copytree(run, target / "saes" / run.name, ignore=lambda _, names, w=without: w)
+    (target / "notebooks").mkdir()
+    for page in sorted((source / "notebooks").glob("*.html")):
+        shutil.copy(page, target / "notebooks" / page.name)
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit status."""
+    if len(arguments) != 1:
+        print("usage: python -m pipeline.reference RESULTS_FOLDER", file=sys.stderr)
+        return 2
+    try:
+        copy_reference(project_path(arguments[0]), project_path(REFERENCE))
+    except E2EError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
