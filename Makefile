@@ -15,7 +15,7 @@ export WANDB_MODE ?= disabled
 export PYTHONWARNINGS = ignore:IProgress not found
 unexport PYTHONPATH
 
-.PHONY: help run test lab lint lock clean
+.PHONY: help run test lab lint lock reference clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test   lint, unit tests, notebooks                      (12 minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
 	@echo "make lint   ruff and mypy alone                              (one minute)"
+	@echo "make reference  make results/storyworld the committed reference"
 	@echo "make lock   resolve requirements.lock again from pyproject.toml"
 	@echo "make clean  delete $(VENV), build and caches; results stay"
 	@echo "The first of these to run installs requirements.lock into $(VENV) (a few minutes)."
@@ -57,6 +58,11 @@ test: lint
 	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about 12 minutes."
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@$(BIN)/python tests/check_notebooks.py
+
+reference: $(READY)
+	@echo "Copying results/storyworld to results/reference, and its claims into the README."
+	@$(BIN)/python -m pipeline.reference results/storyworld
+	@$(BIN)/python -m e2e_lib.claims results/reference README.md
 
 lab: $(READY)
 	@echo "JupyterLab opens in the browser; start with notebooks/00_start_here.ipynb. Ctrl-C ends it."

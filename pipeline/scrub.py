@@ -44,6 +44,24 @@ def scrub(value: Any) -> Any:
     return [scrub(item) for item in value] if isinstance(value, list) else value
 
 
+def last_of_bars(outputs: list[Any]) -> list[Any]:
+    """Outputs with each run of text from one stream joined, and of a progress bar its last state.
+
+    A bar rewrites its line a hundred times; a terminal shows the last one, a notebook keeps all.
+    """
+    joined: list[Any] = []
+    for output in outputs:
+        before = joined[-1] if joined else {}
+        if output["output_type"] == "stream" and before.get("name") == output["name"]:
+            before["text"] += output["text"]
+        else:
+            joined.append(output)
+    for output in joined:
+        if output["output_type"] == "stream":
+            output["text"] = re.sub(r"[^\n]*\r(?!\n)", "", output["text"])
+    return [o for o in joined if o["output_type"] != "stream" or o["text"]]
+
+
 def scrub_file(path: Path) -> None:
     """Scrub a notebook's metadata and outputs; its sources are the author's and stay."""
     if not path.is_file():
@@ -53,5 +71,7 @@ def scrub_file(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict(scrub(cell.metadata))
         if cell.cell_type == "code":
-            cell.outputs = [nbformat.from_dict(scrub(output)) for output in cell.outputs]
+            cell.outputs = [
+                nbformat.from_dict(scrub(output)) for output in last_of_bars(cell.outputs)
+            ]
     nbformat.write(notebook, path)

@@ -14,7 +14,7 @@ from e2e_lib.errors import ConfigError
 from pipeline.profile import ROOT, load_profile
 from pipeline.run import environment, run, snakemake_command
 from pipeline.run_notebook import NotebookError, main, run_notebook
-from pipeline.scrub import scrub_text
+from pipeline.scrub import last_of_bars, scrub_text
 from pipeline.stages import ALL_NOTEBOOKS, digest, imported, stages
 
 PARAMETERS = "\n".join(
@@ -88,6 +88,22 @@ def test_scrubbing_keeps_urls_relative_paths_and_fractions() -> None:
     assert scrub_text("/tmp/ipykernel_12/34.py:3: UserWarning") == "…/34.py:3: UserWarning"
     for kept in ("../data/x", "https://e.org/usr/lib/x", "1/2", "e2e / local", "tokens/s"):
         assert scrub_text(kept) == kept
+
+
+def test_of_a_progress_bar_the_last_state_is_kept() -> None:
+    def stream(name: str, text: str) -> dict[str, str]:
+        return {"output_type": "stream", "name": name, "text": text}
+
+    picture = {"output_type": "display_data", "data": {}}
+    outputs = [
+        stream("stderr", "\r 10%"),
+        stream("stderr", "\r 90%"),
+        stream("stderr", "\r100%\n"),
+        stream("stdout", "a\nb\r\n"),
+        picture,
+    ]
+    kept = [stream("stderr", "100%\n"), stream("stdout", "a\nb\r\n"), picture]
+    assert last_of_bars(outputs) == kept
 
 
 def test_stages_of_a_profile() -> None:
