@@ -21,6 +21,7 @@ from e2e_lib.errors import ConfigError, E2EError, require
 from pipeline.profile import ROOT, Profile, load_profile
 from pipeline.report import write_report
 from pipeline.stages import Stage, stages
+from pipeline.table import set_aside
 
 WORDS = {"model": "MODEL", "train_data": "TRAIN", "validation_data": "VALIDATION"}
 MARK = {True: "✓ holds", False: "✗ does not hold", None: "– not testable here"}
@@ -90,6 +91,8 @@ def run(profile: Profile, results: Path, cores: int) -> int:
     todo = stages(profile, folder)
     results.mkdir(parents=True, exist_ok=True)
     (results / "profile.json").write_text(profile.to_json(folder), encoding="utf-8")
+    if strangers := set_aside(results, profile):
+        print(f"{len(strangers)} runs of other settings moved to {folder}/set_aside/")
     saes = sum(stage.saes for stage in todo)
     print(
         f"Profile {profile.name} on {profile.model}: {saes} SAEs at layers "

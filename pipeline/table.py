@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.errors import E2EError
-from e2e_lib.runs import metrics_table, write_metrics_table
-from pipeline.profile import Profile, read_profile
+from e2e_lib.runs import finished_runs, metrics_table, write_metrics_table
+from pipeline.profile import Profile
 
 
 def wanted(row: Mapping[Hashable, Any], profile: Profile) -> bool:
@@ -27,8 +27,11 @@ def wanted(row: Mapping[Hashable, Any], profile: Profile) -> bool:
 def set_aside(results: Path, profile: Profile) -> list[str]:
     """Move runs that the profile no longer asks for out of the way of its figures.
 
-    After a λ or a seed was changed, the SAEs of the old value would still be plotted.
+    After a λ or a seed was changed, the SAEs of the old value would still be plotted. Called before
+    the pipeline starts, so that no figure can see them.
     """
+    if not any(finished_runs(results)):
+        return []
     table = metrics_table(results)
     strangers = [row["run"] for row in table.to_dict("records") if not wanted(row, profile)]
     for run in strangers:
@@ -42,16 +45,12 @@ def main() -> int:
     """The command line; returns the exit status."""
     results = Path()
     try:
-        profile, _ = read_profile(results / "profile.json")
-        strangers = set_aside(results.resolve(), profile)
         write_metrics_table(results.resolve())
     except E2EError as error:
         failure = {"name": "table", "notebook": "", "error": str(error)}
         (results / "failed").mkdir(exist_ok=True)
         (results / "failed" / "table.json").write_text(json.dumps(failure), encoding="utf-8")
         return 1
-    if strangers:
-        print(f"{len(strangers)} runs of other settings moved to set_aside/")
     return 0
 
 

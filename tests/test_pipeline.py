@@ -9,13 +9,16 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from synthetic_results import write_results
 
 from e2e_lib.errors import ConfigError
+from e2e_lib.runs import metrics_table
 from pipeline.profile import ROOT, load_profile
 from pipeline.run import environment, run, snakemake_command
 from pipeline.run_notebook import NotebookError, main, run_notebook
 from pipeline.scrub import last_of_bars, scrub_text
 from pipeline.stages import ALL_NOTEBOOKS, digest, imported, stages
+from pipeline.table import set_aside
 
 PARAMETERS = "\n".join(
     [
@@ -224,3 +227,17 @@ def test_a_failing_run_names_the_notebook_and_the_reason(
 
 def test_python_of_the_pipeline_is_this_one() -> None:
     assert snakemake_command(Path("x"), 1)[0] == sys.executable
+
+
+def test_runs_of_other_settings_are_set_aside(tmp_path: Path) -> None:
+    results = write_results(tmp_path, layers=(2,), seeds=(0, 1), weights=False)
+    grids = {objective: [0.3, 1.0] for objective in ("local", "e2e", "e2e_ds")}
+    same = {"lr": 1e-3, "dict_ratio": 10.0, "sparsity_coeffs": grids}
+    same |= {"batch_size": 1, "micro_batch_size": 1, "context_size": 64}  # 400,000 in whole rows
+    profile = load_profile("smoke", same | {"train_tokens": 400_000, "seeds": [1]})
+    strangers = set_aside(results, profile)
+    assert len(strangers) == 3 * 4 * 2 - 3 * 2
+    assert {f.name for f in (results / "set_aside").iterdir()} == set(strangers)
+    kept = metrics_table(results)
+    assert set(kept["sparsity_coeff"]) == {0.3, 1.0} and set(kept["seed"]) == {1}
+    assert set_aside(tmp_path / "nothing", profile) == []
