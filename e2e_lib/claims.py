@@ -84,8 +84,7 @@ def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> l
 def write_claims(claims: list[dict[str, Any]], results: str | Path) -> Path:
     """Write results/claims.json."""
     path = Path(results) / "claims.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(claims, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    runs.write_json(path, claims)
     return path
 
 

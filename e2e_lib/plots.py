@@ -6,7 +6,6 @@ is inverted, as in the paper, so better is up and to the left.
 """
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from e2e_lib.matching import OBJECTIVES
+from e2e_lib.runs import write_json
 
 LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}
 COLOURS = {"local": "#f0a70a", "e2e": "#518c31", "e2e_ds": "#6b6ecf"}
@@ -289,7 +289,7 @@ def save_figure(
         folder / f"{name}.png", optimize=True, dpi=(DPI, DPI)
     )
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    (folder / f"{name}.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / f"{name}.json", texts)
     (Path(results) / "skipped" / f"{name}.json").unlink(missing_ok=True)
     plt.close(figure)
     return figure
@@ -303,6 +303,6 @@ def save_table(
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"name": name, "title": title, "caption": caption, "paper": paper}
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    (folder / f"{name}.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / f"{name}.json", texts)
     (Path(results) / "skipped" / f"{name}.json").unlink(missing_ok=True)
     return table

@@ -118,7 +118,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON whole or not at all; NaN becomes null."""
-    write_text(path, json.dumps(_plain(values), indent=1, sort_keys=False) + "\n")
+    write_text(path, json.dumps(_plain(values), indent=1, ensure_ascii=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
