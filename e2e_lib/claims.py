@@ -11,7 +11,7 @@ What cannot be measured here has no verdict (null), with the reason. Nothing her
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pandas as pd
 
 from e2e_lib import runs
 from e2e_lib.errors import E2EError, ResultsError
-from e2e_lib.ledger import CLAIMS, Claim, Measurement, NotTestableError, Tables
+from e2e_lib.ledger import CLAIMS, WRITTEN, Claim, Measurement, NotTestableError, Tables
 from e2e_lib.matching import main_runs
 
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
@@ -65,8 +65,8 @@ def ledger(tables: Tables, claims: Sequence[Claim] = CLAIMS) -> list[dict[str, A
 def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> list[dict[str, Any]]:
     """The ledger of a results folder.
 
-    figures: the folder with notebook 23's similarity tables; results/figures by default. Without
-    them the claims on geometry have no verdict.
+    figures: the folder with the notebooks' tables (`ledger.WRITTEN`); results/figures by default.
+    A claim whose table is missing has no verdict.
     """
     results = Path(results)
     figures = Path(figures) if figures else results / "figures"
@@ -75,8 +75,7 @@ def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> l
             runs=main_runs(runs.metrics_table(results)),
             blocks=runs.block_table(results),
             rows=runs.row_table(results),
-            within=_read(figures / "23_within_similarity.csv"),
-            cross_seed=_read(figures / "23_cross_seed_similarity.csv"),
+            written=dict(_written(figures)),
         )
     )
 
@@ -138,8 +137,13 @@ def _rounded(value: float | None) -> float | None:
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
-def _read(path: Path) -> pd.DataFrame | None:
-    return pd.read_csv(path) if path.is_file() else None
+def _written(figures: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The notebooks' tables that are there, by name: beside figures, or in the folder tables."""
+    for name in WRITTEN:
+        for folder in (figures, figures.parent / "tables"):
+            if (folder / f"{name}.csv").is_file():
+                yield name, pd.read_csv(folder / f"{name}.csv")
+                break
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,8 +5,8 @@
 over what, and what was resampled for the interval, stands in each claim's `how`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -28,13 +28,16 @@ from e2e_lib.pareto import interpolated_ratio
 @dataclass(frozen=True)
 class Tables:
     """What the measures read: `main_runs` of the metrics, per-block and per-row tables, and the
-    similarity tables of notebook 23, one row an alive element (None where not computed)."""
+    tables that analysis notebooks wrote, by name (those of `WRITTEN` that are there)."""
 
     runs: pd.DataFrame
     blocks: pd.DataFrame
     rows: pd.DataFrame
-    within: pd.DataFrame | None = None
-    cross_seed: pd.DataFrame | None = None
+    written: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
+# Tables of notebooks that a claim is measured on: figures/NAME.csv or tables/NAME.csv.
+WRITTEN = ("23_within_similarity", "23_cross_seed_similarity")
 
 
 class Measurement(NamedTuple):
@@ -68,6 +71,12 @@ class Claim:
 def _need(condition: bool, reason: str) -> None:
     if not condition:
         raise NotTestableError(reason)
+
+
+def _written(tables: Tables, name: str) -> pd.DataFrame:
+    """A table that a notebook wrote; its name begins with the notebook's number."""
+    _need(len(tables.written.get(name, ())) > 0, f"notebook {name[:2]} has not written {name} here")
+    return tables.written[name]
 
 
 def _middle(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -147,8 +156,7 @@ def _alive(tables: Tables, objective: str, others: list[str], depths: list[str])
 
 def _similarity(tables: Tables, name: str, first: str, second: str) -> Measurement:
     """C5, C6: difference of mean max cosine between two objectives at the middle layer."""
-    table = getattr(tables, name)
-    _need(table is not None and len(table) > 0, "notebook 23 has not written the similarities")
+    table = _written(tables, name)
     found = mean_differences(_middle(table, tables.runs), [(first, second)])
     _need(len(found) > 0, f"no seed has weights for both {first} and {second} at this layer")
     seeds = int(found["n_seeds"].iloc[0])
@@ -254,24 +262,24 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C5a", "local's features are more alike each other than e2e+ds's", "0.04",
         "within: local − e2e+ds", 0.0, None, _COSINE + "with another element of the dictionary.",
-        partial(_similarity, name="within", first="local", second="e2e_ds"),
+        partial(_similarity, name="23_within_similarity", first="local", second="e2e_ds"),
     ),
     Claim(
         "C5b", "e2e+ds's features are more alike each other than e2e's", "0.126",
         "within: e2e+ds − e2e", 0.0, None, _COSINE + "with another element of the dictionary.",
-        partial(_similarity, name="within", first="e2e_ds", second="e2e"),
+        partial(_similarity, name="23_within_similarity", first="e2e_ds", second="e2e"),
     ),
     Claim(
         "C6a", "another seed finds local's features again better than e2e's", "> 0 (figure)",
         "across seeds: local − e2e", 0.0, None,
         _COSINE + "with an element of another seed's dictionary.",
-        partial(_similarity, name="cross_seed", first="local", second="e2e"),
+        partial(_similarity, name="23_cross_seed_similarity", first="local", second="e2e"),
     ),
     Claim(
         "C6b", "another seed finds e2e+ds's features again better than e2e's", "> 0 (figure)",
         "across seeds: e2e+ds − e2e", 0.0, None,
         _COSINE + "with an element of another seed's dictionary.",
-        partial(_similarity, name="cross_seed", first="e2e_ds", second="e2e"),
+        partial(_similarity, name="23_cross_seed_similarity", first="e2e_ds", second="e2e"),
     ),
     Claim(
         "C7", "e2e+ds's features are no less interpretable than local's",

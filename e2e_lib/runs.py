@@ -99,6 +99,20 @@ def finished_runs(results: Path) -> Iterator[Path]:
     return (f.parent for f in sorted(folders) if finished(f.parent))
 
 
+def run_config(results: Path, run: str | None = None) -> dict[str, Any]:
+    """What run.json of a finished run says under `config`; without a name, of the first run.
+
+    Raises:
+        ResultsError: there is no such finished run.
+    """
+    for folder in finished_runs(results):
+        if run in (None, folder.name):
+            config: dict[str, Any] = json.loads((folder / "run.json").read_text())["config"]
+            return config
+    what = "no finished run" if run is None else f"no finished run {run!r}"
+    raise ResultsError(f"results folder {shown_path(results)!r} holds {what}.")
+
+
 def run_name(config: Mapping[str, Any]) -> str:
     """`<objective>-<hook>-l<λ>-s<seed>-<hash>`; the hash covers every value of `config`."""
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4)

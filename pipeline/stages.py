@@ -18,6 +18,8 @@ LIBRARY = ROOT / "e2e_lib"
 INTRODUCTIONS = ("00_start_here", "01_language_model", "02_one_sae_by_hand")
 TRAIN = "10_train"
 ANALYSES = ("20_pareto", "21_similar_ce", "22_downstream_reconstruction", "23_geometry")
+# Analyses that run the language model again, on held-out text.
+WITH_MODEL: tuple[str, ...] = ()
 CLAIMS = "90_claims"
 ALL_NOTEBOOKS = (*INTRODUCTIONS, TRAIN, *ANALYSES, CLAIMS)
 # Seconds that training on a million tokens takes, roughly: the two objectives that run the whole
@@ -44,10 +46,25 @@ def stages(profile: Profile, results: str) -> list[Stage]:
     training = sorted(_training(profile, results), key=lambda stage: -stage.seconds)
     trained = tuple(stage.name for stage in training)
     folder: dict[str, Parameter] = {"results_folder": results}
+    subject = {
+        "model": profile.model,
+        "validation_data": profile.validation_data,
+        "device": profile.device,
+    }
     return [
         *training,
         *(Stage(name, name, {}, (), KERNEL_SECONDS, 0) for name in INTRODUCTIONS),
-        *(Stage(name, name, folder, trained, KERNEL_SECONDS, 0) for name in ANALYSES),
+        *(
+            Stage(
+                name,
+                name,
+                folder | subject if name in WITH_MODEL else folder,
+                trained,
+                KERNEL_SECONDS,
+                0,
+            )
+            for name in ANALYSES
+        ),
         Stage(CLAIMS, CLAIMS, folder, ANALYSES, KERNEL_SECONDS, 0),
     ]
 

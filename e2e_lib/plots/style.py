@@ -1,0 +1,127 @@
+"""The house style, what all figures share, and how figures and tables are saved.
+
+Colours and markers are the paper's; together with different markers and a fixed order (local,
+e2e, e2e+ds) they stay apart for colour-blind readers and in grey. On performance plots the y axis
+is inverted, as in the paper, so better is up and to the left.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from e2e_lib.matching import OBJECTIVES
+from e2e_lib.runs import write_json
+
+LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}
+COLOURS = {"local": "#f0a70a", "e2e": "#518c31", "e2e_ds": "#6b6ecf"}
+MARKERS = {"local": "^", "e2e": "o", "e2e_ds": "X"}
+SIZES = {"local": 8.0, "e2e": 7.0, "e2e_ds": 8.5}  # so that all three look equally large
+WIDTH, DPI = 9.0, 150  # inches; 1350 pixels wide, sharp at the 900 that a reader sees
+INK = "#3c4254"
+AXIS = {
+    "l0": "L0 (active elements a token)",
+    "alive": "alive dictionary elements",
+    "ce_increase": "CE loss increase (nats a token)",
+}
+
+
+def use_house_style() -> None:
+    """Seaborn's darkgrid on the paper's light face, type that is legible at 900 pixels."""
+    sns.set_theme(
+        style="darkgrid",
+        rc={
+            "axes.facecolor": "#f5f6fc", "grid.color": "#dde1ef", "grid.linewidth": 0.8,
+            "figure.dpi": DPI, "savefig.dpi": DPI, "figure.constrained_layout.use": True,
+            "figure.constrained_layout.w_pad": 0.08, "figure.constrained_layout.h_pad": 0.06,
+            "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10.5,
+            "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "legend.fontsize": 10,
+            "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+            "axes.titleweight": "bold", "lines.linewidth": 1.8, "lines.markersize": 7,
+        },
+    )  # fmt: skip
+
+
+def grid_of(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
+    use_house_style()
+    # One panel alone at full width would be a letterbox.
+    width = WIDTH if rows * columns > 1 else 0.72 * WIDTH
+    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
+
+
+def legend(figure: Figure, axes: Axes, objectives: Sequence[str]) -> None:
+    """One legend above all panels, in the fixed order."""
+    for name in (o for o in OBJECTIVES if o in objectives):
+        axes.plot(
+            [], [], color=COLOURS[name], marker=MARKERS[name], mec="white", label=LABELS[name]
+        )
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+
+
+def style_of(objective: str) -> dict[str, Any]:
+    return {
+        "color": COLOURS[objective], "marker": MARKERS[objective], "markersize": SIZES[objective],
+        "markeredgecolor": "white", "markeredgewidth": 0.7,
+    }  # fmt: skip
+
+
+def plain_numbers(axes: Axes) -> None:
+    """0.1 and 10 instead of powers of ten on a logarithmic y axis."""
+    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def objectives_in(table: pd.DataFrame) -> list[str]:
+    present = set(table["objective"])
+    return [name for name in OBJECTIVES if name in present]
+
+
+def layers_in(table: pd.DataFrame) -> list[int]:
+    return [int(layer) for layer in sorted(table["layer"].unique())]
+
+
+def save_figure(
+    figure: Figure, table: pd.DataFrame, results: Path, name: str,
+    *, title: str, alt: str, caption: str, paper: str,
+) -> Figure:  # fmt: skip
+    """Write figures/NAME.png, NAME.csv (the plotted data) and NAME.json (the four texts).
+
+    alt: what is to be seen, for who cannot see it. paper: what the paper shows in its place.
+    Returns the figure, closed, so that as the last expression of a cell it is shown once.
+    """
+    folder = Path(results) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"name": name, "title": title, "alt": alt, "caption": caption, "paper": paper}
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    # 256 colours are enough for a plot, and keep the committed pictures small.
+    Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        folder / f"{name}.png", optimize=True, dpi=(DPI, DPI)
+    )
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    write_json(folder / f"{name}.json", texts)
+    (Path(results) / "skipped" / f"{name}.json").unlink(missing_ok=True)
+    plt.close(figure)
+    return figure
+
+
+def save_table(
+    table: pd.DataFrame, results: Path, name: str, *, title: str, caption: str, paper: str
+) -> pd.DataFrame:
+    """Write tables/NAME.csv and tables/NAME.json (the three texts); returns the table."""
+    folder = Path(results) / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"name": name, "title": title, "caption": caption, "paper": paper}
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    write_json(folder / f"{name}.json", texts)
+    (Path(results) / "skipped" / f"{name}.json").unlink(missing_ok=True)
+    return table
