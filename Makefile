@@ -22,6 +22,8 @@ unexport PYTHONPATH
 help:
 	@echo "make run    every notebook of a profile, then a report       (15 minutes on two cores)"
 	@echo "            PROFILE=smoke|workshop|storyworld  CORES=2  SET='seeds=[0] dict_ratio=20'"
+	@echo "            PROFILE=tinystories|gpt2|published  the paper's own models, on a GPU"
+	@echo "            SHRINK=1  any profile in a few steps, to try the whole path"
 	@echo "            MODEL=folder-or-hub-name TRAIN=text VALIDATION=text   a model of your own"
 	@echo "make test   lint, unit tests, notebooks                      (12 minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
@@ -43,7 +45,7 @@ $(READY): requirements.lock pyproject.toml
 
 run: $(READY)
 	@echo "Running profile $(PROFILE): smoke 2, workshop 15, storyworld 30 minutes on two cores."
-	@$(BIN)/python -m pipeline.run --profile "$(PROFILE)" \
+	@$(BIN)/python -m pipeline.run --profile "$(PROFILE)" $(if $(SHRINK),--shrink) \
 	  $(if $(RESULTS),--results "$(RESULTS)") $(if $(CORES),--cores "$(CORES)") \
 	  $(if $(MODEL),MODEL="$(MODEL)") $(if $(TRAIN),TRAIN="$(TRAIN)") \
 	  $(if $(VALIDATION),VALIDATION="$(VALIDATION)") $(SET)

@@ -1,6 +1,6 @@
 """The claims ledger: the paper's claims as data, each measured on the tables of a results folder.
 
-Source: claims C1-C8 and C10 of the paper. A claim says that a value lies above and/or below a
+Source: claims C1-C12 of the paper. A claim says that a value lies above and/or below a
 bound. It holds only if the value does and the 95 % interval does not contain a bound; a value on
 the right side with an interval that includes a bound counts as not holding, and `how` says so.
 What cannot be measured here has no verdict (null), with the reason. Nothing here needs torch.

@@ -31,6 +31,9 @@ class TrainConfig:
     grad_clip: float | None = 10.0  # largest norm of a run's gradient; None = no clipping
     init_from: Mapping[str, str] = field(default_factory=dict)  # saved SAE folders by hook
     frozen: tuple[str, ...] = ()  # hooks whose SAE is spliced in but does not train
+    # The downstream term compares the last block's output too. The authors' GPT-2 runs do not, and
+    # their TinyStories runs do.
+    downstream_last_block: bool = False
 
     def __post_init__(self) -> None:
         require(len(self.hook_names) > 0, "hook_names", self.hook_names, "at least one hook")

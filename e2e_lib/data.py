@@ -1,12 +1,16 @@
-"""Text to rows of tokens, through `datasets`: local files, hub data sets, or StoryWorld.
+"""Text to rows of tokens, through `datasets`: files, folders, hub data sets, or StoryWorld.
 
-A source is `storyworld`, a file (.jsonl, .json, .txt, .parquet, .arrow), or a hub name, with either
-a text column or ready-made `input_ids`. Texts are tokenised, joined by the end-of-text token and
-cut to rows of `context_size` with no regard for where a text begins, as the authors' data was;
-no beginning-of-text token is added unless asked for.
+A source is `storyworld`, a file (.jsonl, .json, .txt, .parquet, .arrow), a folder in the hub's
+layout, or a hub name, with either a text column or ready-made `input_ids`. Texts are tokenised,
+joined by the end-of-text token and cut to rows of `context_size` with no regard for where a text
+begins, as the authors' data was; no beginning-of-text token is added unless asked for. `input_ids`
+carry their own separators: they are joined and cut as they are.
 
 Training and held-out text cannot overlap: one source serving both is split by a digest of each
 document, and with two sources every document of the held-out rows is kept out of training.
+
+Files and StoryWorld are shuffled whole; folders and hub data sets are streams, whose order is that
+of the authors' data: shuffled shards, then a buffer of documents.
 """
 
 import hashlib
@@ -15,14 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from tqdm import tqdm
 
 from e2e_lib.errors import DataError, first_sentence, require
 
 HELD_OUT_ONE_IN = 20  # documents held out when one source serves for training and validation
-STORYWORLD_TOKENS_A_STORY = 40  # below any story's mean length, so that enough are drawn
+TEXTS_AT_ONCE = 500  # texts tokenised together
 READERS = {
     ".jsonl": "json",
     ".json": "json",
@@ -30,17 +36,19 @@ READERS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
+Ids = np.ndarray[Any, np.dtype[np.integer[Any]]]
+Document = str | list[int] | Ids  # a text, or token ids
 
 
 @dataclass(frozen=True)
 class TextSource:
     """Where text comes from and how it becomes rows."""
 
-    name: str  # storyworld, a file, or a hub data set
-    split: str = "train"  # split of a hub data set or of StoryWorld; local files have one
+    name: str  # storyworld, a file, a folder in the hub's layout, or a hub data set
+    split: str = "train"  # split of a folder, a hub data set or StoryWorld; a file has one
     context_size: int = 128  # tokens a row
     prepend_bos: bool = False  # start every row with the beginning-of-text token
-    revision: str | None = None  # commit of a hub data set
+    revision: str | None = None  # commit, tag or branch of a hub data set
     streaming: bool = True  # read a hub data set as it is needed instead of downloading it
     shuffle_buffer: int = 1000  # documents shuffled at a time, as in the authors' streams
 
@@ -49,10 +57,10 @@ class TextSource:
 class Rows:
     """Tokens for one experiment: `train` and `validation` never share a document."""
 
-    train: Int[Tensor, "n_train pos"]
-    validation: Int[Tensor, "n_validation pos"]
+    train: Int[Tensor, "n_train pos"]  # int32: the paper's 409.6 M tokens take 1.6 GB
+    validation: Int[Tensor, "n_validation pos"]  # int64
     # Rows drawn from the training text with another shuffle seed, the paper's kind of
-    # evaluation set; its overlap with `train` is left to chance.
+    # evaluation set; its overlap with `train` is left to chance. int64.
     paper: Int[Tensor, "n_paper pos"]
 
 
@@ -70,38 +78,61 @@ def load_rows(
     """Rows for training (order by `seed`), held-out rows, and the paper's evaluation rows.
 
     Held-out rows are the same for every seed, so that metrics of different seeds are comparable.
+    All rows are read before any is trained on: a source that is too short is an error now and not
+    after hours, and reading the paper's 400,000 rows takes minutes where training takes hours.
 
     Raises:
         DataError: a source cannot be read, has no usable column, holds fewer tokens than asked
             for, or tokens that the model does not know.
     """
-    same = (train.name, train.split) == (validation.name, validation.split)
-    if same and train.name != "storyworld":
-        held_out, kept = (lambda d: _held_out(d)), (lambda d: not _held_out(d))
-    else:
-        held_out, kept = (lambda d: True), (lambda d: True)
+    shared = _shared(train, validation)
     seen: set[bytes] = set()
 
-    def remember(document: Any) -> bool:
-        keep = held_out(document)
-        if keep:
+    def unseen(document: Document) -> bool:
+        return not (shared and _held_out(document)) and _digest(document) not in seen
+
+    def take(n: int, shuffle_seed: int) -> Tensor:
+        documents = filter(unseen, read_documents(train, shuffle_seed))
+        return pack_rows(documents, tokenizer, d_vocab, train, n)
+
+    held = held_out_rows(train, validation, tokenizer, d_vocab, n_validation, seen)
+    paper = take(n_paper, seed + 42).long() if n_paper else held[:0]
+    return Rows(take(n_train, seed), held, paper)
+
+
+def held_out_rows(
+    train: TextSource,
+    validation: TextSource,
+    tokenizer: Any,
+    d_vocab: int,
+    n_rows: int,
+    seen: set[bytes] | None = None,
+) -> Int[Tensor, "n_rows pos"]:
+    """The first held-out rows alone, int64: those of `load_rows`. `train` is not read.
+
+    Args:
+        seen: gets the digest of every document that was read for them.
+    """
+    shared = _shared(train, validation)
+
+    def remember(document: Document) -> bool:
+        keep = not shared or _held_out(document)
+        if keep and seen is not None:
             seen.add(_digest(document))
         return keep
 
-    def unseen(document: Any) -> bool:
-        return kept(document) and _digest(document) not in seen
-
-    def take(source: TextSource, n: int, shuffle_seed: int, keep: Any) -> Tensor:
-        documents = filter(keep, read_documents(source, shuffle_seed))
-        return pack_rows(documents, tokenizer, d_vocab, source, n)
-
-    held = take(validation, n_validation, 0, remember)
-    paper = take(train, n_paper, seed + 42, unseen) if n_paper else held[:0]
-    return Rows(take(train, n_train, seed, unseen), held, paper)
+    documents = filter(remember, read_documents(validation, 0))
+    return pack_rows(documents, tokenizer, d_vocab, validation, n_rows).long()
 
 
-def read_documents(source: TextSource, seed: int) -> Iterator[str | list[int]]:
-    """Documents of a source, shuffled by `seed`: texts, or lists of token ids.
+def _shared(train: TextSource, validation: TextSource) -> bool:
+    """Whether one source serves both, so that a digest decides about each document."""
+    same = (train.name, train.split) == (validation.name, validation.split)
+    return same and train.name != "storyworld"
+
+
+def read_documents(source: TextSource, seed: int | None) -> Iterator[Document]:
+    """Documents of a source, shuffled by `seed` (None: in order): texts, or token ids.
 
     Raises:
         DataError: the source cannot be read, or has neither a `text` nor an `input_ids` column.
@@ -110,23 +141,16 @@ def read_documents(source: TextSource, seed: int) -> Iterator[str | list[int]]:
         from e2e_lib.storyworld import generate
 
         # An endless stream: the seed chooses other stories, not another order of the same ones.
-        yield from (story.text for story in generate(seed, source.split))
+        yield from (story.text for story in generate(seed or 0, source.split))
         return
-    dataset = _open(source)
-    columns = dataset.column_names or list(next(iter(dataset), {}))
-    column = next((c for c in ("input_ids", "text") if c in columns), None)
-    if column is None:
-        raise DataError(
-            f"data {source.name!r} has the columns {', '.join(columns) or 'none'}, but one must be "
-            "'text' or 'input_ids'."
-        )
-    if hasattr(dataset, "num_rows"):
-        dataset = dataset.shuffle(seed=seed)
-    else:
-        dataset = dataset.shuffle(seed=seed, buffer_size=source.shuffle_buffer)
     try:
+        dataset, column = _open(source)
+        if seed is not None and hasattr(dataset, "num_rows"):
+            dataset = dataset.shuffle(seed=seed)
+        elif seed is not None:
+            dataset = dataset.shuffle(seed=seed, buffer_size=source.shuffle_buffer)
         for row in dataset:
-            if not isinstance(row[column], str | list):
+            if not isinstance(row[column], str | list | np.ndarray):
                 raise DataError(
                     f"data {source.name!r} holds {row[column]!r} in the column {column!r}, but it "
                     "must hold a text or a list of token ids in every row."
@@ -141,15 +165,16 @@ def read_documents(source: TextSource, seed: int) -> Iterator[str | list[int]]:
 
 
 def pack_rows(
-    documents: Iterable[str | list[int]],
+    documents: Iterable[Document],
     tokenizer: Any,
     d_vocab: int,
     source: TextSource,
     n_rows: int,
 ) -> Int[Tensor, "n_rows pos"]:
-    """The first `n_rows` rows of the packed stream of documents.
+    """The first `n_rows` rows, int32, of the packed stream of documents.
 
-    Token lists that are exactly `context_size` long are rows already and are taken as they are.
+    Texts are separated by the end-of-text token; token ids are joined as they are, so that
+    ready-made rows of `context_size` come back unchanged. A bar shows when it takes long.
 
     Raises:
         DataError: the documents end before `n_rows` rows are full, or hold tokens outside
@@ -157,110 +182,197 @@ def pack_rows(
     """
     require(source.context_size >= 2, "context_size", source.context_size, "at least 2")
     require(n_rows >= 1, "rows of text", n_rows, "at least 1")
+    width = source.context_size - source.prepend_bos
+    flat = np.empty(n_rows * width, dtype=np.int32)
+    filled = 0
+    # mininterval: executed notebooks keep every update. TQDM_DISABLE=1 switches the bar off.
+    with tqdm(
+        total=len(flat), unit="tok", unit_scale=True, desc="reading text", delay=5, mininterval=1
+    ) as bar:
+        for ids in token_stream(documents, tokenizer, d_vocab, source):
+            ids = ids[: len(flat) - filled]
+            flat[filled : filled + len(ids)] = ids
+            filled += len(ids)
+            bar.update(len(ids))
+            if filled == len(flat):
+                break
+    if filled < len(flat):
+        raise DataError(
+            f"data {source.name!r} holds {filled // width * source.context_size:,} tokens in whole "
+            f"rows of {source.context_size}, but {n_rows * source.context_size:,} are asked for: "
+            "ask for fewer or give more text."
+        )
+    rows = flat.reshape(n_rows, width)
+    if source.prepend_bos:
+        rows = np.concatenate(
+            [np.full((n_rows, 1), first_token(tokenizer, source), np.int32), rows], 1
+        )
+    return torch.from_numpy(rows)
+
+
+def token_stream(
+    documents: Iterable[Document], tokenizer: Any, d_vocab: int, source: TextSource
+) -> Iterator[Ids]:
+    """Token ids of one document after another; a text ends in the end-of-text token.
+
+    Raises:
+        DataError: ids that are no whole numbers in 0..d_vocab-1.
+    """
+    for document in _tokenised(documents, tokenizer, source):
+        ids = np.asarray(document)
+        if ids.size == 0:
+            continue
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise DataError(
+                f"data {source.name!r} holds {str(document)[:60]} as token ids, but they must be "
+                "a list of whole numbers."
+            )
+        if ids.min() < 0 or ids.max() >= d_vocab:
+            raise DataError(
+                f"data {source.name!r} holds token ids from {ids.min()} to {ids.max()}, but the "
+                f"model's vocabulary is 0 to {d_vocab - 1}."
+            )
+        yield ids
+
+
+def _tokenised(
+    documents: Iterable[Document], tokenizer: Any, source: TextSource
+) -> Iterator[list[int] | Ids]:
+    """Texts tokenised, without special tokens, and ended by a separator; ids as they are."""
+    texts: list[str] = []
+
+    def flush() -> Iterator[list[int]]:
+        if texts:
+            eos = _eos(tokenizer, source)
+            for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+                yield [*ids, eos]
+        texts.clear()
+
+    for document in documents:
+        if not isinstance(document, str):
+            yield document
+            continue
+        texts.append(document)
+        if len(texts) == TEXTS_AT_ONCE:
+            yield from flush()
+    yield from flush()
+
+
+def _eos(tokenizer: Any, source: TextSource) -> int:
+    """The token between two texts."""
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
     if eos is None:
         raise DataError(
             f"data {source.name!r} cannot be packed: the model's tokenizer has no end-of-text "
             "token (eos_token or bos_token in tokenizer_config.json), but one must separate texts."
         )
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos
-    width = source.context_size - source.prepend_bos
-    rows: list[list[int]] = []
-    stream: list[int] = []
-    for ids in _tokenised(documents, tokenizer):
-        if len(ids) == source.context_size and not source.prepend_bos:
-            rows.append(ids)  # ready-made rows already carry their separators
-        else:
-            stream += [*ids, eos]
-            while len(stream) >= width:
-                rows.append([bos] * source.prepend_bos + stream[:width])
-                stream = stream[width:]
-        if len(rows) >= n_rows:
-            break
-    if len(rows) < n_rows:
-        raise DataError(
-            f"data {source.name!r} holds {len(rows) * source.context_size:,} tokens in whole rows "
-            f"of {source.context_size}, but {n_rows * source.context_size:,} are asked for: ask "
-            "for fewer or give more text."
-        )
-    tokens = torch.tensor(rows[:n_rows], dtype=torch.long)
-    if tokens.min() < 0 or tokens.max() >= d_vocab:
-        raise DataError(
-            f"data {source.name!r} holds token ids from {int(tokens.min())} to "
-            f"{int(tokens.max())}, but the model's vocabulary is 0 to {d_vocab - 1}."
-        )
-    return tokens
+    return int(eos)
 
 
-def _tokenised(documents: Iterable[str | list[int]], tokenizer: Any) -> Iterator[list[int]]:
-    """Token ids of each document, without special tokens; texts are tokenised 500 at a time."""
-    texts: list[str] = []
-
-    def flush() -> list[list[int]]:
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        texts.clear()
-        return ids
-
-    for document in documents:
-        if isinstance(document, str):
-            texts.append(document)
-            if len(texts) == 500:
-                yield from flush()
-        else:
-            yield list(document)
-    yield from flush()
+def first_token(tokenizer: Any, source: TextSource) -> int:
+    """The token that starts a row, where one is asked for."""
+    bos = tokenizer.bos_token_id
+    return _eos(tokenizer, source) if bos is None else int(bos)
 
 
-def _open(source: TextSource) -> Any:
-    """The `datasets` object behind a source that is not StoryWorld."""
+def _open(source: TextSource) -> tuple[Any, str]:
+    """The `datasets` object behind a source that is not StoryWorld, and its column to read."""
     import datasets
 
     datasets.disable_progress_bars()
     path = Path(source.name).expanduser()
-    if path.suffix in READERS:
-        if not path.is_file():
-            raise DataError(f"data is {source.name!r}, but there is no such file.")
-        try:
-            return datasets.load_dataset(
-                READERS[path.suffix], data_files=str(path), split="train", streaming=False
-            )
-        except Exception as error:  # datasets wraps parser errors in many classes
-            reason = first_sentence(error.__cause__ or error)
-            raise DataError(f"data {source.name!r} cannot be read: {reason}.") from error
-    if path.exists() or source.name.startswith((".", "/", "~")):
+    dataset = _open_file(path, source) if path.suffix in READERS else _open_hub(path, source)
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    column = next((c for c in ("input_ids", "text") if c in columns), None)
+    if column is None:
+        raise DataError(
+            f"data {source.name!r} has the columns {', '.join(columns) or 'none'}, but one must be "
+            "'text' or 'input_ids'."
+        )
+    return dataset.select_columns(column), column
+
+
+def _open_file(path: Path, source: TextSource) -> Any:
+    import datasets
+
+    if not path.is_file():
+        raise DataError(f"data is {source.name!r}, but there is no such file.")
+    try:
+        return datasets.load_dataset(
+            READERS[path.suffix], data_files=str(path), split="train", streaming=False
+        )
+    except Exception as error:  # datasets wraps parser errors in many classes
+        reason = first_sentence(error.__cause__ or error)
+        raise DataError(f"data {source.name!r} cannot be read: {reason}.") from error
+
+
+def _open_hub(path: Path, source: TextSource) -> Any:
+    """A hub data set, or a folder in the same layout: files of a split in it or in its data/."""
+    import datasets
+
+    places = [f"{place}*{suffix}" for place in ("", "data/") for suffix in READERS]
+    local = any(any(path.glob(pattern)) for pattern in places)
+    if not local and (path.exists() or source.name.startswith((".", "/", "~"))):
         raise DataError(
             f"data is {source.name!r}, but it must be 'storyworld', a file ending in "
-            f"{', '.join(READERS)}, or the name of a hub data set."
+            f"{', '.join(READERS)}, the name of a hub data set, or a folder with such files in it "
+            "or in its data/."
         )
     try:
         return datasets.load_dataset(
-            source.name, split=source.split, streaming=source.streaming, revision=source.revision
+            str(path) if local else source.name,
+            split=source.split,
+            streaming=source.streaming,
+            revision=None if local else source.revision,
         )
     except Exception as error:
         raise DataError(
-            f"data is {source.name!r}, but this hub data set (split {source.split!r}) cannot be "
-            f"opened, which needs a network or a cached copy: {type(error).__name__}: "
-            f"{first_sentence(error)}."
+            f"data is {source.name!r}, but this data set (split {source.split!r}) cannot be "
+            f"opened, which needs a network or a cached copy unless it is a folder: "
+            f"{type(error).__name__}: {first_sentence(error)}."
         ) from error
 
 
-def _digest(document: str | list[int]) -> bytes:
-    raw = document if isinstance(document, str) else " ".join(map(str, document))
-    return hashlib.blake2b(raw.encode(), digest_size=16).digest()
+def _digest(document: Document) -> bytes:
+    """Of a text's letters, or of token ids whatever integer type holds them."""
+    if isinstance(document, str):
+        raw = document.encode()
+    else:
+        raw = np.asarray(document, np.int64).tobytes()
+    return hashlib.blake2b(raw, digest_size=16).digest()
 
 
-def _held_out(document: str | list[int]) -> bool:
+def _held_out(document: Document) -> bool:
     return int.from_bytes(_digest(document)[:8], "big") % HELD_OUT_ONE_IN == 0
 
 
 def source_pair(
-    train_data: str, validation_data: str, context_size: int, prepend_bos: bool = False
+    train_data: str,
+    validation_data: str,
+    context_size: int,
+    prepend_bos: bool = False,
+    revision: str | None = None,
 ) -> tuple[TextSource, TextSource]:
     """Sources for two data parameters; the held-out split is named `validation` where there is one.
 
-    One hub name or file given twice is split by document digest.
+    One hub name or file given twice is split by document digest; `NAME:SPLIT` names another split
+    of a hub data set or folder. `revision` is that of the hub data sets.
     """
-    train = TextSource(train_data, "train", context_size, prepend_bos)
+    train_name, train_split = _named_split(train_data)
+    name, split = _named_split(validation_data)
+    train = TextSource(train_name, train_split or "train", context_size, prepend_bos, revision)
     if validation_data == train_data and train_data != "storyworld":
         return train, train
-    return train, replace(train, name=validation_data, split="validation")
+    return train, replace(train, name=name, split=split or "validation")
+
+
+def _named_split(name: str) -> tuple[str, str | None]:
+    """`NAME:SPLIT` in two; a path that exists is a name.
+
+    >>> _named_split("someone/stories:validation"), _named_split("a.jsonl")
+    (('someone/stories', 'validation'), ('a.jsonl', None))
+    """
+    base, _, split = name.rpartition(":")
+    if not base or not split.isidentifier() or Path(name).expanduser().exists():
+        return name, None
+    return base, split

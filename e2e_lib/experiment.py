@@ -1,7 +1,8 @@
 """One experiment: a model, data and hook points shared by a list of runs; what is still to do."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,14 @@ from typing import Any
 from e2e_lib.config import TrainConfig, config_dict
 from e2e_lib.errors import ConfigError, require
 from e2e_lib.losses import named_objective
-from e2e_lib.provenance import content_digest
+from e2e_lib.provenance import content_digest, model_digest, project_path
 from e2e_lib.runs import finished, run_name
+from e2e_lib.sae import CONFIG, WEIGHTS
+
+TRAINING_PARAMETERS = (  # of notebook 10_train, that go to `Experiment.configs`
+    *("e2e_kl_coeff", "ds_kl_coeff", "downstream_coeff", "downstream_last_block"),
+    *("lr", "warmup_fraction", "schedule", "min_lr_factor", "grad_clip"),
+)
 
 
 def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
@@ -29,6 +36,18 @@ def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
         raise ConfigError(
             f"sparsity_coeffs is {text!r}, but it must look like 'local:0.3,1;e2e:0.1,0.3'."
         ) from None
+
+
+def planned(
+    parameters: Mapping[str, Any], sparsity_coeffs: Mapping[str, Sequence[float]]
+) -> list[str]:
+    """Folder names of the runs that notebook 10_train makes with these `parameters` of its own."""
+    shared = {f.name for f in fields(Experiment)} & parameters.keys()
+    experiment = Experiment(
+        hook_names=tuple(parameters["hook"].split("+")), **{key: parameters[key] for key in shared}
+    )
+    training = {key: parameters[key] for key in TRAINING_PARAMETERS}
+    return [experiment.name(c) for c in experiment.configs(sparsity_coeffs, **training)]
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,9 @@ class Experiment:
     batch_size: int
     micro_batch_size: int
     processed: bool = False
+    model_revision: str = "main"  # of a hub model
+    data_revision: str = "main"  # of hub data sets
+    prepend_bos: bool = False  # every row starts with the beginning-of-text token
     device: str = "cpu"
     threads: int = 1  # part of the result on a CPU: sums are taken in another order
 
@@ -65,12 +87,11 @@ class Experiment:
     @cached_property
     def _contents(self) -> dict[str, str | None]:
         """Digests of local files: two folders of one name are not the same model."""
-        sources = {
-            "model": self.model,
-            "train": self.train_data,
-            "validation": self.validation_data,
+        return {
+            "model": model_digest(self.model),
+            "train": content_digest(self.train_data),
+            "validation": content_digest(self.validation_data),
         }
-        return {kind: content_digest(name) for kind, name in sources.items()}
 
     @property
     def train_rows(self) -> int:
@@ -90,7 +111,7 @@ class Experiment:
             "model_name": self._shown(self.model),
             "hook_head_index": None,
             "context_size": self.context_size,
-            "prepend_bos": False,
+            "prepend_bos": self.prepend_bos,
             "dataset_path": self._shown(self.train_data),
             "model_from_pretrained_kwargs": {},
             "neuronpedia_id": None,
@@ -126,15 +147,51 @@ class Experiment:
             for coeff in coeffs
         ]
 
+    def starts(self, results: Path, init_from: str) -> dict[str, str]:
+        """{hook: folder of the saved SAE that it starts from}; {} for a start from scratch.
+
+        Args:
+            init_from: a finished run of `results`, or a folder with a saved SAE (of several hooks:
+                with a folder for each); empty for none.
+
+        Raises:
+            ConfigError: there is no such SAE, or its dictionary ratio is another one.
+        """
+        if not init_from:
+            return {}
+        run = results / "saes" / init_from
+        base = run if finished(run) else project_path(init_from)
+        found = {}
+        for hook in self.hook_names:
+            folder = base / hook if (base / hook).is_dir() else base
+            saved = (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+            allowed = "a finished run with weights, or a folder with a saved SAE for each hook"
+            require(saved, "init_from", init_from, allowed)
+            size = json.loads((folder / CONFIG).read_text())
+            same = int(self.dict_ratio * size["d_in"]) == size["d_sae"]
+            allowed = f"that of init_from, which has {size['d_sae']} latents for {size['d_in']}"
+            require(same, "dict_ratio", self.dict_ratio, allowed)
+            found[hook] = str(folder)
+        return found
+
     def describe(self, config: TrainConfig) -> dict[str, Any]:
         """Every value that decides a run's result, as JSON; names the run."""
+        contents: dict[str, Any] = dict(self._contents)
+        if config.init_from:  # a start of the same name may hold other weights
+            contents["init_from"] = {
+                hook: content_digest(str(Path(folder) / WEIGHTS))
+                for hook, folder in config.init_from.items()
+            }
         return {
             "objective_name": config.objective.name,
             "model": self._shown(self.model),
             "train_data": self._shown(self.train_data),
             "validation_data": self._shown(self.validation_data),
-            "contents": self._contents,
+            "contents": contents,
             "processed": self.processed,
+            "model_revision": self.model_revision,
+            "data_revision": self.data_revision,
+            "prepend_bos": self.prepend_bos,
             "context_size": self.context_size,
             "train_tokens": self.train_rows * self.context_size,
             "eval_tokens": self.eval_rows * self.context_size,

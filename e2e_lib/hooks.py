@@ -146,6 +146,27 @@ def spliced_pass(
     return result
 
 
+def replaced_pass(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    hook_name: str,
+    activation: Float[Tensor, "batch pos d"],
+    start: Float[Tensor, "batch pos d_model"] | None = None,
+) -> Float[Tensor, "batch pos vocab"]:
+    """Logits of the model with `activation` in place of its own at `hook_name`.
+
+    start: the residual stream before the hook's block, if known: the blocks before it then need
+    not run. At that very hook the activation itself will do.
+    """
+    layer = layer_of(hook_name)
+    start = activation if hook_name == resid_pre(layer) else start
+    with (
+        _skip_blocks(model, layer, start),
+        model.hooks(fwd_hooks=[(hook_name, lambda value, hook: activation)]),
+    ):
+        return _forward(model, tokens, None)
+
+
 def apply_saes(clean: CleanPass, saes: Mapping[str, SAE]) -> SplicedPass:
     """Each SAE on its own clean activation, the rest of the model unseen: `local` training."""
     result = SplicedPass()

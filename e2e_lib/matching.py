@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 OBJECTIVES = ("local", "e2e", "e2e_ds")
+SWEPT = ("lr", "dict_ratio", "train_tokens", "init_from")  # columns that a sweep varies
 COMPARED = ["l0", "alive", "grad_norm", "ce_increase"]  # columns of Tables 2 and 3
 
 
@@ -17,10 +18,11 @@ def main_runs(table: pd.DataFrame) -> pd.DataFrame:
     the most frequent model, kind of hook point and dictionary ratio; then, for each layer and
     objective, the most frequent number of training tokens, learning rate and coefficients of KL
     and of the downstream term (the paper chose these per objective and layer). Sweeps over those,
-    and runs with several SAEs at once, are other analyses. Ties: the first in the alphabet.
+    runs that start from a saved SAE, and runs with several SAEs at once, are other analyses. Ties:
+    the first in the alphabet.
     """
-    alone = ~table["run"].duplicated(keep=False)
-    kept = table[table["objective"].isin(OBJECTIVES) & alone]
+    kept = _comparable(table)
+    kept = kept[kept["init_from"] == ""]
     if kept.empty:
         return kept
     kept = kept.assign(_kind=kept["hook"].str.replace(r"^blocks\.\d+\.", "", regex=True), _all=0)
@@ -35,6 +37,39 @@ def main_runs(table: pd.DataFrame) -> pd.DataFrame:
     order = kept["objective"].map(OBJECTIVES.index)
     kept = kept.assign(_order=order).sort_values(["layer", "_order", "seed", "sparsity_coeff"])
     return kept.drop(columns=["_kind", "_all", "_order"]).reset_index(drop=True)
+
+
+def sweep_runs(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The runs of one sweep, and the main runs of the same layers, objectives, seeds and λ.
+
+    A run belongs to the sweep if `column`, one of SWEPT, is the only one of `main_runs`' columns in
+    which it differs from the main runs of its layer and objective; a run that starts from a saved
+    SAE (init_from) may also differ in training tokens and learning rate.
+
+    Returns rows of `table` with a further column `main`; none where the sweep was not trained.
+    """
+    main, others = main_runs(table), _comparable(table)
+    equal = ["model", "hook", *SWEPT, "kl_coeff", "downstream_coeff"]
+    place = ["layer", "objective"]
+    usual = main[[*place, *equal]].drop_duplicates(place)
+    others = others[~others["run"].isin(main["run"])].merge(usual[place], on=place)
+    usual = others[place].merge(usual, on=place, how="left")
+    differs = pd.DataFrame({c: others[c].map(repr) != usual[c].map(repr) for c in equal})
+    free = {column, "train_tokens", "lr"} if column == "init_from" else {column}
+    same = ~differs[[c for c in equal if c not in free]].any(axis=1)
+    swept = others[same & differs[column]]
+    keys = [*place, "seed", "sparsity_coeff"]
+    partners = main.merge(swept[keys].drop_duplicates(), on=keys)
+    found = pd.concat([partners.assign(main=True), swept.assign(main=False)])
+    found["main"] = found["main"].astype(bool)  # object where both are empty
+    return found.sort_values([*place, column, "train_tokens", *keys[2:]], ignore_index=True)
+
+
+def _comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Runs of the three objectives with one SAE each; `init_from` is "" for those from scratch."""
+    start = table["init_from"].fillna("") if "init_from" in table else ""
+    alone = ~table["run"].duplicated(keep=False)
+    return table.assign(init_from=start)[table["objective"].isin(OBJECTIVES) & alone]
 
 
 def _most_frequent(values: pd.Series) -> str:

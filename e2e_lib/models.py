@@ -43,7 +43,7 @@ def model_path(name_or_folder: str) -> str:
 
 
 def load_model(
-    name_or_folder: str, device: str = "cpu", *, processed: bool = False
+    name_or_folder: str, device: str = "cpu", *, processed: bool = False, revision: str = "main"
 ) -> TransformerBridge:
     """A frozen language model with hooks, in evaluation mode and float32.
 
@@ -52,6 +52,7 @@ def load_model(
         device: `cpu`, `cuda`, `cuda:1`, ...
         processed: fold LayerNorm and centre the weights that write to the residual stream: the
             basis of the paper's GPT-2 SAEs. CE and KL do not change by it.
+        revision: commit, tag or branch of a hub model.
 
     Raises:
         ModelError: no such device, folder or hub model, or files that cannot be read.
@@ -62,7 +63,8 @@ def load_model(
         disable_progress_bar()  # of reading weights: noise in every executed notebook
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # third-party deprecations that no caller can act on
-            model = TransformerBridge.boot_transformers(path, device=device)
+            pinned = None if Path(path).is_dir() else revision
+            model = TransformerBridge.boot_transformers(path, device=device, revision=pinned)
             if processed:
                 model.enable_compatibility_mode()
     except Exception as error:  # the libraries raise a dozen classes here; the user needs one

@@ -7,6 +7,7 @@ on GPT-2 are L0 50-300 and alive 23k-35k; the default here is the range that all
 Straight lines between few λ lie above a convex curve, for every objective alike.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,64 @@ def interpolate(grid: Array, x: Array, y: Array) -> Array:
     return np.stack([np.interp(grid, a, b) for a, b in zip(x, y, strict=True)])
 
 
+def ratio_of_curves(
+    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
+    rows: pd.DataFrame,
+    *,
+    x: str = "l0",
+    y: str = "ce_increase",
+    window: tuple[float, float] | None = None,
+    points: int = POINTS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Mean over `points` values of x, then over the pairs, of y_first / y_second at equal x.
+
+    pairs: for each training seed, the runs of the one curve and those of the other. rows:
+    `row_table`, per held-out row of text. window: of x; by default what all the curves share.
+    Interval: 95 %, pairs resampled, and rows within pairs (the window stays fixed). Points where
+    the second curve is ≤ 0 are left out.
+
+    Returns value, low, high, window_low, window_high, n_seeds, n_rows, n_runs, note; NaN with
+    the reason in `note` where the curves do not allow a comparison.
+    """
+    curves = [runs for pair in pairs for runs in pair]
+    left, right = max(runs[x].min() for runs in curves), min(runs[x].max() for runs in curves)
+    span = window or (float(left), float(right))
+    if span[0] >= span[1]:
+        return nothing(f"the curves share no range of {x}", len(pairs))
+
+    together = pd.concat(curves, ignore_index=True)
+    own = rows[rows["run"].isin(together["run"])]
+    row_ids = pd.Index(sorted(own["row"].unique()))
+    rng = np.random.default_rng(seed)
+    weights = resample_weights(max(len(row_ids), 1), resamples, rng)
+    xs, ys = (resampled_metric(together, own, column, weights, row_ids) for column in (x, y))
+
+    grid = np.linspace(*span, points)
+    ends = np.cumsum([len(runs) for runs in curves])
+    parts = [slice(end - len(runs), end) for end, runs in zip(ends, curves, strict=True)]
+    heights = [interpolate(grid, xs[:, part], ys[:, part]) for part in parts]
+    ratios = np.empty((1 + resamples, len(pairs)))
+    for k, (first, second) in enumerate(zip(heights[::2], heights[1::2], strict=True)):
+        usable = second > 0
+        ratio = first / np.where(usable, second, 1)
+        ratios[:, k] = (ratio * usable).sum(axis=1) / np.maximum(usable.sum(axis=1), 1)
+    low, high = percentiles(over_groups(ratios[1:], rng))
+    return {
+        "value": float(ratios[0].mean()), "low": low, "high": high,
+        "window_low": span[0], "window_high": span[1],
+        "n_seeds": len(pairs), "n_rows": len(row_ids), "n_runs": len(together), "note": "",
+    }  # fmt: skip
+
+
+def nothing(reason: str, n_seeds: int) -> dict[str, Any]:
+    """What `ratio_of_curves` returns where the curves cannot be compared."""
+    numbers = ("value", "low", "high", "window_low", "window_high")
+    counts = {"n_seeds": n_seeds, "n_rows": 0, "n_runs": 0}
+    return dict.fromkeys(numbers, np.nan) | counts | {"note": reason}
+
+
 def interpolated_ratio(
     runs: pd.DataFrame,
     rows: pd.DataFrame,
@@ -74,52 +133,30 @@ def interpolated_ratio(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Mean over `points` values of x, then over seeds, of y_objective / y_reference at equal x.
+    """`ratio_of_curves` of two objectives at one layer, in every seed that has both and the third.
 
-    runs: all objectives of one layer (`metrics_table`, through `matching.main_runs`).
-    rows: `row_table`, per held-out row of text. Interval: 95 %, seeds resampled, and rows within
-    seeds (the window stays fixed). Points where the reference is ≤ 0 are left out.
+    runs: all objectives of one layer (`metrics_table`, through `matching.main_runs`). The window
+    is by default the range that the curves of all three objectives share.
 
-    Returns value, low, high, window_low, window_high, n_seeds, n_rows, n_runs, note; NaN with
-    the reason in `note` where the curves do not allow a comparison.
+    Returns objective, reference, x, y and what `ratio_of_curves` does.
     """
+    named = {"objective": objective, "reference": reference, "x": x, "y": y}
     seeds = curve_seeds(runs)
-    result: dict[str, Any] = {
-        "objective": objective, "reference": reference, "x": x, "y": y,
-        "value": np.nan, "low": np.nan, "high": np.nan,
-        "window_low": np.nan, "window_high": np.nan,
-        "n_seeds": len(seeds), "n_rows": 0, "n_runs": 0, "note": "",
-    }  # fmt: skip
+    span = window or (shared_window(runs, x, seeds) if seeds else None)
     if not seeds:
-        return result | {"note": f"no seed has {MIN_RUNS} runs of every objective at this layer"}
-    span = window or shared_window(runs, x, seeds)
+        return named | nothing(f"no seed has {MIN_RUNS} runs of every objective at this layer", 0)
     if span is None:
-        return result | {"note": f"the curves share no range of {x}"}
-
-    both = runs[runs["objective"].isin([objective, reference]) & runs["seed"].isin(seeds)]
-    both = both.reset_index(drop=True)
-    own = rows[rows["run"].isin(both["run"])]
-    row_ids = pd.Index(sorted(own["row"].unique()))
-    rng = np.random.default_rng(seed)
-    weights = resample_weights(max(len(row_ids), 1), resamples, rng)
-    xs, ys = (resampled_metric(both, own, column, weights, row_ids) for column in (x, y))
-
-    grid = np.linspace(*span, points)
-    ratios = np.empty((1 + resamples, len(seeds)))
-    for k, one_seed in enumerate(seeds):
-        curve = {}
-        for name in (objective, reference):
-            at = np.flatnonzero((both["seed"] == one_seed) & (both["objective"] == name))
-            curve[name] = interpolate(grid, xs[:, at], ys[:, at])
-        usable = curve[reference] > 0
-        ratio = curve[objective] / np.where(usable, curve[reference], 1)
-        ratios[:, k] = (ratio * usable).sum(axis=1) / np.maximum(usable.sum(axis=1), 1)
-    low, high = percentiles(over_groups(ratios[1:], rng))
-    return result | {
-        "value": float(ratios[0].mean()), "low": low, "high": high,
-        "window_low": span[0], "window_high": span[1],
-        "n_rows": len(row_ids), "n_runs": len(both),
-    }  # fmt: skip
+        return named | nothing(f"the curves share no range of {x}", len(seeds))
+    pairs = [
+        tuple(
+            runs[(runs["objective"] == name) & (runs["seed"] == one)]
+            for name in (objective, reference)
+        )
+        for one in seeds
+    ]
+    return named | ratio_of_curves(
+        pairs, rows, x=x, y=y, window=span, points=points, resamples=resamples, seed=seed
+    )
 
 
 def summary_ratios(

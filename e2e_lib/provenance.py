@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from e2e_lib.storyworld import STORYWORLD_FOLDER
+
 PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "numpy", "pandas")
 
 
@@ -42,9 +44,17 @@ def shown_path(path: Path) -> str:
 def content_digest(name: str) -> str | None:
     """Digest of a local file, or of a model folder's configuration and weights; None if not local.
 
-    `storyworld` ships with the package, whose version and commit are recorded: None too.
+    Text from `storyworld` is made by the package, whose version and commit are recorded: None too.
     """
-    path = project_path(name)
+    return _digest(project_path(name))
+
+
+def model_digest(name: str) -> str | None:
+    """`content_digest` of a language model; of `storyworld`, that of the shipped weights."""
+    return _digest(STORYWORLD_FOLDER) if name == "storyworld" else content_digest(name)
+
+
+def _digest(path: Path) -> str | None:
     files = [path] if path.is_file() else sorted(path.glob("*.json")) + sorted(path.glob("*.saf*"))
     if not files:
         return None

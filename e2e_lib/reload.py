@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from e2e_lib.data import load_rows, source_pair
+from e2e_lib.data import held_out_rows, source_pair
 from e2e_lib.errors import ResultsError
 from e2e_lib.hooks import clean_pass
 from e2e_lib.models import load_model
-from e2e_lib.provenance import content_digest, source_path
+from e2e_lib.provenance import model_digest, source_path
 from e2e_lib.runs import run_config, sae_folder
 from e2e_lib.sae import SAE, firing_frequency
 
@@ -62,7 +62,7 @@ def load_subject(
     """
     config = run_config(results)
     path = source_path(model)
-    digest = content_digest(path)
+    digest = model_digest(path)
     name = Path(model).name if digest else model
     recorded = (Path(str(config["model"])).name, config.get("contents", {}).get("model"))
     if (Path(name).name, digest) != recorded:
@@ -70,16 +70,25 @@ def load_subject(
             f"model is {name!r}, but the runs in {results.name!r} were trained on "
             f"{config['model']!r}" + (" with other weights." if recorded[0] == name else ".")
         )
-    language_model = load_model(path, device, processed=config["processed"])
-    text = source_path(validation_data)
-    rows = load_rows(
-        *source_pair(text, text, config["context_size"]),
-        language_model.tokenizer,
-        language_model.cfg.d_vocab,
-        n_train=1,
-        n_validation=n_rows,
+    language_model = load_model(
+        path,
+        device,
+        processed=config["processed"],
+        revision=config.get("model_revision", "main"),
     )
-    return Subject(language_model, rows.validation.to(language_model.cfg.device))
+    text = source_path(validation_data)
+    contents = config.get("contents", {})
+    names = [(config.get(f"{k}_data"), contents.get(k)) for k in ("train", "validation")]
+    pair = source_pair(
+        text if names[0] == names[1] else f"not {text}",  # one source is split by document digest
+        text,
+        config["context_size"],
+        config.get("prepend_bos", False),
+        config.get("data_revision"),
+    )
+    words, d_vocab = language_model.tokenizer, language_model.cfg.d_vocab
+    rows = held_out_rows(*pair, words, d_vocab, n_rows)
+    return Subject(language_model, rows.to(language_model.cfg.device))
 
 
 def load_saes(

@@ -42,6 +42,7 @@ METRICS_FIRST = [
     "d_sae",
     "train_tokens",
     "lr",
+    "init_from",
     "l0",
     "alive",
     "ce_clean",
@@ -55,6 +56,8 @@ METRICS_FIRST = [
     "train_seconds",
     "device",
 ]
+
+CURVE_FIRST = ["step", "tokens", "loss", "l0", "ce_increase", "grad_norm", "lr"]
 
 
 class Results(NamedTuple):
@@ -161,7 +164,8 @@ def save_run(
     Args:
         results: the results folder.
         config: every value that decides the result; names the run.
-        trained, held_out: what `train` and `evaluate` returned.
+        trained, held_out: what `train` and `evaluate` returned; of an SAE that was not trained
+            here, `released.as_trained`.
         paper: evaluation on the authors' kind of evaluation set, for the `_paper` columns.
         source: SAELens metadata: model_name, dataset_path, context_size, prepend_bos.
     """
@@ -182,15 +186,15 @@ def save_run(
         )
     write_json(folder / "metrics.json", metrics)
     write_text(folder / "rows.csv", held_out.rows.to_csv(index=False, float_format="%.6g"))
-    curve = pd.DataFrame(trained.curve).to_csv(index=False, float_format="%.6g")
-    write_text(folder / "curve.csv", curve)
+    curve = pd.DataFrame(trained.curve or None, columns=None if trained.curve else CURVE_FIRST)
+    write_text(folder / "curve.csv", curve.to_csv(index=False, float_format="%.6g"))
     record = {"status": "ok", "config": config, "provenance": provenance()}
     write_json(folder / "run.json", record)
     return folder
 
 
 def _paper_metrics(trained: "TrainedRun", paper: "Evaluation | None", hook: str) -> dict[str, Any]:
-    values: dict[str, Any] = {"alive_paper": trained.alive_paper[hook]}
+    values: dict[str, Any] = {"alive_paper": trained.alive_paper.get(hook)}
     values["alive_window_tokens"] = trained.alive_window_tokens
     if paper is not None:
         values |= {f"{k}_paper": paper.model[k] for k in ("ce_increase", "kl")}
@@ -229,10 +233,13 @@ def metrics_table(results: Path) -> pd.DataFrame:
         } | {k: config[k] for k in ("seed", "dict_ratio", "lr", "device")}
         for hook, values in metrics["saes"].items():
             layer = int(hook.split(".")[1]) if hook.startswith("blocks.") else 0
-            rows.append(shared | {"hook": hook, "layer": layer} | values)
+            start = config.get("init_from", {}).get(hook, "")  # empty: from scratch
+            rows.append(shared | {"hook": hook, "layer": layer, "init_from": start} | values)
     if not rows:
         raise ResultsError(f"results folder {shown_path(results)!r} holds no finished run.")
     table = pd.DataFrame(rows)
+    unknown = table.columns[table.isna().all()]  # by every run: what training alone knows
+    table[unknown] = table[unknown].astype(float)  # NaN, and not None
     others = [c for c in table.columns if c not in METRICS_FIRST]
     order = ["layer", "hook", "objective", "seed", "sparsity_coeff", "run"]
     return table[[*METRICS_FIRST, *others]].sort_values(order).reset_index(drop=True)

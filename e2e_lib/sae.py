@@ -10,8 +10,9 @@ the stored W_dec is free. Folders have the SAELens layout: `sae_weights.safetens
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,16 @@ from torch.nn import functional as F
 from e2e_lib.errors import ModelError, require
 
 WEIGHTS, CONFIG, SPARSITY = "sae_weights.safetensors", "cfg.json", "sparsity.safetensors"
+# What a folder's configuration may say; the first value is meant where an older one says nothing.
+# SAELens subtracts b_dec from the input unless told otherwise, so that must be told.
+SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "architecture": ("standard",),
+    "activation_fn_str": ("relu",),
+    "activation_fn": ("relu",),
+    "normalize_activations": ("none", None, False),
+    "reshape_activations": ("none", None),
+    "finetuning_scaling_factor": (False, None),
+}
 NEVER_FIRED = -10.0  # SAELens writes log10(1e-10) for a latent that never fired
 
 
@@ -114,7 +125,7 @@ class SAE(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> "SAE":
-        """Read a SAELens folder that holds a standard (ReLU) autoencoder.
+        """Read a SAELens folder that holds a standard (ReLU) autoencoder, of any of its versions.
 
         Raises:
             ModelError: a file is missing, unreadable or truncated, the architecture is another
@@ -129,18 +140,32 @@ class SAE(nn.Module):
                 f"SAE folder {str(folder)!r}: {CONFIG} must be readable JSON with d_in and d_sae "
                 f"({type(error).__name__}: {error})."
             ) from error
-        if config.get("architecture") != "standard" or config.get("apply_b_dec_to_input", True):
+        others = {
+            k: config.get(k, v[0]) for k, v in SUPPORTED.items() if config.get(k, v[0]) not in v
+        }
+        if config.get("apply_b_dec_to_input", True):
+            others["apply_b_dec_to_input"] = config.get("apply_b_dec_to_input", "not said")
+        if others:
+            found = ", ".join(f"{key} {value!r}" for key, value in others.items())
             raise ModelError(
-                f"SAE folder {str(folder)!r}: architecture is {config.get('architecture')!r} with "
-                f"apply_b_dec_to_input {config.get('apply_b_dec_to_input', True)}, but only "
-                "'standard' without an input bias is supported."
+                f"SAE folder {str(folder)!r}: its {CONFIG} has {found}, but only a 'standard' "
+                "autoencoder of ReLU codes without an input bias (apply_b_dec_to_input false) is "
+                "supported."
             )
         shapes = {"W_enc": [d_in, d_sae], "b_enc": [d_sae], "W_dec": [d_sae, d_in], "b_dec": [d_in]}
-        weights = _read_checked(folder / WEIGHTS, shapes)
-        # Shapes were checked against the file before any memory of that size is taken.
-        sae = cls(d_in, d_sae)
-        sae.load_state_dict(weights)
-        return sae.to(device)
+        return cls.from_weights(_read_checked(folder / WEIGHTS, shapes)).to(device)
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Tensor]) -> "SAE":
+        """An SAE of these float32 tensors: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec.
+
+        Nothing is initialised first: at GPT-2's size an orthogonal decoder takes seconds.
+        """
+        d_in, d_sae = weights["W_enc"].shape
+        with torch.device("meta"):
+            sae = cls(d_in, d_sae)
+        sae.load_state_dict(dict(weights), assign=True)
+        return sae
 
 
 def firing_frequency(folder: str | Path) -> Float[Tensor, " d_sae"]:

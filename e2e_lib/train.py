@@ -81,6 +81,8 @@ class _Run:
         self.saes = build_saes(model, config)
         if self.objective.downstream_coeff is not None and not self.objective.downstream_hooks:
             hooks = later_blocks(model, config.hook_names)
+            if config.downstream_last_block:
+                hooks = (*hooks, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post")
             require(
                 len(hooks) > 0,
                 "layer",
@@ -219,7 +221,7 @@ def train(
     Args:
         model: a frozen model; its weights never change.
         configs: runs that share batch sizes and are trained side by side on the same batches.
-        rows: training tokens; whole batches only, a remainder is dropped.
+        rows: training tokens of any integer type; whole batches only, a remainder is dropped.
         on_log: called with a run's index and its new curve entry.
         progress: show a bar with tokens, tokens/s, loss, L0, CE increase and time left.
         logs: points on each training curve.
@@ -252,7 +254,7 @@ def train(
     for step in range(steps):
         for tokens in rows[step * batch : (step + 1) * batch].split(micro):
             started = time.perf_counter()
-            tokens = tokens.to(model.cfg.device)
+            tokens = tokens.to(model.cfg.device, torch.long)
             clean = clean_pass(model, tokens, wanted, logits=wants_logits)
             clean_seconds = (time.perf_counter() - started) / len(runs)
             for run in runs:

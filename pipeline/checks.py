@@ -54,6 +54,10 @@ def _whole(low: int) -> Rule:
     return _from(low, is_integer, "a whole number")
 
 
+def _boolean() -> Rule:
+    return Rule(lambda v: isinstance(v, bool), "true or false")
+
+
 def _fraction() -> Rule:
     return Rule(lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
 
@@ -64,20 +68,25 @@ def _one_of(*words: str) -> Rule:
 
 RULES = {
     "model": Rule(is_text, "storyworld, a hub name or a folder"),
-    "train_data": Rule(is_text, "storyworld, a hub data set or a .jsonl, .txt or .parquet file"),
-    "validation_data": Rule(is_text, "storyworld, a hub data set or a text file"),
-    "processed": Rule(lambda v: isinstance(v, bool), "true or false"),
+    "model_revision": Rule(is_text, "a commit, tag or branch of the hub model"),
+    "train_data": Rule(is_text, "storyworld, a hub data set, a folder like one, or a text file"),
+    "validation_data": Rule(is_text, "storyworld, a hub data set, a folder or a text file"),
+    "data_revision": Rule(is_text, "a commit, tag or branch of the hub data set"),
+    "prepend_bos": _boolean(),
+    "processed": _boolean(),
     "hook_point": _one_of(*HOOK_POINTS),
     "objectives": Rule(
         list_of(lambda v: v in OBJECTIVES), f"a list of some of {', '.join(OBJECTIVES)}"
     ),
     "e2e_kl_coeff": _from(0),
     "ds_kl_coeff": _from(0),
+    "downstream_last_block": _boolean(),
     "dict_ratio": _positive(),
     "seeds": Rule(
         list_of(lambda v: is_integer(v) and v >= 0),
         "a list of different whole numbers of at least 0",
     ),
+    "train_tokens": _whole(1),
     "batch_size": _whole(1),
     "micro_batch_size": _whole(1),
     "lr": _positive(),
@@ -89,18 +98,24 @@ RULES = {
     "threads": _whole(1),
     "device": Rule(is_text, "cpu, cuda, cuda:0 or mps"),
     "tracker": _one_of("none", "wandb"),
+    "one_sae_a_job": _boolean(),
+    "released": Rule(lambda v: isinstance(v, str), "a hub name or folder of SAEs, or empty"),
+    "released_revision": Rule(is_text, "a commit, tag or branch of the hub's SAEs"),
 }
 
 
-def checked(key: str, value: Any) -> Any:
-    """`value` of `key` if its rule allows it; lists come back as tuples. Raises ConfigError."""
+def checked(key: str, value: Any, place: str = "") -> Any:
+    """`value` of `key` if its rule allows it; lists come back as tuples.
+
+    Raises ConfigError, which names the value's `place` (the key, if not given).
+    """
     if isinstance(value, str) and RULES[key].allowed.startswith("a number"):
-        value = _as_number(value)  # YAML reads 1e-3 as text: its floats need a dot
-    require(RULES[key].good(value), key, value, RULES[key].allowed)
+        value = as_number(value)  # YAML reads 1e-3 as text: its floats need a dot
+    require(RULES[key].good(value), place or key, value, RULES[key].allowed)
     return tuple(value) if isinstance(value, list) else value
 
 
-def _as_number(text: str) -> float | str:
+def as_number(text: str) -> float | str:
     """The number that `text` spells, or `text`."""
     try:
         return float(text)

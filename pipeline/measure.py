@@ -21,10 +21,14 @@ def activation_scales(
     from e2e_lib.hooks import activation_scale
     from e2e_lib.models import load_model
 
-    model = load_model(source_path(values["model"]), processed=values["processed"])
+    model = load_model(
+        source_path(values["model"]),
+        processed=values["processed"],
+        revision=values["model_revision"],
+    )
     text = source_path(values["validation_data"])
     rows = load_rows(
-        *source_pair(text, text, context_size),
+        *source_pair(text, text, context_size, values["prepend_bos"], values["data_revision"]),
         model.tokenizer,
         model.cfg.d_vocab,
         n_train=1,

@@ -21,6 +21,10 @@ AUTO_LR_TIMES_WIDTH = 0.64  # 0.01 at width 64, 8e-4 at 768 (the authors' 5e-4 w
 AUTO_CONTEXT_SIZE = 128  # longer rows cost more time than the small models here gain from them
 
 
+# Of the models that shipped profiles name, so that a profile can be read without a network.
+KNOWN_SHAPES = {"gpt2": (12, 768, 1024), "roneneldan/TinyStories-1M": (8, 64, 2048)}
+
+
 class ModelShape(NamedTuple):
     """Blocks, width of the residual stream, and longest row of text of a language model."""
 
@@ -35,7 +39,8 @@ def model_shape(model: str) -> ModelShape:
     if not (folder / "config.json").is_file():
         if folder.is_dir():
             raise ModelError(f"MODEL {model} is a folder without a config.json.")
-        return _hub_shape(model)
+        known = KNOWN_SHAPES.get(model)
+        return ModelShape(*known) if known else _hub_shape(model)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:

@@ -6,7 +6,7 @@ the model's own size, and returns a `Profile`. Anything wrong is a ConfigError o
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import yaml
 from e2e_lib.errors import ConfigError, closest, require
 from pipeline.checks import RULES, checked
 from pipeline.model_size import AUTO, AUTO_MIDDLE, by_model, default_lr, model_shape
+from pipeline.sweeps import Sweep, make_sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "pipeline" / "profiles"
+BY_OBJECTIVE = ("train_tokens", "lr")
 OWN_MODEL_KEYS = ("context_size", "layers", "middle_layer", "downstream_coeff", "lr")
 
 
@@ -27,7 +29,7 @@ class Profile:
 
     name: str  # of the file, without .yaml
     model: str  # "storyworld", a hub name or a folder in Hugging Face layout
-    train_data: str  # "storyworld", a hub data set or a .jsonl, .txt or .parquet file
+    train_data: str  # "storyworld", a hub data set, a folder in its layout, or a text file
     validation_data: str  # the same, for text that training never sees
     processed: bool  # fold LayerNorm and centre the weights, as the paper's GPT-2 had it
     context_size: int  # tokens in a row of text
@@ -44,7 +46,7 @@ class Profile:
     train_tokens: dict[str, int]  # tokens of training by objective
     batch_size: int  # rows in an optimiser step
     micro_batch_size: int  # rows in a forward pass; gradients accumulate over the rest
-    lr: float  # Adam's learning rate at its peak
+    lr: dict[str, float]  # Adam's learning rate at its peak, by objective
     warmup_fraction: float  # of the steps, from a learning rate of 0
     schedule: str  # after warm-up: constant, linear or cosine
     min_lr_factor: float  # of lr, reached at the last step
@@ -53,11 +55,24 @@ class Profile:
     threads: int  # of torch in one notebook; notebooks run side by side
     device: str  # cpu, cuda, cuda:0, mps
     tracker: str  # none or wandb
+    sweeps: dict[str, Sweep]  # what is varied beside the main grid, by name
+    # Keys that a profile may leave out.
+    model_revision: str = "main"  # commit, tag or branch of a hub model
+    data_revision: str = "main"  # the same of hub data sets
+    prepend_bos: bool = False  # start every row of text with the beginning-of-text token
+    downstream_last_block: bool = False  # e2e_ds compares the last block's output too
+    one_sae_a_job: bool = False  # for long trainings: a machine that dies loses one SAE
+    released: str = ""  # hub name or folder of SAEs to evaluate; then nothing is trained
+    released_revision: str = "main"  # its commit, tag or branch
 
     def to_json(self, results: str) -> str:
         """The profile as JSON, with every value that `auto` stood for and its results folder."""
         facts = {"results": results, **asdict(self)}
         return json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+
+
+# Values of the keys that a profile may leave out.
+DEFAULTS = {field.name: field.default for field in fields(Profile) if field.default is not MISSING}
 
 
 def read_profile(path: Path) -> tuple[Profile, str]:
@@ -71,6 +86,7 @@ def read_profile(path: Path) -> tuple[Profile, str]:
         objective: {int(k): tuple(grid) for k, grid in grids.items()}
         for objective, grids in facts["sparsity_coeffs"].items()
     }
+    facts["sweeps"] = {name: Sweep.from_json(sweep) for name, sweep in facts["sweeps"].items()}
     return Profile(**facts), results
 
 
@@ -81,13 +97,19 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profi
     require(path.is_file(), "PROFILE", name, f"one of {', '.join(known)}")
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     overrides = dict(overrides or {})
-    if overrides.get("model", values["model"]) != values["model"]:
+    model = overrides.get("model", values["model"])
+    # A folder named like the profile's model is a copy of it, for machines without a network.
+    copied = isinstance(model, str) and Path(model).name == Path(values["model"]).name
+    if model != values["model"] and not copied and not values.get("released"):
         _use_own_model(values, overrides)
     return make_profile(name, {**values, **overrides})
 
 
 def _use_own_model(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Forget in `values` what was chosen for the profile's model; keep the number of λ."""
+    """Forget in `values` what was chosen for the profile's model; keep the number of λ.
+
+    Sweeps go: their values were chosen round the profile's own. An override may bring others.
+    """
     model = overrides["model"]
     for key, variable in (("train_data", "TRAIN"), ("validation_data", "VALIDATION")):
         if key not in overrides:
@@ -96,7 +118,8 @@ def _use_own_model(values: dict[str, Any], overrides: Mapping[str, Any]) -> None
                 f"a hub data set or a .jsonl, .txt or .parquet file."
             )
     one_layer = len(values["layers"]) == 1
-    values |= dict.fromkeys(OWN_MODEL_KEYS, AUTO)
+    values |= dict.fromkeys(OWN_MODEL_KEYS, AUTO) | {"sweeps": {}}
+    values |= {key: DEFAULTS[key] for key in ("model_revision", "data_revision")}
     values["layers"] = AUTO_MIDDLE if one_layer else AUTO
     counts = {
         objective: {k: len(grid) for k, grid in _by_layer(grids).items()}
@@ -118,24 +141,21 @@ def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
     for key in values:
         if key not in keys:
             raise ConfigError(f"{key} is no key of a profile; allowed are {closest(key, keys)} …")
+    values = {**DEFAULTS, **values}
     for key in keys:
         if key not in values:
             raise ConfigError(f"{key} is missing from the profile {name}.")
     shape = model_shape(checked("model", values["model"]))
     if values["lr"] == AUTO:
         values = {**values, "lr": default_lr(shape.d_model)}
-    plain = {key: checked(key, values[key]) for key in RULES}
+    plain = {key: checked(key, values[key]) for key in RULES if key not in BY_OBJECTIVE}
+    plain |= {key: _by_objective(key, values[key], plain["objectives"]) for key in BY_OBJECTIVE}
     sized = by_model(values, plain["objectives"], shape)
-    tokens = _by_objective(values["train_tokens"], plain["objectives"])
-    return Profile(name=name, **plain, **sized, train_tokens=tokens)
+    sweeps = make_sweeps(values["sweeps"], plain | sized)
+    return Profile(name=name, **plain, **sized, sweeps=sweeps)
 
 
-def _by_objective(value: Any, objectives: tuple[str, ...]) -> dict[str, int]:
-    """Tokens of training by objective, out of one number or a mapping."""
+def _by_objective(key: str, value: Any, objectives: tuple[str, ...]) -> dict[str, Any]:
+    """A value for each objective, out of one for all or a mapping."""
     given = value if isinstance(value, dict) else dict.fromkeys(objectives, value)
-    for objective in objectives:
-        tokens = given.get(objective)
-        allowed = "a whole number of at least 1"
-        good = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1
-        require(good, f"train_tokens of {objective}", tokens, allowed)
-    return {objective: given[objective] for objective in objectives}
+    return {o: checked(key, given.get(o), f"{key} of {o}") for o in objectives}

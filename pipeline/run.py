@@ -20,6 +20,7 @@ from tqdm import tqdm
 from e2e_lib.errors import ConfigError, E2EError, require
 from pipeline.profile import ROOT, Profile, load_profile
 from pipeline.report import write_report
+from pipeline.shrink import shrunk
 from pipeline.stages import Stage, stages
 from pipeline.table import set_aside
 
@@ -32,13 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run every notebook of a profile.")
     parser.add_argument("--profile", default="workshop")
     parser.add_argument("--results", default="", help="folder (default: results/PROFILE[-MODEL])")
-    parser.add_argument("--cores", default="", help="notebooks side by side (default: all cores)")
+    parser.add_argument("--cores", default="", help="notebooks side by side (default: all; 1 GPU)")
+    parser.add_argument("--shrink", action="store_true", help="a few steps, to try the whole path")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the profile")
     given = parser.parse_args(arguments)
     try:
         overrides = parse_overrides(given.overrides)
         profile = load_profile(given.profile, overrides)
-        cores = number_of_cores(given.cores)
+        profile = shrunk(profile) if given.shrink else profile
+        # A GPU holds one training notebook; several would share its memory.
+        cores = number_of_cores(given.cores or ("" if profile.device == "cpu" else "1"))
         results = results_folder(given.results, profile, own_model="model" in overrides)
         return run(profile, results, cores)
     except E2EError as error:

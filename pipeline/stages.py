@@ -11,17 +11,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.grid import Job, jobs, start_job
 from pipeline.profile import ROOT, Profile
 
 NOTEBOOKS = ROOT / "notebooks"
 LIBRARY = ROOT / "e2e_lib"
-INTRODUCTIONS = ("00_start_here", "01_language_model", "02_one_sae_by_hand")
+BY_HAND = "02_one_sae_by_hand"  # the one introduction that writes a figure
+INTRODUCTIONS = ("00_start_here", "01_language_model", BY_HAND)
 TRAIN = "10_train"
-ANALYSES = ("20_pareto", "21_similar_ce", "22_downstream_reconstruction", "23_geometry")
+PUBLISHED = "11_published"  # in place of training, in profiles with `released`
+ANALYSES = (
+    *("20_pareto", "21_similar_ce", "22_downstream_reconstruction", "23_geometry"),
+    *("24_umap", "25_activations", "26_pca_direction", "27_hyperparameters"),
+    *("28_interpretability", "29_faithfulness", "30_training_cost"),
+)
 # Analyses that run the language model again, on held-out text.
-WITH_MODEL: tuple[str, ...] = ()
+WITH_MODEL = ("25_activations", "26_pca_direction", "28_interpretability", "29_faithfulness")
 CLAIMS = "90_claims"
-ALL_NOTEBOOKS = (*INTRODUCTIONS, TRAIN, *ANALYSES, CLAIMS)
+ALL_NOTEBOOKS = (*INTRODUCTIONS, TRAIN, PUBLISHED, *ANALYSES, CLAIMS)
 # Seconds that training on a million tokens takes, roughly: the two objectives that run the whole
 # model cost more than the one that stops at the SAE. Only ratios matter.
 SECONDS_PER_MILLION = {"local": 60.0, "e2e": 150.0, "e2e_ds": 160.0}
@@ -43,17 +50,21 @@ class Stage(NamedTuple):
 
 def stages(profile: Profile, results: str) -> list[Stage]:
     """Every stage of `profile` writing into the folder `results`, longest training first."""
-    training = sorted(_training(profile, results), key=lambda stage: -stage.seconds)
+    makers = _evaluation if profile.released else _training
+    training = sorted(makers(profile, results), key=lambda stage: -stage.seconds)
     trained = tuple(stage.name for stage in training)
     folder: dict[str, Parameter] = {"results_folder": results}
-    subject = {
+    subject: dict[str, Parameter] = {
         "model": profile.model,
         "validation_data": profile.validation_data,
         "device": profile.device,
     }
     return [
         *training,
-        *(Stage(name, name, {}, (), KERNEL_SECONDS, 0) for name in INTRODUCTIONS),
+        *(
+            Stage(name, name, folder if name == BY_HAND else {}, (), KERNEL_SECONDS, 0)
+            for name in INTRODUCTIONS
+        ),
         *(
             Stage(
                 name,
@@ -70,67 +81,93 @@ def stages(profile: Profile, results: str) -> list[Stage]:
 
 
 def _training(profile: Profile, results: str) -> Iterator[Stage]:
-    """One stage for every layer and seed; it trains every objective and λ there.
-
-    They read the same rows of text, so that they share one kernel. Objectives that train on
-    another number of tokens get a stage of their own.
-    """
-    groups: dict[int, list[str]] = {}
-    for objective in profile.objectives:
-        groups.setdefault(profile.train_tokens[objective], []).append(objective)
-    for layer in profile.layers:
-        for tokens, objectives in groups.items():
-            grids = {o: profile.sparsity_coeffs[o][layer] for o in objectives}
-            cost = sum(SECONDS_PER_MILLION[o] * len(grid) for o, grid in grids.items())
-            label = "" if len(groups) == 1 else "-" + "-".join(objectives)
-            for seed in profile.seeds:
-                yield Stage(
-                    f"{TRAIN}-layer{layer}{label}-seed{seed}",
-                    TRAIN,
-                    _training_parameters(profile, results, layer, grids, seed),
-                    (),
-                    KERNEL_SECONDS + cost * tokens / 1e6,
-                    sum(len(grid) for grid in grids.values()),
-                )
+    """One stage for every job of the grid; a warm start comes after the run that it starts from."""
+    for job in jobs(profile):
+        origin = start_job(profile, job)
+        cost = sum(SECONDS_PER_MILLION[o] * len(grid) for o, grid in job.grids.items())
+        yield Stage(
+            f"{TRAIN}-{job.label}",
+            TRAIN,
+            _training_parameters(profile, results, job),
+            (f"{TRAIN}-{origin.label}",) if origin else (),
+            KERNEL_SECONDS + cost * job.train_tokens / 1e6,
+            sum(len(grid) for grid in job.grids.values()),
+        )
 
 
-def _training_parameters(
-    profile: Profile,
-    results: str,
-    layer: int,
-    grids: dict[str, tuple[float, ...]],
-    seed: int,
-) -> dict[str, Parameter]:
-    """The parameters of notebook 10_train, in its order; `grids` is λ by objective."""
-    coeffs = [f"{o}:{','.join(f'{c:g}' for c in grid)}" for o, grid in grids.items()]
+def _training_parameters(profile: Profile, results: str, job: Job) -> dict[str, Parameter]:
+    """The parameters of notebook 10_train, in its order."""
+    coeffs = [f"{o}:{','.join(f'{c:g}' for c in grid)}" for o, grid in job.grids.items()]
     return {
         "results_folder": results,
         "model": profile.model,
         "train_data": profile.train_data,
         "validation_data": profile.validation_data,
-        "hook": f"blocks.{layer}.{profile.hook_point}",
-        "objectives": ",".join(grids),
+        "hook": f"blocks.{job.layer}.{profile.hook_point}",
+        "objectives": ",".join(job.grids),
         "sparsity_coeffs": ";".join(coeffs),
-        "seed": seed,
-        "dict_ratio": profile.dict_ratio,
-        "train_tokens": profile.train_tokens[next(iter(grids))],
+        "seed": job.seed,
+        "dict_ratio": job.dict_ratio,
+        "train_tokens": job.train_tokens,
         "batch_size": profile.batch_size,
         "micro_batch_size": profile.micro_batch_size,
         "context_size": profile.context_size,
-        "lr": profile.lr,
+        "lr": job.lr,
         "warmup_fraction": profile.warmup_fraction,
         "schedule": profile.schedule,
         "min_lr_factor": profile.min_lr_factor,
         "grad_clip": profile.grad_clip,
         "e2e_kl_coeff": profile.e2e_kl_coeff,
         "ds_kl_coeff": profile.ds_kl_coeff,
-        "downstream_coeff": profile.downstream_coeff[layer],
+        "downstream_coeff": profile.downstream_coeff[job.layer],
         "eval_tokens": profile.eval_tokens,
         "threads": profile.threads,
         "device": profile.device,
         "tracker": profile.tracker,
         "processed": profile.processed,
+        "model_revision": profile.model_revision,
+        "data_revision": profile.data_revision,
+        "prepend_bos": profile.prepend_bos,
+        "downstream_last_block": profile.downstream_last_block,
+        "init_from": _start_run(profile, results, job),
     }
+
+
+def _evaluation(profile: Profile, results: str) -> Iterator[Stage]:
+    """The one stage of a profile that trains nothing: it evaluates the SAEs that others released.
+
+    A guess of a tenth of local's training for each, which is no more than an order of magnitude.
+    """
+    saes = sum(len(grid) for grids in profile.sparsity_coeffs.values() for grid in grids.values())
+    parameters: dict[str, Parameter] = {
+        "results_folder": results,
+        "released": profile.released,
+        "released_revision": profile.released_revision,
+        "model": profile.model,
+        "model_revision": profile.model_revision,
+        "processed": profile.processed,
+        "validation_data": profile.validation_data,
+        "data_revision": profile.data_revision,
+        "prepend_bos": profile.prepend_bos,
+        "context_size": profile.context_size,
+        "eval_tokens": profile.eval_tokens,
+        "batch_size": profile.micro_batch_size,
+        "threads": profile.threads,
+        "device": profile.device,
+    }
+    seconds = KERNEL_SECONDS + saes * 0.1 * SECONDS_PER_MILLION["local"]
+    yield Stage(PUBLISHED, PUBLISHED, parameters, (), seconds, saes)
+
+
+def _start_run(profile: Profile, results: str, job: Job) -> str:
+    """The folder name of the local run that `job` starts from; empty for a run from scratch."""
+    origin = start_job(profile, job)
+    if origin is None or job.start is None:
+        return ""
+    from e2e_lib.experiment import planned  # imports torch, which few profiles need here
+
+    parameters = _training_parameters(profile, results, origin)
+    return planned(parameters, {"local": [job.start]})[0]
 
 
 def digest(notebook: str, folder: Path = NOTEBOOKS, library: Path = LIBRARY) -> str:
@@ -142,7 +179,9 @@ def digest(notebook: str, folder: Path = NOTEBOOKS, library: Path = LIBRARY) -> 
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def file_digest(names: tuple[str, ...] = ("report.py", "notebook_html.py", "report.css")) -> str:
+def file_digest(
+    names: tuple[str, ...] = ("report.py", "notebook_html.py", "report.css", "notebook.css"),
+) -> str:
     """A digest of the pipeline's files that make the report."""
     content = b"\0".join((ROOT / "pipeline" / name).read_bytes() for name in names)
     return hashlib.sha256(content).hexdigest()[:16]

@@ -9,18 +9,29 @@ from typing import Any
 
 from e2e_lib.errors import E2EError
 from e2e_lib.runs import finished_runs, metrics_table, write_metrics_table
+from pipeline.grid import Job, jobs, whole_batches
 from pipeline.profile import Profile
 
 
 def wanted(row: Mapping[Hashable, Any], profile: Profile) -> bool:
-    """Whether the profile asks for the SAE of this row of the table."""
-    grids = profile.sparsity_coeffs.get(row["objective"], {})
-    batch = profile.batch_size * profile.context_size
+    """Whether the profile asks for the SAE of this row of the table, in its grid or a sweep."""
+    if profile.released:  # they come as they are
+        return True
+    return any(_made_by(job, row, profile) for job in jobs(profile))
+
+
+def _made_by(job: Job, row: Mapping[Hashable, Any], profile: Profile) -> bool:
+    """Whether `job` trains the SAE of this row."""
+    start = ""
+    if job.start is not None:
+        start = f"local-blocks.{job.layer}.{profile.hook_point}-l{job.start:g}-s{job.seed}-"
     return (
-        row["sparsity_coeff"] in grids.get(row["layer"], ())
-        and row["seed"] in profile.seeds
-        and row["train_tokens"] == profile.train_tokens[row["objective"]] // batch * batch
-        and (row["dict_ratio"], row["lr"]) == (profile.dict_ratio, profile.lr)
+        (row["layer"], row["seed"]) == (job.layer, job.seed)
+        and row["sparsity_coeff"] in job.grids.get(row["objective"], ())
+        and row["train_tokens"] == whole_batches(job.train_tokens, profile)
+        and (row["dict_ratio"], row["lr"]) == (job.dict_ratio, job.lr)
+        and bool(row["init_from"]) == bool(start)
+        and row["init_from"].startswith(start)
     )
 
 

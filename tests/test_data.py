@@ -3,13 +3,24 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from tiny_models import D_VOCAB, WORDS, assert_sentence, build_tokenizer, write_jsonl
 
-from e2e_lib.data import TextSource, load_rows, pack_rows, read_documents, source_pair
+from e2e_lib.data import (
+    TextSource,
+    held_out_rows,
+    load_rows,
+    pack_rows,
+    read_documents,
+    source_pair,
+)
 from e2e_lib.errors import ConfigError, DataError
 from e2e_lib.storyworld import TOKEN_IDS
 from e2e_lib.storyworld import build_tokenizer as storyworld_tokenizer
@@ -20,6 +31,8 @@ TOKENIZER = build_tokenizer()
 @pytest.fixture(autouse=True)
 def cache_in_a_temporary_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    # After a parquet stream `datasets` waits five seconds for threads that read from a network.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 
 def source(name="unused.jsonl", context_size=4, **values) -> TextSource:
@@ -51,7 +64,7 @@ def test_packing_by_hand():
     )
     # the stream: 1 2 3 0 | 4 0 5 6 | 7 8 9 0 | 10 11 0 (not a whole row)
     assert rows.tolist() == [[1, 2, 3, 0], [4, 0, 5, 6], [7, 8, 9, 0]]
-    assert rows.dtype == torch.long
+    assert rows.dtype == torch.int32, "four bytes a token: 1.6 GB for the paper's 409.6 M"
 
 
 def test_packing_with_a_first_token():
@@ -62,8 +75,29 @@ def test_packing_with_a_first_token():
 def test_ready_made_rows_are_taken_as_they_are():
     ready = [[1, 2, 3, 4], [5, 0, 6, 7]]
     assert pack_rows(ready, TOKENIZER, D_VOCAB, source(), 2).tolist() == ready
-    shorter = pack_rows([[1, 2, 3], [4, 5]], TOKENIZER, D_VOCAB, source(), 1)
-    assert shorter.tolist() == [[1, 2, 3, 0]]
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray, lambda ids: np.asarray(ids, np.uint16)])
+def test_token_ids_carry_their_own_separators(kind):
+    """Rows of any length are joined and cut as they are: nothing is added between them."""
+    longer = [kind([1, 2, 3, 0, 4, 5, 6, 7]), kind([8, 0, 9, 10, 11, 12])]
+    rows = pack_rows(longer, TOKENIZER, D_VOCAB, source(), 3)
+    assert rows.tolist() == [[1, 2, 3, 0], [4, 5, 6, 7], [8, 0, 9, 10]]
+    shorter = [kind([1, 2, 0]), kind([4, 5, 6]), kind([7, 8])]
+    assert pack_rows(shorter, TOKENIZER, D_VOCAB, source(), 2).tolist() == [
+        [1, 2, 0, 4],
+        [5, 6, 7, 8],
+    ]
+    first = pack_rows(longer, TOKENIZER, D_VOCAB, source(prepend_bos=True), 2)
+    assert first.tolist() == [[0, 1, 2, 3], [0, 0, 4, 5]]
+
+
+def test_empty_documents_add_only_a_separator():
+    rows = pack_rows(["w1", "", "w2 w3 w4"], TOKENIZER, D_VOCAB, source(context_size=3), 2)
+    assert rows.tolist() == [[1, 0, 0], [2, 3, 4]]
+    assert pack_rows([[], [1, 2, 3]], TOKENIZER, D_VOCAB, source(context_size=3), 1).tolist() == [
+        [1, 2, 3]
+    ]
 
 
 def test_packing_is_lazy_and_takes_what_is_asked():
@@ -93,7 +127,7 @@ def texts() -> list[str]:
 
 def test_every_format_gives_the_same_rows(tmp_path, texts):
     table = datasets.Dataset.from_dict({"text": texts})
-    ids = [[int(word[1:]) for word in text.split()] for text in texts]
+    ids = [[*(int(word[1:]) for word in text.split()), 0] for text in texts]
     write_jsonl(tmp_path / "a.jsonl", [{"text": t} for t in texts])
     (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
     (tmp_path / "a.json").write_text(json.dumps([{"text": t} for t in texts]))
@@ -108,7 +142,7 @@ def test_every_format_gives_the_same_rows(tmp_path, texts):
         stream = read_documents(source(tmp_path / name), seed=3)
         found[name] = pack_rows(stream, TOKENIZER, D_VOCAB, source(), 50).tolist()
     assert all(rows == found["a.jsonl"] for rows in found.values())
-    assert numbers_of(torch.tensor(found["a.txt"])) <= {tuple(i) for i in ids}
+    assert numbers_of(torch.tensor(found["a.txt"])) <= {tuple(i[:-1]) for i in ids}
 
 
 def test_the_order_is_by_seed(tmp_path, texts):
@@ -132,6 +166,86 @@ def test_storyworld_is_a_source():
         (3, 32),
     ]
     assert not torch.equal(rows.train[:3], rows.paper)
+
+
+LETTERS = st.characters(
+    codec="utf-8", exclude_categories=["Cs", "Cc", "Zl", "Zp"], exclude_characters="\x85"
+)
+LINES = st.lists(st.text(LETTERS, min_size=1, max_size=12), min_size=1, max_size=8)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(lines=LINES)
+@example(lines=["w1", '"w2", {"text": 1}', "a\\nb\\", "é ß \U0001f600", " w3 ", "null", "1.5"])
+def test_any_text_is_the_same_from_all_four_formats(lines, tmp_path_factory):
+    """Quotes, backslashes, spaces at the ends, what looks like a number: nothing is touched."""
+    folder = tmp_path_factory.mktemp("formats")
+    write_jsonl(folder / "a.jsonl", [{"text": t} for t in lines])
+    (folder / "a.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    datasets.Dataset.from_dict({"text": lines}).to_parquet(folder / "a.parquet")
+    with datasets.arrow_writer.ArrowWriter(path=str(folder / "a.arrow")) as writer:
+        for text in lines:
+            writer.write({"text": text})
+        writer.finalize()
+    for suffix in ("jsonl", "txt", "parquet", "arrow"):
+        found = list(read_documents(source(folder / f"a.{suffix}"), seed=None))
+        assert found == lines, suffix
+
+
+# ------------------------------------------------------------------ streams in the hub's layout
+def hub_folder(folder: Path, columns: dict[str, list], shards: int = 2, split="train") -> Path:
+    """A data set as the hub holds it: data/SPLIT-00000-of-0000N.parquet."""
+    table = datasets.Dataset.from_dict(columns)
+    for k in range(shards):
+        part = table.shard(shards, k, contiguous=True)
+        part.to_parquet(folder / "data" / f"{split}-{k:05d}-of-{shards:05d}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("column", ["text", "input_ids"])
+def test_a_stream_is_split_without_overlap(tmp_path, column):
+    """One streamed data set for training and validation, as the paper's GPT-2 data is."""
+    texts = documents(2000)
+    ids = [[*(int(w[1:]) for w in t.split()), 0] for t in texts]
+    hub_folder(tmp_path, {column: texts if column == "text" else ids, "url": texts}, shards=3)
+    train, validation = source_pair(str(tmp_path), str(tmp_path), 12)
+    assert train.streaming
+    sizes = {"n_train": 700, "n_validation": 30, "n_paper": 100}
+    rows = load_rows(train, validation, TOKENIZER, D_VOCAB, **sizes, seed=3)
+    held, trained, paper = map(numbers_of, (rows.validation, rows.train, rows.paper))
+    assert len(held) > 40
+    assert len(trained) > 1000
+    assert not held & (trained | paper)
+    assert (rows.train.dtype, rows.validation.dtype) == (torch.int32, torch.int64)
+
+
+def test_a_stream_with_a_validation_split(tmp_path):
+    """Documents of the validation split are kept out of training where both hold them."""
+    hub_folder(tmp_path, {"text": documents(400)})
+    hub_folder(tmp_path, {"text": documents(60)}, shards=1, split="validation")
+    pair = source_pair(str(tmp_path), f"{tmp_path}:validation", 12)
+    rows = load_rows(*pair, TOKENIZER, D_VOCAB, n_train=150, n_validation=30)
+    assert len(numbers_of(rows.validation)) > 40
+    assert not numbers_of(rows.train) & numbers_of(rows.validation)
+
+
+def test_a_stream_is_shuffled_by_seed_and_complete(tmp_path):
+    hub_folder(tmp_path, {"text": documents(300)}, shards=3)
+    stream = replace(source(tmp_path), shuffle_buffer=20)
+    first, again, other = (list(read_documents(stream, seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert sorted(first) == sorted(documents(300))
+    assert list(read_documents(stream, None)) == documents(300), "no seed: in order"
+
+
+def test_ready_made_rows_of_a_stream_come_back_unchanged(tmp_path):
+    ids = torch.randint(0, D_VOCAB, (50, 8)).tolist()
+    hub_folder(tmp_path, {"input_ids": ids})
+    pair = source_pair(str(tmp_path), str(tmp_path), 8)
+    rows = load_rows(*pair, TOKENIZER, D_VOCAB, n_train=40, n_validation=1)
+    found = {tuple(row) for row in rows.train.tolist()}
+    assert found < {tuple(row) for row in ids}
+    assert tuple(rows.validation[0].tolist()) not in found
 
 
 # ------------------------------------------------------------------ what is held out
@@ -167,7 +281,7 @@ def test_a_document_in_both_files_is_kept_out_of_training(tmp_path, seed):
 
 
 def test_the_same_documents_as_ids_are_kept_out_too(tmp_path):
-    ids = [[int(w[1:]) for w in text.split()] for text in documents(200)]
+    ids = [[*(int(w[1:]) for w in text.split()), 0] for text in documents(200)]
     for name in ("a.jsonl", "b.jsonl"):
         write_jsonl(tmp_path / name, [{"input_ids": i} for i in ids])
     rows = rows_of(tmp_path / "a.jsonl", tmp_path / "b.jsonl", 20, 20)
@@ -190,6 +304,26 @@ def test_source_pair():
     assert validation.prepend_bos
     assert source_pair("hub/data", "hub/data", 64)[1].split == "train"
     assert source_pair("storyworld", "storyworld", 64)[1].split == "validation"
+
+
+def test_source_pair_names_a_split_and_a_revision():
+    train, validation = source_pair("hub/data", "hub/data:test", 64, revision="abc")
+    assert (train.name, train.split) == ("hub/data", "train")
+    assert (validation.name, validation.split) == ("hub/data", "test")
+    assert {s.revision for s in (train, validation)} == {"abc"}
+    assert source_pair("hub/data:part", "hub/data:part", 64)[1].split == "part"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_held_out_rows_alone_are_those_of_load_rows(tmp_path, shared):
+    a = write_jsonl(tmp_path / "a.jsonl", [{"text": t} for t in documents(600)])
+    b = write_jsonl(tmp_path / "b.jsonl", [{"text": t} for t in documents(100, start=900)])
+    pair = source_pair(str(a), str(a if shared else b), 12)
+    rows = load_rows(*pair, TOKENIZER, D_VOCAB, n_train=20, n_validation=10)
+    alone = held_out_rows(*pair, TOKENIZER, D_VOCAB, 10)
+    assert torch.equal(alone, rows.validation)
+    unread = replace(pair[0], name="not.there") if not shared else pair[0]
+    assert torch.equal(held_out_rows(unread, pair[1], TOKENIZER, D_VOCAB, 10), alone)
 
 
 # ------------------------------------------------------------------ data that cannot be used
@@ -270,6 +404,27 @@ def test_a_file_of_another_kind(tmp_path):
     with pytest.raises(DataError) as caught:
         list(read_documents(source(path), 0))
     assert_sentence(caught, "data", str(path), ".jsonl", ".parquet", "storyworld")
+
+
+def test_a_folder_without_data(tmp_path):
+    (tmp_path / "notes.md").write_text("nothing")
+    with pytest.raises(DataError) as caught:
+        list(read_documents(source(tmp_path), 0))
+    assert_sentence(caught, "data", str(tmp_path), ".parquet", "data/")
+
+
+def test_a_folder_without_the_split(tmp_path):
+    hub_folder(tmp_path, {"text": documents(4)})
+    with pytest.raises(DataError) as caught:
+        list(read_documents(source(tmp_path, split="test"), 0))
+    assert_sentence(caught, "data", str(tmp_path), "'test'")
+
+
+@pytest.mark.parametrize("ids", [[0.5, 1.0], [[1, 2]], ["w1"]])
+def test_token_ids_of_another_kind(ids):
+    with pytest.raises(DataError) as caught:
+        pack_rows(iter([ids]), TOKENIZER, D_VOCAB, source(), 1)
+    assert_sentence(caught, "unused.jsonl", "token ids", "whole numbers")
 
 
 @pytest.mark.parametrize("name", ["no-such-data", "nobody/no-such-data"])

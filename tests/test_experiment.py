@@ -1,14 +1,15 @@
 """What a list of runs shares, and which of them are still to do."""
 
 import json
+from dataclasses import fields
 
 import pytest
-from test_runs import experiment
-from tiny_models import assert_sentence
+from test_runs import HOOK, experiment
+from tiny_models import assert_sentence, small_sae
 
 from e2e_lib.errors import ConfigError
-from e2e_lib.experiment import parse_sparsity_coeffs
-from e2e_lib.runs import write_json
+from e2e_lib.experiment import parse_sparsity_coeffs, planned
+from e2e_lib.runs import run_name, write_json
 
 
 def test_sparsity_coeffs():
@@ -84,6 +85,57 @@ def test_values_that_are_not_allowed(values, parts):
     with pytest.raises(ConfigError) as caught:
         experiment(**values)
     assert_sentence(caught, *parts)
+
+
+def test_starts(tmp_path):
+    plan = experiment()
+    assert plan.starts(tmp_path, "") == {}
+    run = tmp_path / "saes" / "a-run"
+    small_sae(24).save(run)
+    write_json(run / "run.json", {"status": "ok"})
+    assert plan.starts(tmp_path, "a-run") == {HOOK: str(run)}
+    assert plan.starts(tmp_path / "elsewhere", str(run)) == {HOOK: str(run)}
+    two = experiment(hook_names=(HOOK, "blocks.2.hook_resid_pre"))
+    for hook in two.hook_names:
+        small_sae(24).save(tmp_path / "both" / hook)
+    found = two.starts(tmp_path, str(tmp_path / "both"))
+    assert found == {hook: str(tmp_path / "both" / hook) for hook in two.hook_names}
+
+
+def test_starts_that_cannot_be(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        experiment().starts(tmp_path, "no-run")
+    assert_sentence(caught, "init_from", "'no-run'", "a finished run with weights")
+    small_sae(24).save(tmp_path / "sae")
+    with pytest.raises(ConfigError) as caught:
+        experiment(dict_ratio=3.0).starts(tmp_path, str(tmp_path / "sae"))
+    assert_sentence(caught, "dict_ratio", "3.0", "24 latents for 12")
+
+
+def test_a_name_covers_the_weights_it_starts_from(tmp_path):
+    plan, names = experiment(), set()
+    names.add(plan.name(plan.configs({"e2e": [0.1]})[0]))
+    for folder, seed in (("one/sae", 1), ("two/sae", 2), ("three/other", 2)):
+        small_sae(24, seed=seed).save(tmp_path / folder)
+        starts = plan.starts(tmp_path, str(tmp_path / folder))
+        names.add(plan.name(plan.configs({"e2e": [0.1]}, init_from=starts)[0]))
+    assert len(names) == 4  # other weights under one name, the same ones under another
+    again = plan.starts(tmp_path, str(tmp_path / "one/sae"))
+    described = plan.describe(plan.configs({"e2e": [0.1]}, init_from=again)[0])
+    assert described["init_from"] == {HOOK: "sae"}
+    assert str(tmp_path) not in json.dumps(described)
+    assert run_name(described) in names
+
+
+def test_planned_runs_have_the_names_of_the_experiment():
+    plan = experiment()
+    training = {"lr": 0.01, "schedule": "linear", "e2e_kl_coeff": 1.0, "ds_kl_coeff": 0.5}
+    training |= {"downstream_coeff": 0.7, "warmup_fraction": 0.1, "min_lr_factor": 0.1}
+    training |= {"grad_clip": 1.0, "downstream_last_block": False}
+    configs = plan.configs({"local": [0.3, 1.0]}, **training)
+    parameters = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name != "hook_names"}
+    parameters |= training | {"hook": HOOK, "results_folder": "somewhere", "objectives": "e2e"}
+    assert planned(parameters, {"local": [0.3, 1.0]}) == [plan.name(c) for c in configs]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,9 @@ def direct_modules() -> set[str]:
     return {module for module, names in owners if wanted & {name.lower() for name in names}}
 
 
-@pytest.mark.parametrize("name", ["smoke", "workshop", "storyworld"])
+@pytest.mark.parametrize(
+    "name", ["smoke", "workshop", "storyworld", "tinystories", "gpt2", "published"]
+)
 def test_profiles_pass_only_parameters_that_the_notebooks_have(name: str) -> None:
     checked = set()
     for stage in stages(load_profile(name), "results/x"):

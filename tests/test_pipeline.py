@@ -17,8 +17,16 @@ from pipeline.profile import ROOT, load_profile
 from pipeline.run import environment, run, snakemake_command
 from pipeline.run_notebook import NotebookError, main, run_notebook
 from pipeline.scrub import last_of_bars, scrub_text
-from pipeline.stages import ALL_NOTEBOOKS, digest, imported, stages
-from pipeline.table import set_aside
+from pipeline.stages import (
+    ALL_NOTEBOOKS,
+    NOTEBOOKS,
+    PUBLISHED,
+    code_cells,
+    digest,
+    imported,
+    stages,
+)
+from pipeline.table import set_aside, wanted
 
 PARAMETERS = "\n".join(
     [
@@ -118,7 +126,7 @@ def test_stages_of_a_profile() -> None:
     assert [s.seconds for s in training] == sorted((s.seconds for s in training), reverse=True)
     names = [stage.name for stage in todo]
     assert len(set(names)) == len(names)
-    assert {stage.notebook for stage in todo} == set(ALL_NOTEBOOKS)
+    assert {stage.notebook for stage in todo} == set(ALL_NOTEBOOKS) - {PUBLISHED}
     for stage in todo:
         assert set(stage.after) <= set(names)
     one = next(stage for stage in training if stage.name == "10_train-layer1-seed1")
@@ -127,8 +135,53 @@ def test_stages_of_a_profile() -> None:
     assert ";e2e:" in str(one.parameters["sparsity_coeffs"])
     tokens = {"local": 9000, "e2e": 5000, "e2e_ds": 5000}
     apart = stages(load_profile("smoke", {"train_tokens": tokens, "seeds": [0]}), "results/x")
-    names = {stage.name for stage in apart if stage.saes}
+    names = {stage.name for stage in apart if stage.saes and "layer" in stage.name}
     assert names == {"10_train-layer2-local-seed0", "10_train-layer2-e2e-e2e_ds-seed0"}
+
+
+def test_stages_of_sweeps() -> None:
+    sweeps = {
+        "lr": {"values": [0.003, 0.01]},  # the second is the main grid's own
+        "train_tokens": {"values": [20_000], "sparsity_coeffs": {"local": [3.0, 5.0]}},
+        "warm_start": {"values": [10_000], "seeds": 2, "start": 12.0, "lr": 0.001},
+    }
+    todo = {s.name: s for s in stages(load_profile("smoke", {"sweeps": sweeps}), "results/x")}
+    assert {name for name in todo if name.startswith("10_train")} == {
+        "10_train-layer2-seed0", "10_train-layer2-seed1", "10_train-lr0.003-seed0",
+        "10_train-train_tokens20000-seed0", "10_train-warm_start10000-seed0",
+        "10_train-warm_start10000-seed1",
+    }  # fmt: skip
+    lr, tokens = (todo[f"10_train-{n}-seed0"] for n in ("lr0.003", "train_tokens20000"))
+    assert (lr.parameters["lr"], lr.parameters["init_from"], lr.after) == (0.003, "", ())
+    assert lr.parameters["sparsity_coeffs"] == "local:5.1,8,12;e2e:0.4,0.98,1.9;e2e_ds:15,30,58"
+    assert (tokens.parameters["train_tokens"], tokens.saes) == (20_000, 2)
+    assert tokens.parameters["sparsity_coeffs"] == "local:3,5"
+    warm = todo["10_train-warm_start10000-seed1"]
+    assert warm.after == ("10_train-layer2-seed1",)
+    assert (warm.parameters["lr"], warm.parameters["objectives"]) == (0.001, "e2e,e2e_ds")
+    assert str(warm.parameters["init_from"]).startswith("local-blocks.2.hook_resid_pre-l12-s1-")
+    assert "10_train-warm_start10000-seed1" in todo["20_pareto"].after
+
+
+def test_a_warm_start_names_the_run_that_the_notebook_makes() -> None:
+    """The name is worked out before training: cells of 10_train must come to the same one."""
+    todo = {s.name: s for s in stages(load_profile("smoke"), "results/x")}
+    main, warm = todo["10_train-layer2-seed1"], todo["10_train-warm_start10000-seed1"]
+    cells = code_cells(NOTEBOOKS / "10_train.ipynb")
+    made = dict(main.parameters)
+    for cell in cells[1:4]:  # imports, the experiment, its configurations
+        exec(cell, made)
+    names = [made["experiment"].name(config) for config in made["configs"]]
+    assert warm.parameters["init_from"] in names
+
+
+def test_a_sweep_over_several_layers_names_them() -> None:
+    given = {"lr": {"values": [0.5], "layers": [1, 3]}}
+    todo = stages(load_profile("workshop", {"sweeps": given}), "results/x")
+    named = {s.name for s in todo if "lr" in s.name}
+    assert named == {"10_train-lr0.5-layer1-seed0", "10_train-lr0.5-layer3-seed0"}
+    layer = {s.name: s.parameters["hook"] for s in todo if "lr" in s.name}
+    assert layer["10_train-lr0.5-layer3-seed0"] == "blocks.3.hook_resid_pre"
 
 
 def test_digest_follows_imports(tmp_path: Path) -> None:
@@ -187,7 +240,7 @@ def test_graph_and_reruns(tmp_path: Path, stand_ins: Path) -> None:
 
     dry = snakemake(results, "--dry-run", *config)
     assert dry.returncode == 0, dry.stderr
-    jobs = len(ALL_NOTEBOOKS) + 3  # the table, the report, all
+    jobs = len(stages(profile, "x")) + 3  # the table, the report, all
     assert any(line.split() == ["total", str(jobs)] for line in dry.stdout.splitlines())
 
     targets = ("done/20_pareto.json", "done/21_similar_ce.json")
@@ -241,3 +294,24 @@ def test_runs_of_other_settings_are_set_aside(tmp_path: Path) -> None:
     kept = metrics_table(results)
     assert set(kept["sparsity_coeff"]) == {0.3, 1.0} and set(kept["seed"]) == {1}
     assert set_aside(tmp_path / "nothing", profile) == []
+
+
+def test_runs_of_sweeps_are_wanted() -> None:
+    sweeps = {"lr": {"values": [0.003]}, "warm_start": {"values": [20_000], "start": 8.0}}
+    profile = load_profile("smoke", {"sweeps": sweeps})
+    row = {
+        "objective": "e2e", "layer": 2, "seed": 0, "sparsity_coeff": 0.98, "train_tokens": 39_936,
+        "dict_ratio": 5.0, "lr": 0.01, "init_from": "",
+    }  # fmt: skip
+    start = "local-blocks.2.hook_resid_pre-l8-s0-0a1b2c3d"
+    warm = row | {"train_tokens": 19_456, "init_from": start}
+    assert wanted(row, profile) and wanted(row | {"lr": 0.003}, profile) and wanted(warm, profile)
+    for other in (
+        row | {"lr": 0.03},
+        row | {"seed": 1, "lr": 0.003},  # the sweep has the first seed alone
+        row | {"init_from": start},  # of the main run's tokens
+        warm | {"init_from": ""},
+        warm | {"init_from": start.replace("l8", "l12")},
+        warm | {"objective": "local", "sparsity_coeff": 8.0},
+    ):
+        assert not wanted(other, profile), other

@@ -94,6 +94,32 @@ def test_pareto_lines_go_through_seed_means(tables):
     assert list(line.get_ydata()) == sorted(line.get_ydata())
 
 
+@pytest.mark.parametrize("low, high", [(3.1, 3.9), (1.2, 8.0), (0.5, 60.0), (1e-3, 1e4)])
+def test_a_logarithmic_axis_has_at_least_three_numbers(low, high, tables):
+    """However small the range; in plain notation, and with a grid line to each."""
+    blocks = tables["blocks"].query("layer == 2")
+    middle = blocks["mse"].rank(pct=True)
+    figure = plots.mse_by_block(blocks.assign(mse=low * (high / low) ** middle))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    bottom, top = axes.get_ylim()
+    shown = [
+        label.get_text()
+        for label, place in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+        if bottom <= place <= top
+    ]
+    assert 3 <= len(shown) <= 10
+    assert all(f"{float(text):g}" == text for text in shown)
+    assert len(set(shown)) == len(shown)
+
+
+def test_labels_of_axes_are_no_longer_than_the_axes(tables):
+    figure = plots.mse_by_block(tables["blocks"], "mse_after_first")
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert axes.yaxis.label.get_window_extent().height < axes.bbox.height
+
+
 def test_styles_are_distinct():
     for style in (plots.COLOURS, plots.MARKERS, plots.LABELS):
         assert list(style) == list(matching.OBJECTIVES)

@@ -34,7 +34,7 @@ def test_shipped_profiles_are_valid_and_survive_json(name: str, tmp_path: Path) 
     profile = load_profile(name)
     (tmp_path / "profile.json").write_text(profile.to_json("results/x"))
     assert read_profile(tmp_path / "profile.json") == (profile, "results/x")
-    assert profile.middle_layer == 2
+    assert profile.middle_layer in profile.layers
 
 
 def test_workshop_has_five_coefficients_in_the_middle_and_two_seeds() -> None:
@@ -76,6 +76,40 @@ BAD = [
     ({"tracker": "tensorboard"}, "tensorboard", "wandb"),
     ({"hook_point": "hook_resid"}, "hook_resid", "hook_resid_pre"),
     ({"model": None}, "model", "folder"),
+    ({"sweeps": []}, "sweeps", "mapping"),
+    ({"sweeps": {"momentum": {}}}, "momentum", "lr, dict_ratio, train_tokens, warm_start"),
+    ({"sweeps": {"lr": [0.1]}}, "sweeps.lr", "mapping"),
+    ({"sweeps": {"lr": {"vales": [1]}}}, "sweeps.lr.vales", "values"),
+    ({"sweeps": {"lr": {}}}, "sweeps.lr.values", "list"),
+    ({"sweeps": {"lr": {"values": [-1]}}}, "[-1]", "above 0"),
+    ({"sweeps": {"lr": {"values": ["x"]}}}, "x", "above 0"),
+    ({"sweeps": {"lr": {"values": [0.1, 0.1]}}}, "0.1", "different"),
+    ({"sweeps": {"train_tokens": {"values": [0.5]}}}, "0.5", "whole number"),
+    ({"sweeps": {"lr": {"values": [1], "layers": [4]}}}, "sweeps.lr.layers", "[1, 2, 3]"),
+    ({"sweeps": {"lr": {"values": [1], "seeds": 0}}}, "sweeps.lr.seeds", "at least 1"),
+    ({"sweeps": {"lr": {"values": [1], "start": 8.0}}}, "sweeps.lr.start", "values"),
+    ({"sweeps": {"lr": {"values": [1], "sparsity_coeffs": {"e3e": 2}}}}, "e3e", "local, e2e"),
+    (
+        {"sweeps": {"lr": {"values": [1], "sparsity_coeffs": {"e2e": [-1.0]}}}},
+        "sweeps.lr.sparsity_coeffs of e2e at layer 2",
+        "at least 0",
+    ),
+    (
+        {"sweeps": {"warm_start": {"values": [1], "sparsity_coeffs": {"local": 2}}}},
+        "local",
+        "e2e, e2e_ds",
+    ),
+    (
+        {"sweeps": {"warm_start": {"values": [1], "start": 8.5}}},
+        "sweeps.warm_start.start is 8.5",
+        "[5.1, 6.5, 8.0, 10.0, 12.0]",
+    ),
+    ({"sweeps": {"warm_start": {"values": [1], "lr": 0}}}, "sweeps.warm_start.lr", "above 0"),
+    (
+        {"sweeps": {"warm_start": {"values": [1]}}, "objectives": ["e2e"]},
+        "sweeps.warm_start",
+        "no local SAE",
+    ),
 ]
 
 
@@ -90,11 +124,19 @@ def test_bad_input_is_one_sentence(overrides: dict[str, Any], value: str, allowe
 
 
 def test_numbers_without_a_dot_are_numbers() -> None:
-    assert load_profile("smoke", parse_overrides(["lr=1e-3"])).lr == 0.001
+    assert load_profile("smoke", parse_overrides(["lr=1e-3"])).lr["e2e"] == 0.001
+
+
+def test_a_learning_rate_for_each_objective() -> None:
+    rates = {"local": 0.01, "e2e": "1e-3", "e2e_ds": 0.1}
+    found = {"local": 0.01, "e2e": 0.001, "e2e_ds": 0.1}
+    assert load_profile("smoke", {"lr": rates}).lr == found
+    with pytest.raises(ConfigError, match="lr of e2e_ds is None"):
+        load_profile("smoke", {"lr": {"local": 0.01, "e2e": 0.01}})
 
 
 def test_unknown_profile_names_the_known() -> None:
-    with pytest.raises(ConfigError, match="smoke, storyworld, workshop"):
+    with pytest.raises(ConfigError, match="gpt2, published, smoke, storyworld, tinyst"):
         load_profile("workshp")
 
 
@@ -104,8 +146,37 @@ def test_own_model_gets_its_own_defaults(own_model: dict[str, Any]) -> None:
     assert profile.context_size == 128
     assert profile.downstream_coeff == {1: 2.5, 2: 2.5, 3: 2.5}
     assert [len(profile.sparsity_coeffs["e2e"][layer]) for layer in (1, 2, 3)] == [3, 5, 3]
-    assert profile.lr == 0.01
+    assert set(profile.lr.values()) == {0.01}
     assert profile.sparsity_coeffs["local"][1] == auto_grid("local", 3, 2.0)
+
+
+def test_own_model_forgets_sweeps_unless_given_its_own(own_model: dict[str, Any]) -> None:
+    assert load_profile("storyworld", own_model).sweeps == {}
+    given = {"sweeps": {"lr": {"values": [0.5]}}}
+    assert load_profile("storyworld", own_model | given).sweeps["lr"].values == (0.5,)
+
+
+def test_a_sweep_takes_its_defaults_from_the_main_grid() -> None:
+    given = {"lr": {"values": ["1e-3"]}, "warm_start": {"values": [5000], "seeds": 9}}
+    profile = load_profile("workshop", {"sweeps": given})
+    lr, warm = profile.sweeps["lr"], profile.sweeps["warm_start"]
+    assert (lr.values, lr.layers, lr.seeds, lr.start) == ((0.001,), (2,), (0,), None)
+    assert lr.sparsity_coeffs["local"] == {2: (5.1, 8.0, 12.0)}  # ends and middle of five
+    assert set(warm.sparsity_coeffs) == {"e2e", "e2e_ds"}
+    assert (warm.seeds, warm.start, warm.lr) == (profile.seeds, {2: 8.0}, None)
+
+
+def test_a_sweep_may_have_lambdas_of_its_own() -> None:
+    coeffs = {"local": [3], "e2e": {1: [0.5], 2: [0.7]}, "e2e_ds": 2}
+    given = {"lr": {"values": [1], "layers": [1, 2], "sparsity_coeffs": coeffs}}
+    sweep = load_profile("workshop", {"sweeps": given}).sweeps["lr"]
+    assert sweep.sparsity_coeffs == {
+        "local": {1: (3.0,), 2: (3.0,)},
+        "e2e": {1: (0.5,), 2: (0.7,)},
+        "e2e_ds": {1: (12.0, 47.0), 2: (15.0, 58.0)},
+    }
+    alone = load_profile("workshop", {"sweeps": given, "objectives": ["local"]})
+    assert set(alone.sweeps["lr"].sparsity_coeffs) == {"local"}
 
 
 def test_own_model_in_a_profile_of_one_layer_gets_its_middle(own_model: dict[str, Any]) -> None:

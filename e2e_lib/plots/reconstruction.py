@@ -38,7 +38,7 @@ def mse_by_block(blocks: pd.DataFrame, column: str = "mse", log: bool = True) ->
         if log:
             axes.set_yscale("log")
             plain_numbers(axes)
-    after = ", after the first token" if column == "mse_after_first" else ""
+    after = ",\nafter the first token" if column == "mse_after_first" else ""
     grid[0, 0].set_ylabel(f"MSE to the clean activation{after}")
     legend(figure, grid[0, 0], objectives_in(blocks))
     return figure

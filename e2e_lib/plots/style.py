@@ -74,8 +74,22 @@ def style_of(objective: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class _Decades(mpl.ticker.LogLocator):
+    """Powers of ten; where that gives fewer than three ticks, 2 and 5 too, or every digit."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        for digits in ((1,), (1, 2, 5), range(1, 10)):
+            self.set_params(subs=digits)
+            ticks = super().tick_values(vmin, vmax)
+            if sum(vmin <= tick <= vmax for tick in ticks) >= 3:
+                break
+        return ticks
+
+
 def plain_numbers(axes: Axes) -> None:
-    """0.1 and 10 instead of powers of ten on a logarithmic y axis."""
+    """0.1 and 10 instead of powers of ten on a logarithmic y axis, and at least three of them."""
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_locator(_Decades())
     axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 

@@ -1,0 +1,169 @@
+"""The cost of training: seconds by objective, three cheaper ways, and warm-started features."""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from e2e_lib.plots.style import (
+    INK,
+    LABELS,
+    grid_of,
+    layers_in,
+    legend,
+    objectives_in,
+    plain_numbers,
+    style_of,
+)
+from e2e_lib.plots.sweeps import number
+
+WAYS = {  # colour and marker
+    "fewer tokens": ("#0072b2", "s"),
+    "smaller dictionary": ("#d55e00", "D"),
+    "warm start": ("#7a3e9d", "v"),
+}
+
+
+def training_cost(cost: pd.DataFrame) -> Figure:
+    """Table 6: seconds a token over local's, with intervals; open markers: the paper's GPT-2.
+
+    cost: `paper_values.beside_table6`.
+    """
+    layers = layers_in(cost)
+    figure, grid = grid_of(1, 1, 3.4)
+    axes = grid[0, 0]
+    for name, shift in (("e2e", -0.12), ("e2e_ds", 0.12)):
+        part = cost[cost["objective"] == name]
+        x = np.array([layers.index(layer) for layer in part["layer"]]) + shift
+        error = np.clip([part["ratio"] - part["low"], part["high"] - part["ratio"]], 0, None)
+        axes.errorbar(x, part["ratio"], yerr=np.nan_to_num(error), linestyle="", **style_of(name))
+        hollow = style_of(name) | {"markerfacecolor": "none", "markeredgewidth": 1.5}
+        hollow["markeredgecolor"] = hollow["color"]
+        axes.plot(x + 0.07, part["paper_ratio"], linestyle="", **hollow)
+    axes.axhline(1, color=INK, linewidth=1)
+    depths = cost.drop_duplicates("layer").set_index("layer")["depth"]
+    axes.set_xticks(range(len(layers)), [f"layer {k} ({depths[k]})" for k in layers])
+    axes.set_xlim(-0.5, len(layers) - 0.5)
+    axes.set_ylim(0, 1.1 * float(np.nanmax(cost[["ratio", "high", "paper_ratio"]])))
+    axes.set_xlabel("where the SAE sits (depth as compared with the paper)")
+    axes.set_ylabel("seconds a token, over local's")
+    axes.plot([], [], "o", color="none", mec=INK, mew=1.5, label="paper (GPT-2)")
+    legend(figure, axes, ["e2e", "e2e_ds"])
+    return figure
+
+
+def cost_quality(ways: pd.DataFrame) -> Figure:
+    """Quality against cost of three cheaper ways, a panel a layer and objective.
+
+    ways: `cost.cost_quality`. Filled markers: all seconds, a warm start's local SAE included; open
+    ones: without it. Better is up, cheaper is left; the star is the full run.
+    """
+    shown = ways.dropna(subset=["value"])
+    places = [
+        (layer, name)
+        for layer in layers_in(shown)
+        for name in objectives_in(shown[shown["layer"] == layer])
+    ]
+    figure, grid = grid_of(1, len(places), 4.0, sharey=True)
+    for axes, (layer, name) in zip(grid[0], places, strict=True):
+        here = shown[(shown["layer"] == layer) & (shown["objective"] == name)]
+        for way, (colour, marker) in WAYS.items():
+            own = here[here["way"] == way].sort_values("seconds_share")
+            x = own["seconds_share_with_start"].fillna(own["seconds_share"])
+            error = np.clip([own["value"] - own["low"], own["high"] - own["value"]], 0, None)
+            look: dict[str, Any] = {"color": colour, "marker": marker}
+            label = way if len(own) else None
+            axes.errorbar(x, own["value"], yerr=error, label=label, mec="white", **look)
+            if way == "warm start":
+                look |= {"mfc": "none", "mec": colour, "linestyle": ":"}
+                axes.plot(own["seconds_share"], own["value"], linewidth=1, **look)
+            for at, height, setting in zip(x, own["value"], own["setting"], strict=True):
+                axes.annotate(
+                    number(float(setting)), (at, height), (5, 5), textcoords="offset points",
+                    fontsize=8.5, color=colour,
+                )  # fmt: skip
+        axes.plot(1, 1, "*", color="black", markersize=13, mec="white", label="full run")
+        axes.axhline(1, color=INK, linewidth=1)
+        axes.set(
+            title=f"layer {layer}, {LABELS[name]}", xlabel="training seconds, share of full run"
+        )
+        axes.set_xlim(0, 1.15 * max(1, float(here["seconds_share_with_start"].max())))
+    axes = grid[0, 0]
+    axes.set_yscale("log")
+    axes.invert_yaxis()
+    plain_numbers(axes)
+    axes.set_ylabel("CE increase at equal L0,\nover the full run's")
+    _legend_of_all(figure, list(grid[0]))
+    return figure
+
+
+def _legend_of_all(figure: Figure, panels: list[plt.Axes]) -> None:
+    """One legend above all panels, each label once."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(found.values()),
+        list(found),
+        loc="outside upper center",
+        ncols=len(found),
+        frameon=False,
+    )
+
+
+def moved_features(table: pd.DataFrame) -> Figure:
+    """Cosine of every alive feature with the row it started from, a panel an objective.
+
+    table: `warm_start.moved`; a line a number of training tokens.
+    """
+    return _histograms(table, "cosine", "cosine with its start", _shades(table))
+
+
+def seed_agreement(table: pd.DataFrame) -> Figure:
+    """Largest cosine with a feature of another seed: warm starts, from scratch, the local starts.
+
+    table: `warm_start.agreement`. A panel an objective; the local starts are in each of them.
+    """
+    local = table["objective"] == "local"
+    shown = [table[~local]]
+    shown += [table[local].assign(objective=name) for name in objectives_in(table[~local])]
+    table = pd.concat(shown, ignore_index=True)
+    kinds = list(dict.fromkeys(table["start"]))
+    fixed = ["black", "#d55e00", "#0072b2", "#56b4e9", "#7a3e9d", "#999999"]
+    looks = {kind: (kind, fixed[k % len(fixed)]) for k, kind in enumerate(kinds)}
+    return _histograms(table, "max_cosine", "max cosine, other seed", ("start", looks))
+
+
+def _shades(table: pd.DataFrame) -> tuple[str, dict[Any, tuple[str, Any]]]:
+    tokens = sorted(table["train_tokens"].unique())
+    colours = mpl.colormaps["viridis_r"](np.linspace(0.85, 0.2, len(tokens))[::-1])
+    looks = {n: (f"{number(float(n))} tokens", c) for n, c in zip(tokens, colours, strict=True)}
+    return "train_tokens", looks
+
+
+def _histograms(
+    table: pd.DataFrame, column: str, label: str, by: tuple[str, dict[Any, tuple[str, Any]]]
+) -> Figure:
+    """Density of `column`, dashed means, a row a layer, a panel an objective, a line a kind."""
+    kind_column, looks = by
+    layers, names = layers_in(table), objectives_in(table)
+    bins = np.linspace(float(table[column].min()), 1, 51)
+    figure, grid = grid_of(len(layers), len(names), 0.5 + 3.0 * len(layers), sharex=True)
+    for row, layer in zip(grid, layers, strict=True):
+        for axes, name in zip(row, names, strict=True):
+            own = table[(table["layer"] == layer) & (table["objective"] == name)]
+            for kind, (text, colour) in looks.items():
+                values = own.loc[own[kind_column] == kind, column]
+                axes.hist(
+                    values, bins=bins, density=True, histtype="step", linewidth=1.6,
+                    color=colour, label=text,
+                )  # fmt: skip
+                axes.axvline(values.mean(), color=colour, linestyle="--", linewidth=1.4)
+            axes.set(title=f"layer {layer}, {LABELS[name]}", xlabel=label)
+        row[0].set_ylabel("density")
+    _legend_of_all(figure, [grid[0, 0]])
+    return figure

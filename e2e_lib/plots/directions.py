@@ -1,0 +1,135 @@
+"""Principal directions: elements along one, projections on it, what SAEs keep, what matters."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from e2e_lib.plots.style import (
+    INK,
+    LABELS,
+    MARKERS,
+    grid_of,
+    legend,
+    objectives_in,
+    style_of,
+)
+
+BACKGROUND = "#dde1ef"
+# Kinds of token in drawing order: the many first. Colours are no objective's.
+KINDS = {"other": "#8d93a8", "end of text, later": "#0f8b8d", "position 0": "#c8372d"}
+BINS = 40  # as the paper
+
+
+def cosine_map(points: pd.DataFrame) -> Figure:
+    """Fig 21: a map of all dictionaries, a panel an objective, its elements coloured by their
+    cosine with direction 0 (from −0.5 to 0.5, as the paper), the other dictionaries' in grey.
+
+    points: columns objective, x, y, cosine.
+    """
+    names = objectives_in(points)
+    figure, grid = grid_of(1, len(names), 3.4)
+    size = min(16.0, max(1.0, 15000 / len(points)))
+    for axes, name in zip(grid[0], names, strict=True):
+        own = points["objective"] == name
+        rest = points[~own]
+        axes.scatter(rest["x"], rest["y"], s=0.6 * size, color=BACKGROUND, linewidths=0)
+        shown = axes.scatter(
+            points.loc[own, "x"], points.loc[own, "y"], c=points.loc[own, "cosine"],
+            s=size, marker=MARKERS[name], cmap="coolwarm", vmin=-0.5, vmax=0.5, linewidths=0,
+        )  # fmt: skip
+        axes.set(title=LABELS[name], xlabel="UMAP 1", xticks=[], yticks=[])
+    grid[0, 0].set_ylabel("UMAP 2")
+    figure.colorbar(shown, ax=grid[0].tolist(), label="cosine with direction 0", pad=0.02)
+    return figure
+
+
+def projection_histogram(table: pd.DataFrame) -> Figure:
+    """Fig 22: density of the projections on direction 0 by kind of token (each kind's area is 1).
+
+    Where position 0 lies farther from the rest than all of them are wide, the axis is broken.
+
+    table: columns kind and projection, as `directions.projection_table` returns it.
+    """
+    first = table["kind"] == "position 0"
+    parts = [table.loc[~first, "projection"], table.loc[first, "projection"]]
+    spans = sorted((float(part.min()), float(part.max())) for part in parts if len(part))
+    gap = spans[-1][0] - spans[0][1]
+    if gap <= sum(high - low for low, high in spans):
+        spans = [(min(low for low, _ in spans), max(high for _, high in spans))]
+    figure, grid = grid_of(1, len(spans), 3.6, sharey=True)
+    for axes, (low, high) in zip(grid[0], spans, strict=True):
+        margin = 0.04 * (high - low) or 0.5
+        bins = np.linspace(low - margin, high + margin, BINS + 1)
+        for kind, colour in KINDS.items():
+            _density(axes, table.loc[table["kind"] == kind, "projection"], bins, colour)
+        axes.set(xlim=(bins[0], bins[-1]), xlabel="projection on direction 0")
+    grid[0, 0].set_ylabel("density")
+    for kind, colour in KINDS.items():
+        if (table["kind"] == kind).any():
+            grid[0, 0].plot([], [], color=colour, linewidth=6, alpha=0.6, label=kind)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def _density(axes: Axes, values: pd.Series, bins: np.ndarray, colour: str) -> None:
+    """Shares of all `values`, also of those outside the bins, a unit of the axis."""
+    if values.empty:
+        return
+    counts, _ = np.histogram(values, bins)
+    density = counts / len(values) / np.diff(bins)
+    axes.stairs(density, bins, fill=True, color=colour, alpha=0.3)
+    axes.stairs(density, bins, color=colour, linewidth=1.4)
+
+
+def correlation_by_direction(table: pd.DataFrame) -> Figure:
+    """Fig 23a: r of SAE input and output along each direction, bars: 95 % intervals."""
+    figure, grid = grid_of(1, 1, 3.8)
+    axes = grid[0, 0]
+    names = objectives_in(table)
+    for name, shift in zip(names, (-0.15, 0.0, 0.15), strict=False):
+        own = table[table["objective"] == name]
+        error = np.clip([own["value"] - own["low"], own["high"] - own["value"]], 0, None)
+        axes.errorbar(
+            own["direction"] + shift, own["value"], yerr=error, linewidth=0.8, elinewidth=1.2,
+            **style_of(name) | {"markersize": 6},
+        )  # fmt: skip
+    low = float(table[["value", "low"]].min().min())
+    axes.set_ylim(min(0.0, low - 0.05), 1.05)
+    axes.set(xlabel="PCA direction", ylabel="correlation of input and output")
+    legend(figure, axes, names)
+    return figure
+
+
+def ablation_by_direction(table: pd.DataFrame) -> Figure:
+    """Fig 23b: mean KL after resampling each direction; beside it, against how much the
+    activations vary along it after position 0, direction 0 marked.
+
+    table: columns direction, kl and kl_paper with their intervals, and spread.
+    """
+    figure, grid = grid_of(1, 2, 3.8, sharey=True, width_ratios=[1.6, 1])
+    left, right = grid[0]
+    error = np.clip([table["kl"] - table["kl_low"], table["kl_high"] - table["kl"]], 0, None)
+    style = {"color": INK, "linestyle": "", "capsize": 2, "elinewidth": 1.2}
+    clean = left.errorbar(
+        table["direction"], table["kl"], yerr=error, marker="o", markersize=5,
+        label="KL(clean ‖ ablated)", **style,
+    )  # fmt: skip
+    (paper,) = left.plot(
+        table["direction"], table["kl_paper"], marker="s", markersize=7, linestyle="",
+        markerfacecolor="none", markeredgecolor="#b0722e", label="KL(ablated ‖ clean)",
+    )  # fmt: skip
+    left.set(xlabel="PCA direction", ylabel="KL after resampling (nats a token)")
+    right.errorbar(table["spread"], table["kl"], yerr=error, marker="o", markersize=5, **style)
+    zero = table[table["direction"] == 0]
+    (first,) = right.plot(
+        zero["spread"], zero["kl"], marker="o", markersize=12, linestyle="",
+        markerfacecolor="none", markeredgecolor="#c8372d", label="direction 0",
+    )  # fmt: skip
+    right.set_xlabel("spread after position 0")
+    left.set_ylim(bottom=0)
+    right.set_xlim(0, 1.1 * float(table["spread"].max()))
+    entries = [clean, paper, first]
+    figure.legend(handles=entries, loc="outside upper center", ncols=len(entries), frameon=False)
+    return figure

@@ -1,0 +1,89 @@
+"""Maps of two dictionaries: every element, and the regions where one is over-represented."""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from e2e_lib.plots.style import (
+    COLOURS,
+    INK,
+    LABELS,
+    MARKERS,
+    grid_of,
+    layers_in,
+    legend,
+    objectives_in,
+)
+
+GREY = "#c9cddc"
+
+
+def dictionary_maps(points: pd.DataFrame) -> Figure:
+    """Figs 19 and 20: the elements of both dictionaries, a row a pair, a column a layer."""
+    figure, panels = _panels(points)
+    for axes, own in panels:
+        for name in objectives_in(own):
+            part = own[own["objective"] == name]
+            _scatter(axes, part, color=COLOURS[name], marker=MARKERS[name], alpha=0.75)
+    legend(figure, figure.axes[0], objectives_in(points))
+    return figure
+
+
+def region_maps(points: pd.DataFrame, regions: pd.DataFrame, numbered: int = 6) -> Figure:
+    """The same maps, grey except for the regions, which have the colour of the objective that is
+    over-represented there. The `numbered` largest of each panel carry their numbers.
+
+    regions: as `embedding.region_table` returns them.
+    """
+    figure, panels = _panels(points)
+    for axes, own in panels:
+        _scatter(axes, own[own["region"] == 0], color=GREY, marker="o", alpha=0.6)
+        layer, pair = own["layer"].iloc[0], own["pair"].iloc[0]
+        found = regions[(regions["layer"] == layer) & (regions["pair"] == pair)]
+        if found.empty:
+            axes.text(0.98, 0.02, "no region", transform=axes.transAxes, ha="right", va="bottom")
+        for row in found.itertuples():
+            members = own[own["region"] == row.region]
+            style = {"color": COLOURS[row.objective], "marker": MARKERS[row.objective]}
+            _scatter(axes, members, **style)
+            if row.region <= numbered:
+                _number(axes, members, str(row.region))
+    legend(figure, figure.axes[0], objectives_in(regions))
+    return figure
+
+
+def _panels(points: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A row a pair, a column a layer; panels without a map are switched off."""
+    pairs, layers = list(points["pair"].unique()), layers_in(points)
+    figure, grid = grid_of(len(pairs), len(layers), 0.5 + 3.0 * len(pairs))
+    panels = []
+    for row, pair in zip(grid, pairs, strict=True):
+        shown = " and ".join(LABELS[name] for name in pair.split(" - "))
+        for axes, layer in zip(row, layers, strict=True):
+            own = points[(points["pair"] == pair) & (points["layer"] == layer)]
+            if own.empty:
+                axes.set_axis_off()
+                continue
+            axes.set(title=f"layer {layer}: {shown}", xlabel="UMAP 1")
+            axes.set(xticks=[], yticks=[])  # its coordinates have no unit
+            panels.append((axes, own))
+        row[0].set_ylabel("UMAP 2")
+    return figure, panels
+
+
+def _scatter(axes: Axes, points: pd.DataFrame, **style: Any) -> None:
+    size = min(14.0, max(1.0, 9000 / max(1, len(points))))
+    axes.scatter(points["x"], points["y"], s=size, linewidths=0, **style)
+
+
+def _number(axes: Axes, members: pd.DataFrame, text: str) -> None:
+    """At the member nearest to the middle: the middle of a bent region may lie outside it."""
+    offset = members[["x", "y"]] - members[["x", "y"]].median()
+    place = members.loc[offset.pow(2).sum(axis=1).idxmin(), ["x", "y"]]
+    box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
+    axes.annotate(
+        text, place.astype(float).to_list(), xytext=(9, 9), textcoords="offset points",
+        fontsize=9, ha="center", va="center", bbox=box,
+    )  # fmt: skip

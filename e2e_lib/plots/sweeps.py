@@ -1,0 +1,192 @@
+"""Hyperparameters: curves by setting, how far apart they lie, seeds, alive elements."""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from e2e_lib.plots.style import (
+    AXIS,
+    COLOURS,
+    INK,
+    LABELS,
+    grid_of,
+    layers_in,
+    legend,
+    objectives_in,
+    plain_numbers,
+    style_of,
+)
+
+NAMES = {
+    "lr": "learning rate",
+    "dict_ratio": "dictionary elements a dimension",
+    "train_tokens": "training tokens",
+}
+SHAPES = ("v", "D", "s", "P", "^", "X", "*", "o")  # of the settings, from the smallest
+LINES = ("-", "--", ":", "-.")  # of the seeds
+
+
+def number(value: float) -> str:
+    """A setting for people: 99,840 as 100k, 0.003 as it is."""
+    return f"{value / 1000:.0f}k" if value >= 10_000 else f"{value:g}"
+
+
+def sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
+    """Figs 13-17: CE increase against L0 and alive elements, a line a setting of `column`.
+
+    runs: `matching.sweep_runs`. A row a layer and objective; lines join means over seeds in order
+    of λ, from light to dark as the setting grows, the main runs' in black.
+    """
+    places = [
+        (layer, name)
+        for layer in layers_in(runs)
+        for name in objectives_in(runs[runs["layer"] == layer])
+    ]
+    settings = [float(value) for value in sorted(runs[column].unique())]
+    shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 0.85, len(settings)))
+    main = set(runs.loc[runs["main"], column])
+    figure, grid = grid_of(len(places), 2, 0.6 + 2.5 * len(places), sharey="row")
+    for row, (layer, name) in zip(grid, places, strict=True):
+        own = runs[(runs["layer"] == layer) & (runs["objective"] == name)]
+        for axes, x in zip(row, ("l0", "alive"), strict=True):
+            for k, setting in enumerate(settings):
+                means = own[own[column] == setting].groupby("sparsity_coeff").mean(True)
+                usual = setting in main
+                look: dict[str, Any] = {
+                    "color": "black" if usual else shades[k], "marker": SHAPES[k % len(SHAPES)],
+                    "linewidth": 2.2 if usual else 1.8, "mec": "white", "mew": 0.7,
+                    "label": number(setting) + " (main runs)" * usual,
+                }  # fmt: skip
+                axes.plot(means[x], means["ce_increase"], **look)
+            axes.set_title(f"layer {layer}, {LABELS[name]}")
+            axes.set_xlim(0, 1.06 * float(own[x].max()))
+        _upside_down(row[0], own["ce_increase"])
+        row[0].set_ylabel("CE loss increase (nats)")
+        row[1].tick_params(labelleft=True)
+    for axes, x in zip(grid[-1], ("l0", "alive"), strict=True):
+        axes.set_xlabel(AXIS[x])
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, title=NAMES[column], loc="outside upper center", ncols=len(labels),
+        frameon=False,
+    )  # fmt: skip
+    return figure
+
+
+def _upside_down(axes: Axes, values: pd.Series) -> None:
+    """The y axis with 0 (or the least value, if below) at the top: better is up."""
+    lowest, top = min(0.0, float(values.min()) * 1.05), float(values.max()) * 1.05
+    axes.set_ylim(top, lowest - 0.04 * (top - lowest))
+
+
+def sweep_ratios(ratios: pd.DataFrame) -> Figure:
+    """Each setting over the main runs, a row a swept column and layer, a panel a quantity.
+
+    ratios: `sweeps.sweep_ratios`, of one or several columns. Bars: 95 % intervals. The main runs
+    are at 1 by definition (white dots).
+    """
+    shown = ratios.dropna(subset=["value"])
+    places = list(dict.fromkeys(zip(shown["column"], shown["layer"], strict=True)))
+    quantities = sorted(set(shown["quantity"]))
+    figure, grid = grid_of(len(places), len(quantities), 0.5 + 2.5 * len(places))
+    for row, (column, layer) in zip(grid, places, strict=True):
+        here = shown[(shown["column"] == column) & (shown["layer"] == layer)]
+        for axes, quantity in zip(row, quantities, strict=True):
+            own = here[here["quantity"] == quantity]
+            for name in objectives_in(own):
+                part = own[own["objective"] == name]
+                main = part[["main"]].drop_duplicates().set_axis(["setting"], axis=1)
+                line = pd.concat([part, main.assign(value=1.0)]).sort_values("setting")
+                error = np.clip(
+                    [line["value"] - line["low"], line["high"] - line["value"]], 0, None
+                )
+                axes.errorbar(
+                    line["setting"], line["value"], yerr=np.nan_to_num(error), **style_of(name)
+                )
+                axes.plot(main["setting"], [1.0] * len(main), "o", color="white", mec=INK, zorder=5)
+            axes.axhline(1, color=INK, linewidth=1)
+            axes.set_yscale("log")
+            plain_numbers(axes)
+            axes.set_title(quantity if len(layers_in(shown)) == 1 else f"layer {layer}: {quantity}")
+            _settings_axis(axes, pd.concat([own["setting"], own["main"]]), NAMES[column])
+        row[0].set_ylabel("ratio to the main runs")
+    legend(figure, grid[0, 0], objectives_in(shown))
+    return figure
+
+
+def _settings_axis(axes: Axes, values: pd.Series, name: str) -> None:
+    """A logarithmic x axis with a tick at every setting."""
+    settings = [float(value) for value in sorted(values.unique())]
+    axes.set_xscale("log")
+    axes.set_xticks(settings, [number(value) for value in settings])
+    axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes.margins(x=0.12)
+    axes.set_xlabel(name)
+
+
+def gap_to_e2e(gaps: pd.DataFrame) -> Figure:
+    """Local's CE increase over e2e's at equal L0, a panel a swept column, a line a layer."""
+    shown = gaps.dropna(subset=["value"])
+    columns = list(dict.fromkeys(shown["column"]))
+    figure, grid = grid_of(1, len(columns), 3.4, sharey=True)
+    for axes, column in zip(grid[0], columns, strict=True):
+        own = shown[shown["column"] == column]
+        for layer, dash in zip(layers_in(own), LINES, strict=False):
+            part = own[own["layer"] == layer].sort_values("setting")
+            error = np.clip([part["value"] - part["low"], part["high"] - part["value"]], 0, None)
+            axes.errorbar(
+                part["setting"], part["value"], yerr=error, linestyle=dash,
+                label=f"layer {layer}", **style_of("local"),
+            )  # fmt: skip
+            main = part[part["main"]]
+            axes.plot(main["setting"], main["value"], "o", color="white", mec=INK, zorder=5)
+        axes.axhline(1, color=COLOURS["e2e"], linewidth=1.6)
+        _settings_axis(axes, own["setting"], f"{NAMES[column]} of local")
+        axes.set_ylim(0, 1.08 * float(shown["high"].max()))
+        axes.legend(loc="upper right", frameon=False)
+    grid[0, 0].set_ylabel("CE increase at equal L0,\nlocal / e2e's main runs")
+    return figure
+
+
+def seed_curves(runs: pd.DataFrame) -> Figure:
+    """Fig 18: CE increase against L0, a panel a layer, a line a seed."""
+    layers = layers_in(runs)
+    figure, grid = grid_of(1, len(layers), 3.6)
+    for axes, layer in zip(grid[0], layers, strict=True):
+        own = runs[runs["layer"] == layer]
+        for name in objectives_in(own):
+            curves = own[own["objective"] == name].sort_values("sparsity_coeff").groupby("seed")
+            for k, (_, curve) in enumerate(curves):
+                look = style_of(name) | {"linestyle": LINES[k % len(LINES)], "alpha": 0.8}
+                axes.plot(curve["l0"], curve["ce_increase"], **look)
+        _upside_down(axes, own["ce_increase"])
+        axes.set(title=f"layer {layer}", xlabel=AXIS["l0"])
+        axes.set_xlim(0, 1.06 * float(own["l0"].max()))
+    grid[0, 0].set_ylabel(AXIS["ce_increase"])
+    legend(figure, grid[0, 0], objectives_in(runs))
+    return figure
+
+
+def alive_trends(runs: pd.DataFrame) -> Figure:
+    """Appendix C: alive elements against mean gradient norm and CE increase, a row a layer."""
+    layers = layers_in(runs)
+    figure, grid = grid_of(len(layers), 2, 0.5 + 2.5 * len(layers), sharey="row")
+    names = {"grad_norm": "mean gradient norm", "ce_increase": AXIS["ce_increase"]}
+    for row, layer in zip(grid, layers, strict=True):
+        own = runs[runs["layer"] == layer]
+        for axes, x in zip(row, names, strict=True):
+            for name in objectives_in(own):
+                part = own[(own["objective"] == name) & (own[x] > 0)]
+                axes.plot(part[x], part["alive"], linestyle="", **style_of(name))
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+            axes.set_ylim(0, 1.06 * float(own["alive"].max()))
+        row[0].set_ylabel(f"layer {layer}\nalive elements")
+    for axes, label in zip(grid[-1], names.values(), strict=True):
+        axes.set_xlabel(label)
+    legend(figure, grid[0, 0], objectives_in(runs))
+    return figure

@@ -1,0 +1,35 @@
+"""A profile cut down to a few steps: does the whole path work, with this model and this text?"""
+
+from dataclasses import replace
+
+from pipeline.profile import Profile
+from pipeline.sweeps import evenly
+
+BATCHES, BATCH_SIZE, EVAL_ROWS, DICT_RATIO = 3, 2, 2, 2.0
+
+
+def shrunk(profile: Profile) -> Profile:
+    """`profile` on three batches of two rows, with tiny dictionaries, one seed and one λ each.
+
+    Model, text, context, layers, objectives, schedule and accumulation over micro-batches stay as
+    they are; sweeps go. Its name ends in -shrunk, so that its results have a folder of their own.
+    """
+    accumulates = profile.micro_batch_size < profile.batch_size
+    grids = {
+        objective: {layer: evenly(grid, 1) for layer, grid in by_layer.items()}
+        for objective, by_layer in profile.sparsity_coeffs.items()
+    }
+    tokens = BATCHES * BATCH_SIZE * profile.context_size
+    return replace(
+        profile,
+        name=f"{profile.name}-shrunk",
+        seeds=profile.seeds[:1],
+        sparsity_coeffs=grids,
+        dict_ratio=DICT_RATIO,
+        batch_size=BATCH_SIZE,
+        micro_batch_size=1 if accumulates else BATCH_SIZE,
+        train_tokens=dict.fromkeys(profile.train_tokens, tokens),
+        eval_tokens=EVAL_ROWS * profile.context_size,
+        one_sae_a_job=False,
+        sweeps={},
+    )
