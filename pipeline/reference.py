@@ -4,7 +4,7 @@
 
 Every run's record, metrics and curve is kept, and every figure, table and claim. Weights are kept
 of the matched runs: the similar-CE triples of the first two seeds, which is what a comparison
-across seeds needs, the similar-L0 triples of the first, and warm-started runs with their starts.
+across seeds needs, the similar-L0 triples of the first, and the warm starts with their starts.
 Executed notebooks are kept as pages.
 """
 
@@ -17,6 +17,7 @@ import pandas as pd
 from e2e_lib.errors import E2EError, ResultsError
 from e2e_lib.matching import across_seeds, main_runs, similar
 from e2e_lib.runs import REFERENCE, metrics_table, project_path
+from e2e_lib.warm_start import compared_runs
 
 FOLDERS = ("figures", "tables", "skipped")
 FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")
@@ -25,10 +26,12 @@ WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")
 
 def runs_with_weights(table: pd.DataFrame) -> set[str]:
     """Names of the runs whose weights are shipped."""
-    table = main_runs(table)
-    first = int(table["seed"].min())
-    matched = across_seeds(table, similar(table, "ce_increase", first))
-    return {*matched["run"], *similar(table, "l0", first)["run"]}
+    main = main_runs(table)
+    seeds = sorted(main["seed"].unique())[:2]
+    matched = across_seeds(main, similar(main, "ce_increase", seeds[0]))
+    matched = matched[matched["seed"].isin(seeds)]
+    warm = compared_runs(table)
+    return {*matched["run"], *similar(main, "l0", seeds[0])["run"], *warm["run"]}
 
 
 def copy_reference(source: Path, target: Path) -> None:
@@ -53,6 +56,8 @@ def copy_reference(source: Path, target: Path) -> None:
     for run in sorted((source / "saes").iterdir()):
         without = () if run.name in kept else WEIGHTS
         shutil.copytree(run, target / "saes" / run.name, ignore=lambda _, names, w=without: w)
+    for page in sorted(source.glob("*.html")):
+        shutil.copy(page, target / page.name)
     (target / "notebooks").mkdir()
     for page in sorted((source / "notebooks").glob("*.html")):
         shutil.copy(page, target / "notebooks" / page.name)

@@ -9,9 +9,10 @@ are linked relative to it. Every text that comes from a file is escaped.
 import base64
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def write_report(results: Path) -> Path:
             failures_section(read_all(results / "failed")),
             claims_section(read_json(results / "claims.json", [])),
             figures_section(results, sources),
+            pages_section(results),
             tables_section(results, sources),
             skipped_section(read_all(results / "skipped")),
             notebooks_section(notebooks),
@@ -136,6 +138,19 @@ def figures_section(results: Path, sources: Mapping[str, str]) -> str:
             f"<figcaption>{_beside(facts, 'figures', sources)}</figcaption>\n</figure>"
         )
     return section("Figures", "\n".join(figures), "figures") if figures else ""
+
+
+def pages_section(results: Path) -> str:
+    """Links to what notebooks wrote as pages of their own, such as feature cards."""
+    pages = [page for page in sorted(results.glob("*.html")) if page.name != "index.html"]
+    items = (f"<li><a href='{escape(p.name)}'>{escape(page_title(p))}</a></li>" for p in pages)
+    return section("Pages", f"<ul>{''.join(items)}</ul>", "pages") if pages else ""
+
+
+def page_title(page: Path) -> str:
+    """The title of an HTML page, as plain text, or its file name."""
+    found = re.search(r"<title>(.*?)</title>", page.read_text(encoding="utf-8"), re.S)
+    return unescape(found[1]).strip() if found else page.name
 
 
 def tables_section(results: Path, sources: Mapping[str, str]) -> str:

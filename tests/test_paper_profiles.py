@@ -232,14 +232,21 @@ def test_tinystories_runs_shrunk(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_gpt2_runs_shrunk(tmp_path: Path) -> None:
-    """GPT-2 small at layer 10, one data set for both splits; one batch, for 124 M parameters."""
+    """GPT-2 small at layer 10, one data set for both splits; one batch, for 124 M parameters.
+
+    e2e is left out, for its two terms are among those of e2e_ds.
+    """
     model = write_model(tmp_path / "gpt2", ARCHITECTURES["gpt2"])
     text = write_tokens(tmp_path / "text", 1024, 60, "train")
     chosen = {"model": str(model), "train_data": str(text), "validation_data": str(text)}
     brief = {"train_tokens": 2 * 1024, "eval_tokens": 1024, "dict_ratio": 0.1}
+    brief |= {"objectives": "local,e2e_ds"}
     results = run_stage(tmp_path, "gpt2", chosen, brief, layer=10)
     table = metrics_table(results)
-    assert list(table["sparsity_coeff"]) == [10.0, 1.5, 1.75]
+    assert dict(zip(table["objective"], table["sparsity_coeff"], strict=True)) == {
+        "local": 10.0,
+        "e2e_ds": 1.75,
+    }
     assert set(table["d_sae"]) == {76} and set(table["train_tokens"]) == {2048}
     assert table[["ce_increase", "l0", "kl", "grad_norm"]].notna().all(axis=None)
     assert abs(table["ce_clean"].iloc[0] - np.log(D_VOCAB)) < 0.5, "random weights know nothing"
