@@ -95,7 +95,7 @@ def _shares(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
         "with_start": "seconds_share_with_start",
     }
     keys = ["layer", "objective", "seed", "sparsity_coeff"]
-    main = runs[runs["main"]].set_index(keys)[["train_tokens", "train_seconds"]]
+    main = runs[runs["main"]].groupby(keys)[["train_tokens", "train_seconds"]].mean()
     main = main.assign(with_start=main["train_seconds"])
     swept = runs[~runs["main"]].assign(setting=runs[setting])
     full = main.reindex(pd.MultiIndex.from_frame(swept[keys])).set_index(swept.index)

@@ -35,6 +35,8 @@ PARAMETERS = "\n".join(
     ]
 )
 
+COEFFS = {"local": [5.1, 8.0, 12.0], "e2e": [0.4, 0.98, 1.9], "e2e_ds": [15.0, 30.0, 58.0]}
+
 
 def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
     """A notebook with a parameters cell and these code cells."""
@@ -145,7 +147,8 @@ def test_stages_of_sweeps() -> None:
         "train_tokens": {"values": [20_000], "sparsity_coeffs": {"local": [3.0, 5.0]}},
         "warm_start": {"values": [10_000], "seeds": 2, "start": 12.0, "lr": 0.001},
     }
-    todo = {s.name: s for s in stages(load_profile("smoke", {"sweeps": sweeps}), "results/x")}
+    profile = load_profile("smoke", {"sweeps": sweeps, "sparsity_coeffs": COEFFS})
+    todo = {s.name: s for s in stages(profile, "results/x")}
     assert {name for name in todo if name.startswith("10_train")} == {
         "10_train-layer2-seed0", "10_train-layer2-seed1", "10_train-lr0.003-seed0",
         "10_train-train_tokens20000-seed0", "10_train-warm_start10000-seed0",
@@ -298,7 +301,7 @@ def test_runs_of_other_settings_are_set_aside(tmp_path: Path) -> None:
 
 def test_runs_of_sweeps_are_wanted() -> None:
     sweeps = {"lr": {"values": [0.003]}, "warm_start": {"values": [20_000], "start": 8.0}}
-    profile = load_profile("smoke", {"sweeps": sweeps})
+    profile = load_profile("smoke", {"sweeps": sweeps, "sparsity_coeffs": COEFFS})
     row = {
         "objective": "e2e", "layer": 2, "seed": 0, "sparsity_coeff": 0.98, "train_tokens": 39_936,
         "dict_ratio": 5.0, "lr": 0.01, "init_from": "",

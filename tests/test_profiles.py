@@ -102,7 +102,7 @@ BAD = [
     (
         {"sweeps": {"warm_start": {"values": [1], "start": 8.5}}},
         "sweeps.warm_start.start is 8.5",
-        "[5.1, 6.5, 8.0, 10.0, 12.0]",
+        "λ of local's grid at layer 2, [",
     ),
     ({"sweeps": {"warm_start": {"values": [1], "lr": 0}}}, "sweeps.warm_start.lr", "above 0"),
     (
@@ -161,19 +161,21 @@ def test_a_sweep_takes_its_defaults_from_the_main_grid() -> None:
     profile = load_profile("workshop", {"sweeps": given})
     lr, warm = profile.sweeps["lr"], profile.sweeps["warm_start"]
     assert (lr.values, lr.layers, lr.seeds, lr.start) == ((0.001,), (2,), (0,), None)
-    assert lr.sparsity_coeffs["local"] == {2: (5.1, 8.0, 12.0)}  # ends and middle of five
+    grid = profile.sparsity_coeffs["local"][2]
+    assert lr.sparsity_coeffs["local"] == {2: (grid[0], grid[2], grid[4])}  # ends, middle of five
     assert set(warm.sparsity_coeffs) == {"e2e", "e2e_ds"}
-    assert (warm.seeds, warm.start, warm.lr) == (profile.seeds, {2: 8.0}, None)
+    assert (warm.seeds, warm.start, warm.lr) == (profile.seeds, {2: grid[2]}, None)
 
 
 def test_a_sweep_may_have_lambdas_of_its_own() -> None:
     coeffs = {"local": [3], "e2e": {1: [0.5], 2: [0.7]}, "e2e_ds": 2}
     given = {"lr": {"values": [1], "layers": [1, 2], "sparsity_coeffs": coeffs}}
-    sweep = load_profile("workshop", {"sweeps": given}).sweeps["lr"]
-    assert sweep.sparsity_coeffs == {
+    profile = load_profile("workshop", {"sweeps": given})
+    main = profile.sparsity_coeffs["e2e_ds"]
+    assert profile.sweeps["lr"].sparsity_coeffs == {
         "local": {1: (3.0,), 2: (3.0,)},
         "e2e": {1: (0.5,), 2: (0.7,)},
-        "e2e_ds": {1: (12.0, 47.0), 2: (15.0, 58.0)},
+        "e2e_ds": {layer: (main[layer][0], main[layer][-1]) for layer in (1, 2)},
     }
     alone = load_profile("workshop", {"sweeps": given, "objectives": ["local"]})
     assert set(alone.sweeps["lr"].sparsity_coeffs) == {"local"}

@@ -15,10 +15,9 @@ from e2e_lib.plots.style import (
     layers_in,
     legend,
     objectives_in,
-    plain_numbers,
     style_of,
 )
-from e2e_lib.plots.sweeps import number
+from e2e_lib.plots.sweeps import number, ratio_axis
 
 WAYS = {  # colour and marker
     "fewer tokens": ("#0072b2", "s"),
@@ -92,9 +91,8 @@ def cost_quality(ways: pd.DataFrame) -> Figure:
         )
         axes.set_xlim(0, 1.15 * max(1, float(here["seconds_share_with_start"].max())))
     axes = grid[0, 0]
-    axes.set_yscale("log")
+    ratio_axis(axes)
     axes.invert_yaxis()
-    plain_numbers(axes)
     axes.set_ylabel("CE increase at equal L0,\nover the full run's")
     _legend_of_all(figure, list(grid[0]))
     return figure

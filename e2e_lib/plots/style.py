@@ -78,6 +78,7 @@ class _Decades(mpl.ticker.LogLocator):
     """Powers of ten; where that gives fewer than three ticks, 2 and 5 too, or every digit."""
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
+        vmin, vmax = sorted((vmin, vmax))  # the axis may be inverted
         for digits in ((1,), (1, 2, 5), range(1, 10)):
             self.set_params(subs=digits)
             ticks = super().tick_values(vmin, vmax)

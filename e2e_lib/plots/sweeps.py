@@ -109,13 +109,20 @@ def sweep_ratios(ratios: pd.DataFrame) -> Figure:
                 )
                 axes.plot(main["setting"], [1.0] * len(main), "o", color="white", mec=INK, zorder=5)
             axes.axhline(1, color=INK, linewidth=1)
-            axes.set_yscale("log")
-            plain_numbers(axes)
+            ratio_axis(axes)
             axes.set_title(quantity if len(layers_in(shown)) == 1 else f"layer {layer}: {quantity}")
             _settings_axis(axes, pd.concat([own["setting"], own["main"]]), NAMES[column])
         row[0].set_ylabel("ratio to the main runs")
     legend(figure, grid[0, 0], objectives_in(shown))
     return figure
+
+
+def ratio_axis(axes: Axes) -> None:
+    """A logarithmic y axis that shows 0.5 to 2 at least: a ratio of 1.01 must look like 1."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.48), max(high, 2.1))
+    plain_numbers(axes)
 
 
 def _settings_axis(axes: Axes, values: pd.Series, name: str) -> None:
