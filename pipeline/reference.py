@@ -4,8 +4,8 @@
 
 Every run's record, metrics and curve is kept, and every figure, table and claim. Weights are kept
 of the matched runs: the similar-CE triples of the first two seeds, which is what a comparison
-across seeds needs, the similar-L0 triples of the first, and the warm starts with their starts.
-Executed notebooks are kept as pages.
+across seeds needs, the similar-L0 triples of the first, and the longest warm starts with
+their starts. Executed notebooks are kept as pages.
 """
 
 import shutil
@@ -27,10 +27,12 @@ WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")
 def runs_with_weights(table: pd.DataFrame) -> set[str]:
     """Names of the runs whose weights are shipped."""
     main = main_runs(table)
-    seeds = sorted(main["seed"].unique())[:2]
+    seeds = sorted(int(seed) for seed in main["seed"].unique())[:2]
     matched = across_seeds(main, similar(main, "ce_increase", seeds[0]))
     matched = matched[matched["seed"].isin(seeds)]
     warm = compared_runs(table)
+    longest = warm["train_tokens"] == warm.groupby("role")["train_tokens"].transform("max")
+    warm = warm[longest]
     return {*matched["run"], *similar(main, "l0", seeds[0])["run"], *warm["run"]}
 
 

@@ -108,7 +108,7 @@ def _legend_of_all(figure: Figure, panels: list[plt.Axes]) -> None:
         list(found.values()),
         list(found),
         loc="outside upper center",
-        ncols=len(found),
+        ncols=len(found) if len(found) <= 4 else -(-len(found) // 2),  # two rows of many
         frameon=False,
     )
 
