@@ -12,7 +12,7 @@ A run with SAEs at several hooks keeps each in a sub-folder named after its hook
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -202,9 +202,13 @@ def _paper_metrics(trained: "TrainedRun", paper: "Evaluation | None", hook: str)
     return values
 
 
-def print_provenance(results: Path) -> None:
-    """One line on which runs a notebook read: how many, which commits and versions."""
-    records = [json.loads((f / "run.json").read_text()) for f in finished_runs(results)]
+def print_provenance(results: Path, names: Collection[str] = ()) -> None:
+    """One line on which runs a notebook read: how many, which commits and versions.
+
+    names: of the runs that count; empty for all finished ones.
+    """
+    folders = [f for f in finished_runs(results) if not names or f.name in names]
+    records = [json.loads((f / "run.json").read_text()) for f in folders]
     commits = sorted({str(r["provenance"]["commit"])[:10] for r in records})
     torches = sorted({r["provenance"]["packages"]["torch"].split("+")[0] for r in records})
     seeds = sorted({r["config"]["seed"] for r in records})
