@@ -18,6 +18,7 @@ import yaml
 from tqdm import tqdm
 
 from e2e_lib.errors import ConfigError, E2EError, require
+from pipeline.pins import pinned
 from pipeline.profile import ROOT, Profile, load_profile
 from pipeline.report import write_report
 from pipeline.shrink import shrunk
@@ -92,8 +93,9 @@ def results_folder(text: str, profile: Profile, own_model: bool) -> Path:
 def run(profile: Profile, results: Path, cores: int) -> int:
     """Run the notebooks of `profile` into `results`; returns the exit status."""
     folder = os.path.relpath(results, ROOT)
-    todo = stages(profile, folder)
     results.mkdir(parents=True, exist_ok=True)
+    profile = pinned(profile, results)
+    todo = stages(profile, folder)
     (results / "profile.json").write_text(profile.to_json(folder), encoding="utf-8")
     if strangers := set_aside(results, profile):
         print(f"{len(strangers)} runs of other settings moved to {folder}/set_aside/")
