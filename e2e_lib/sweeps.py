@@ -15,6 +15,7 @@ from e2e_lib.bootstrap import RESAMPLES, mean_interval, percentiles
 from e2e_lib.matching import OBJECTIVES
 from e2e_lib.pareto import nothing, ratio_of_curves
 
+COMMAND = "`make run PROFILE=storyworld`"  # trains one of each kind, for who has none
 MIN_RUNS = 2  # λ that make a curve; sweeps are short
 QUANTITIES = {  # x at which the curves are compared, and y
     "CE increase at equal L0": ("l0", "ce_increase"),
