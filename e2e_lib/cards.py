@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from e2e_lib.features import Example, activation_histogram, firing_summary
+from e2e_lib.files import write_text
 from e2e_lib.interpret import Sample
 from e2e_lib.plots.style import COLOURS, LABELS
-from e2e_lib.runs import write_text
 
 SHOWN = 8  # contexts on a card
 CONTEXT = 10  # tokens on either side of the most active one

@@ -19,6 +19,7 @@ import pandas as pd
 
 from e2e_lib import runs
 from e2e_lib.errors import E2EError, ResultsError
+from e2e_lib.files import write_json, write_text
 from e2e_lib.ledger import CLAIMS, WRITTEN, Claim, Measurement, NotTestableError, Tables
 from e2e_lib.matching import main_runs
 
@@ -83,7 +84,7 @@ def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> l
 def write_claims(claims: list[dict[str, Any]], results: str | Path) -> Path:
     """Write results/claims.json."""
     path = Path(results) / "claims.json"
-    runs.write_json(path, claims)
+    write_json(path, claims)
     return path
 
 
@@ -129,7 +130,7 @@ def readme_block(results: str | Path, readme: str | Path) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ResultsError(f"{readme} must hold {BEGIN} and, after it, {END}, once each.")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    target.write_text(f"{before}{BEGIN}\n{claims_markdown(claims)}\n{END}{after}")
+    write_text(target, f"{before}{BEGIN}\n{claims_markdown(claims)}\n{END}{after}")
 
 
 def _rounded(value: float | None) -> float | None:

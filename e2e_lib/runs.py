@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from e2e_lib.errors import ResultsError
+from e2e_lib.files import write_json, write_text
 from e2e_lib.provenance import project_path as project_path  # notebooks import both from here
 from e2e_lib.provenance import provenance, shown_path
 from e2e_lib.provenance import source_path as source_path
@@ -123,31 +124,6 @@ def run_name(config: Mapping[str, Any]) -> str:
     coeff = f"{config['objective']['sparsity_coeff']:g}"
     slug = f"{config['objective_name']}-{hooks}-l{coeff}-s{config['seed']}"
     return re.sub(r"[^\w.+-]", "_", slug) + f"-{digest.hexdigest()}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON whole or not at all; NaN becomes null."""
-    write_text(path, json.dumps(_plain(values), indent=1, ensure_ascii=False) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float):
-        return None if value != value or value in (float("inf"), float("-inf")) else value
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def save_run(

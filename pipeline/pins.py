@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.data import READERS
+from e2e_lib.files import write_json
 from pipeline.profile import ROOT, Profile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -38,9 +39,7 @@ def pinned(profile: Profile, results: Path) -> Profile:
             pins[pin] = commit
         changes[key] = pins[pin]
     if changes:
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(pins, indent=1) + "\n")
-        part.replace(path)
+        write_json(path, pins)
     return replace(profile, **changes)
 
 

@@ -16,6 +16,7 @@ from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
+from e2e_lib.files import write_text
 from pipeline.notebook_html import notebook_title, write_notebook_html
 from pipeline.profile import ROOT
 from pipeline.stages import ALL_NOTEBOOKS, TRAIN
@@ -47,9 +48,7 @@ def write_report(results: Path) -> Path:
         ]
     )
     path = results / "index.html"
-    part = path.with_suffix(".part")
-    part.write_text(page + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, page + "\n")
     return path
 
 

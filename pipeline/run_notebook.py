@@ -24,6 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
 from e2e_lib.errors import ConfigError, E2EError, closest
+from e2e_lib.files import write_json
 from pipeline.profile import ROOT
 from pipeline.scrub import scrub_file
 
@@ -63,27 +64,24 @@ def run_notebook(
     for path in (marker, failure):
         path.unlink(missing_ok=True)
     started = time.time()
-    running.write_text(json.dumps({"name": name, "started": started}), encoding="utf-8")
+    write_json(running, {"name": name, "started": started})
     try:
         check_parameters(notebook, parameters)
         _execute(notebook, executed, dict(parameters))
     except E2EError as error:
-        facts = {"name": name, "notebook": notebook.stem, "error": str(error)}
-        failure.write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+        write_json(failure, {"name": name, "notebook": notebook.stem, "error": str(error)})
         raise
     finally:
         running.unlink(missing_ok=True)
         scrub_file(executed)
     seconds = round(time.time() - started, 1)
-    _write_whole(
-        marker,
-        {
-            "name": name,
-            "notebook": notebook.stem,
-            "seconds": seconds,
-            "parameters": dict(parameters),
-        },
-    )
+    facts = {
+        "name": name,
+        "notebook": notebook.stem,
+        "seconds": seconds,
+        "parameters": dict(parameters),
+    }
+    write_json(marker, facts)
     return marker
 
 
@@ -122,13 +120,6 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None
         except Exception as error:  # a dead kernel, a missing kernelspec, no space on the disk
             words = " ".join(f"{type(error).__name__}: {error}".split())
             raise NotebookError(f"{notebook.name}: {words}") from error
-
-
-def _write_whole(path: Path, facts: dict[str, Any]) -> None:
-    """Write JSON so that the file is either absent or complete."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 """Write metrics.csv of the results folder that the profile in the working directory names."""
 
-import json
 import shutil
 import sys
 from collections.abc import Hashable, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.errors import E2EError
+from e2e_lib.files import write_json
 from e2e_lib.runs import finished_runs, metrics_table, write_metrics_table
 from pipeline.grid import Job, jobs, whole_batches
 from pipeline.profile import Profile
@@ -59,8 +59,7 @@ def main() -> int:
         write_metrics_table(results.resolve())
     except E2EError as error:
         failure = {"name": "table", "notebook": "", "error": str(error)}
-        (results / "failed").mkdir(exist_ok=True)
-        (results / "failed" / "table.json").write_text(json.dumps(failure), encoding="utf-8")
+        write_json(results / "failed" / "table.json", failure)
         return 1
     return 0
 

@@ -9,7 +9,8 @@ from tiny_models import assert_sentence, small_sae
 
 from e2e_lib.errors import ConfigError
 from e2e_lib.experiment import parse_sparsity_coeffs, planned
-from e2e_lib.runs import run_name, write_json
+from e2e_lib.files import write_json
+from e2e_lib.runs import run_name
 
 
 def test_sparsity_coeffs():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from tiny_models import assert_sentence, random_tokens, tiny_model
 
-from e2e_lib import runs
+from e2e_lib import files, runs
 from e2e_lib.errors import ResultsError
 from e2e_lib.evaluate import Evaluation, evaluate
 from e2e_lib.experiment import Experiment
@@ -141,7 +141,9 @@ def test_only_status_ok_is_finished(tmp_path, text):
 
 
 def test_json_is_whole_and_plain(tmp_path):
-    runs.write_json(tmp_path / "new" / "a.json", {"x": float("nan"), "y": (1, tmp_path), "z": True})
+    files.write_json(
+        tmp_path / "new" / "a.json", {"x": float("nan"), "y": (1, tmp_path), "z": True}
+    )
     assert json.loads((tmp_path / "new" / "a.json").read_text()) == {
         "x": None, "y": [1, str(tmp_path)], "z": True,
     }  # fmt: skip
@@ -262,7 +264,7 @@ def test_paths_are_relative_to_the_project(project, monkeypatch):
 
 def test_a_skipped_figure_is_recorded(project, capsys):
     results = project / "results"
-    runs.write_text(results / "figures" / "pareto.png", "old")
+    files.write_text(results / "figures" / "pareto.png", "old")
     runs.skip_figure(results, "pareto", "there is one layer only.")
     assert not (results / "figures" / "pareto.png").exists()
     record = json.loads((results / "skipped" / "pareto.json").read_text())
