@@ -20,8 +20,9 @@ import pandas as pd
 from e2e_lib import runs
 from e2e_lib.errors import E2EError, ResultsError
 from e2e_lib.files import write_json, write_text
-from e2e_lib.ledger import CLAIMS, WRITTEN, Claim, Measurement, NotTestableError, Tables
+from e2e_lib.ledger import CLAIMS, Claim
 from e2e_lib.matching import main_runs
+from e2e_lib.measures import WRITTEN, Measurement, NotTestableError, Tables
 
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 VERDICT = {True: "holds", False: "does not hold", None: "not testable here"}
@@ -66,7 +67,7 @@ def ledger(tables: Tables, claims: Sequence[Claim] = CLAIMS) -> list[dict[str, A
 def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> list[dict[str, Any]]:
     """The ledger of a results folder.
 
-    figures: the folder with the notebooks' tables (`ledger.WRITTEN`); results/figures by default.
+    figures: the folder with the notebooks' tables (`measures.WRITTEN`); results/figures by default.
     A claim whose table is missing has no verdict.
     """
     results = Path(results)

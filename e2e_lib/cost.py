@@ -20,6 +20,20 @@ WAYS = {
 }
 
 
+def seconds_ratios(runs: pd.DataFrame) -> pd.DataFrame:
+    """Training seconds a token over local's, each a mean over λ: a row a layer and seed, a column
+    an objective; NaN where there is no record of either."""
+    values = {"index": ["layer", "seed"], "columns": "objective", "values": "seconds_a_token"}
+    a_token = _timed(runs).pivot_table(**values)
+    return a_token.div(a_token.get("local", np.nan), axis=0)
+
+
+def _timed(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with a record of seconds (released SAEs have none), and their seconds a token."""
+    timed = runs.dropna(subset=["train_seconds", "train_tokens"])
+    return timed.assign(seconds_a_token=timed["train_seconds"] / timed["train_tokens"])
+
+
 def training_cost(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """Table 6. One row a layer and objective, means over λ and seeds; runs: `main_runs`.
 
@@ -27,15 +41,11 @@ def training_cost(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0)
     token over local's, mean over seeds), low, high (95 %, over seeds; NaN with one), n_seeds,
     n_runs. Runs without a record of seconds (released SAEs) are left out.
     """
-    runs = runs.dropna(subset=["train_seconds", "train_tokens"])
-    runs = runs.assign(seconds_a_token=runs["train_seconds"] / runs["train_tokens"])
-    table = []
+    runs, ratios, table = _timed(runs), seconds_ratios(runs), []
     for layer, own in runs.groupby("layer"):
-        a_token = own.pivot_table(index="seed", columns="objective", values="seconds_a_token")
-        for objective in (o for o in OBJECTIVES if o in a_token):
+        for objective in (o for o in OBJECTIVES if o in set(own["objective"])):
             part = own[own["objective"] == objective]
-            local = a_token.get("local", np.nan)
-            ratio = (a_token[objective] / local).dropna()
+            ratio = ratios.loc[layer, objective].dropna()
             interval = mean_interval(ratio.to_numpy(), resamples, seed)
             table.append(
                 {

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from synthetic_results import write_results
 
-from e2e_lib import claims, ledger, matching, runs
+from e2e_lib import claims, ledger, matching, measures, runs
 from e2e_lib.errors import ResultsError
 
 KEYS = ["id", "claim", "paper_value", "value", "low", "high", "n", "holds", "how"]
@@ -74,7 +74,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tables(results):
     similarity = cosines(local=0.8, e2e_ds=0.6, e2e=0.3)
-    return ledger.Tables(
+    return measures.Tables(
         runs=matching.main_runs(runs.metrics_table(results)),
         blocks=runs.block_table(results),
         rows=runs.row_table(results),
@@ -94,7 +94,7 @@ def found(tables):
     return {entry["id"]: entry for entry in claims.ledger(tables)}
 
 
-def entry_of(tables: ledger.Tables, name: str) -> dict:
+def entry_of(tables: measures.Tables, name: str) -> dict:
     return claims.ledger(tables, [c for c in claims.CLAIMS if c.id == name])[0]
 
 
@@ -158,7 +158,7 @@ def test_an_interval_across_the_bound_does_not_hold():
     assert (claim.above, claim.below) == (2.0, None)
 
     def judge(value, low, high):
-        return claims.verdict(claim, ledger.Measurement(value, low, high, 1, ""))
+        return claims.verdict(claim, measures.Measurement(value, low, high, 1, ""))
 
     assert judge(2.5, 2.1, 2.9) == (True, "")
     assert judge(1.5, 1.1, 1.9) == (False, "")
@@ -171,7 +171,7 @@ def test_an_interval_across_the_bound_does_not_hold():
 def test_two_sided_bounds():
     cost = next(c for c in ledger.CLAIMS if c.id == "C8a")
     verdicts = [
-        claims.verdict(cost, ledger.Measurement(v, v - 0.1, v + 0.1, 1, ""))[0]
+        claims.verdict(cost, measures.Measurement(v, v - 0.1, v + 0.1, 1, ""))[0]
         for v in (1.5, 2.05, 2.5, 3.45, 4.0)
     ]
     assert verdicts == [False, False, True, False, False]

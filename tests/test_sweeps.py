@@ -9,7 +9,16 @@ import torch
 from test_runs import experiment
 from tiny_models import D_MODEL, random_tokens, small_sae, tiny_model
 
-from e2e_lib import claims, cost, ledger, matching, paper_values, plots, sweeps, warm_start
+from e2e_lib import (
+    claims,
+    cost,
+    matching,
+    measures,
+    paper_values,
+    plots,
+    sweeps,
+    warm_start,
+)
 from e2e_lib.hooks import clean_pass
 from e2e_lib.losses import named_objective
 from e2e_lib.pareto import ratio_of_curves
@@ -172,7 +181,7 @@ def test_gap_to_e2e_by_hand():
 
 
 def test_the_gap_is_what_c9_reads():
-    tables = ledger.Tables(
+    tables = measures.Tables(
         runs=matching.main_runs(TABLE), blocks=pd.DataFrame(), rows=ROWS,
         written={"27_gap_to_e2e": gaps()},
     )  # fmt: skip
