@@ -38,12 +38,21 @@ def resample_weights(n: int, resamples: int, rng: np.random.Generator) -> Array:
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
 
 
-def resampled_means(values: ArrayLike, resamples: int, rng: np.random.Generator) -> Array:
-    """Means of `resamples` samples of the same size, drawn with replacement; (resamples,)."""
+def mean_and_resamples(n: int, resamples: int, rng: np.random.Generator) -> Array:
+    """Weights (1 + resamples, n): first those of the mean itself, then `resample_weights`."""
+    return np.concatenate([np.full((1, n), 1 / n), resample_weights(n, resamples, rng)])
+
+
+def resampled_means(
+    values: ArrayLike, resamples: int, rng: np.random.Generator, size: int | None = None
+) -> Array:
+    """Means of `resamples` samples of `size` (as many as there are values), drawn with replacement;
+    (resamples,)."""
     x = np.asarray(values, dtype=float)
-    together = max(1, 2_000_000 // x.size)  # resamples at a time; 16 MB of indices
+    size = size or x.size
+    together = max(1, 2_000_000 // size)  # resamples at a time; 16 MB of indices
     parts = [
-        x[rng.integers(0, x.size, (min(together, resamples - start), x.size))].mean(axis=1)
+        x[rng.integers(0, x.size, (min(together, resamples - start), size))].mean(axis=1)
         for start in range(0, resamples, together)
     ]
     return np.concatenate(parts)

@@ -17,9 +17,15 @@ from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.activations import reconstruct
-from e2e_lib.bootstrap import RESAMPLES, Array, Interval, mean_interval, percentiles
-from e2e_lib.bootstrap import resample_weights as draw
-from e2e_lib.hooks import check_hook, clean_pass
+from e2e_lib.bootstrap import (
+    RESAMPLES,
+    Array,
+    Interval,
+    mean_and_resamples,
+    mean_interval,
+    percentiles,
+)
+from e2e_lib.hooks import check_hook, clean_pass, replaced_pass
 from e2e_lib.losses import token_kl
 from e2e_lib.matching import OBJECTIVES
 from e2e_lib.sae import SAE
@@ -150,10 +156,7 @@ def correlation_samples(
     if not seeds:
         return {}
     rng = np.random.default_rng(seed)
-    text, training = (
-        np.concatenate([np.full((1, n), 1 / n), draw(n, resamples, rng)])
-        for n in (len(activations), len(seeds))
-    )
+    text, training = (mean_and_resamples(n, resamples, rng) for n in (len(activations), len(seeds)))
     part = slice(0, 1) if first else slice(1, None)
     before = activations[:, part] @ directions.T
     samples = {}
@@ -220,13 +223,14 @@ def resample_ablation(
     records = []
     for start in range(0, len(rows), batch_size):
         tokens = rows[start : start + batch_size]
-        clean = clean_pass(model, tokens).logits
-        assert clean is not None
+        clean = clean_pass(model, tokens, [hook])
+        assert clean.logits is not None
         for i, direction in enumerate(directions):
             shift = shifts[start : start + batch_size, :, i, None] * direction
-            ablated = _shifted_logits(model, tokens, hook, shift)
+            ablated = replaced_pass(model, tokens, hook, clean.activations[hook] + shift)
             kl, kl_paper = (
-                token_kl(*pair).mean(-1).tolist() for pair in ((clean, ablated), (ablated, clean))
+                token_kl(*pair).mean(-1).tolist()
+                for pair in ((clean.logits, ablated), (ablated, clean.logits))
             )
             numbers = range(start, start + len(tokens))
             records += [(i, *row) for row in zip(numbers, kl, kl_paper, strict=True)]
@@ -266,8 +270,7 @@ def first_direction(
         gap = r[:, 0] - others
         records.append(("correlation", gap[0], *_range(gap[1:])))
     kl = per_row.pivot_table(index="row", columns="direction", values="kl").to_numpy()
-    weights = draw(len(kl), resamples, np.random.default_rng(seed))
-    means = np.concatenate([kl.mean(axis=0)[None], weights @ kl])
+    means = mean_and_resamples(len(kl), resamples, np.random.default_rng(seed)) @ kl
     ratio = means[:, 0] / means[:, 1:].min(axis=1)
     records.append(("ablation", ratio[0], *_range(ratio[1:])))
     return pd.DataFrame(records, columns=["quantity", *Interval._fields])
@@ -276,19 +279,3 @@ def first_direction(
 def _range(samples: Array) -> tuple[float, float]:
     """The 95 % interval; NaN where there is no sample."""
     return (np.nan, np.nan) if np.isnan(samples).all() else percentiles(samples)
-
-
-def _shifted_logits(
-    model: TransformerBridge,
-    tokens: Int[Tensor, "batch pos"],
-    hook: str,
-    shift: Float[Tensor, "batch pos d"],
-) -> Float[Tensor, "batch pos vocab"]:
-    """Logits of the model with `shift` added to the activation at `hook`."""
-
-    def add(activation: Tensor, hook: object) -> Tensor:
-        return activation + shift
-
-    with model.hooks(fwd_hooks=[(hook, add)]):
-        logits: Tensor = model(tokens, return_type="logits")
-    return logits

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import binomtest
+from scipy.stats import binomtest, false_discovery_control
 from torch import Tensor
 
 from e2e_lib.bootstrap import mean_interval
@@ -80,12 +80,8 @@ def unusual(
     k, share = neighbours.shape[1], float(is_first.mean())
     by_count = np.array([binomtest(count, k, share).pvalue for count in range(k + 1)])
     counts = is_first[neighbours].sum(axis=1)
-    p = by_count[counts]
-    passed = np.sort(p) <= level * np.arange(1, len(p) + 1) / len(p)
-    if not passed.any():
-        return np.zeros(len(p), dtype=np.int64)
-    threshold = np.sort(p)[passed][-1]
-    return np.where(p <= threshold, np.where(counts > k * share, 1, -1), 0)
+    adjusted = false_discovery_control(by_count[counts])
+    return np.where(adjusted <= level, np.where(counts > k * share, 1, -1), 0)
 
 
 def find_regions(

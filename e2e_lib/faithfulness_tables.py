@@ -15,10 +15,10 @@ from e2e_lib.bootstrap import (
     RESAMPLES,
     Array,
     Interval,
+    mean_and_resamples,
     mean_interval,
     over_groups,
     percentiles,
-    resample_weights,
 )
 from e2e_lib.matching import OBJECTIVES
 
@@ -148,8 +148,7 @@ def _ratios(own: pd.DataFrame, seed: int) -> tuple[tuple[Array, Array], tuple[Ar
     per_prompt = own.drop_duplicates("prompt").sort_values("prompt")
     clean, empty = per_prompt["clean"].to_numpy()[:, None], per_prompt["empty"].to_numpy()[:, None]
     n = len(spliced)
-    drawn = resample_weights(n, RESAMPLES, np.random.default_rng(seed))
-    weights = np.concatenate([np.full((1, n), 1 / n), drawn])
+    weights = mean_and_resamples(n, RESAMPLES, np.random.default_rng(seed))
     m, m_clean, m_empty = weights @ spliced, weights @ clean, weights @ empty
     plain, paper = (m - m_empty) / (m_clean - m_empty), m / m_clean
     return (plain[0], plain[1:]), (paper[0], paper[1:])

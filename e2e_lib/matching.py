@@ -34,9 +34,17 @@ def main_runs(table: pd.DataFrame) -> pd.DataFrame:
             text = kept[column].map(repr)  # a missing value counts as a value
             usual = text.groupby([kept[name] for name in groups]).transform(_most_frequent)
             kept = kept[text == usual]
-    order = kept["objective"].map(OBJECTIVES.index)
-    kept = kept.assign(_order=order).sort_values(["layer", "_order", "seed", "sparsity_coeff"])
-    return kept.drop(columns=["_kind", "_all", "_order"]).reset_index(drop=True)
+    kept = kept.drop(columns=["_kind", "_all"])
+    return in_order(kept, ["layer", "objective", "seed", "sparsity_coeff"])
+
+
+def in_order(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The table sorted by `columns`, objectives in the order of OBJECTIVES; rows counted anew."""
+
+    def key(values: pd.Series) -> pd.Series:
+        return values.map(OBJECTIVES.index) if values.name == "objective" else values
+
+    return table.sort_values(columns, key=key, ignore_index=True)
 
 
 def sweep_runs(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -139,13 +147,7 @@ def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
         statistics[f"{column}_min"] = (column, "min")
         statistics[f"{column}_max"] = (column, "max")
     summary = runs.groupby(keys, as_index=False).agg(**statistics)
-    order = summary["objective"].map(OBJECTIVES.index)
-    return (
-        summary.assign(_order=order)
-        .sort_values(["match", "layer", "_order"])
-        .drop(columns="_order")
-        .reset_index(drop=True)
-    )
+    return in_order(summary, ["match", "layer", "objective"])
 
 
 def with_range(summary: pd.DataFrame, digits: dict[str, int]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from e2e_lib.config import TrainConfig
 from e2e_lib.errors import ConfigError, ModelError, first_sentence
 from e2e_lib.experiment import Experiment
-from e2e_lib.hooks import check_hook, hook_width
+from e2e_lib.hooks import check_hook, hook_width, layer_of
 from e2e_lib.losses import Objective, named_objective
 from e2e_lib.paper_values import SIMILAR_CE, SIMILAR_L0
 from e2e_lib.provenance import project_path
@@ -100,7 +100,7 @@ def read_released(path: Path) -> list[ReleasedSAE]:
             )
         match, kind = sets[-1]
         sae = SAE.load(path)
-        return [_described({}, _printed(match, kind, _layer(hook)), sae, hook, path)]
+        return [_described({}, _printed(match, kind, layer_of(hook)), sae, hook, path)]
     saes = {prefix: SAE.from_weights(w) for prefix, w in read_tensors(path).items()}
     released = RELEASED.match(path.stem)
     if released:
@@ -214,11 +214,6 @@ def _registry_hook(folder: Path) -> str:
         raise ModelError(
             f"SAE folder {folder.name!r}: its {CONFIG} must name a hook_name ({error})."
         ) from error
-
-
-def _layer(hook: str) -> int:
-    found = re.match(r"blocks\.(\d+)\.", hook)
-    return int(found[1]) if found else -1
 
 
 def _printed(match: str, kind: str, layer: int) -> Objective:

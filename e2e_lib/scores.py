@@ -69,10 +69,7 @@ def pooled_p(
     for a, b in zip(first, second, strict=True):
         together = np.concatenate([a, b])
         for sign, n in ((1, len(a)), (-1, len(b))):
-            null += sign * np.concatenate([
-                together[rng.integers(0, len(together), (part, n))].mean(axis=1)
-                for part in _parts(resamples)
-            ])  # fmt: skip
+            null += sign * resampled_means(together, resamples, rng, size=n)
     return float(np.mean(np.abs(null / len(first)) >= abs(observed)))
 
 
@@ -93,8 +90,3 @@ def grouped_means(
         interval = Interval(value, *percentiles(over_groups(np.stack(means, axis=1), rng)))
         rows.append(dict(zip(by, key, strict=True)) | interval._asdict() | {"n": len(own)})
     return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n"])
-
-
-def _parts(n: int, size: int = 10_000) -> list[int]:
-    """`n` in parts of at most `size`, so that no part needs much memory."""
-    return [min(size, n - start) for start in range(0, n, size)]

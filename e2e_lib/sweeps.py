@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from e2e_lib.bootstrap import RESAMPLES, mean_interval, percentiles
-from e2e_lib.matching import OBJECTIVES
+from e2e_lib.matching import in_order
 from e2e_lib.pareto import nothing, ratio_of_curves
 
 COMMAND = "`make run PROFILE=storyworld`"  # trains one of each kind, for who has none
@@ -58,7 +59,8 @@ def sweep_ratios(
         for quantity, (x, y) in QUANTITIES.items():
             ratio = _ratio(_by_seed(own, runs[same]), rows, x, y, resamples, seed)
             table.append(labels | {"quantity": quantity} | ratio)
-    return _in_order(pd.DataFrame(table))
+    found = pd.DataFrame(table)
+    return in_order(found, ["layer", "objective", "quantity", "setting"]) if table else found
 
 
 def gap_to_e2e(
@@ -101,14 +103,6 @@ def _ratio(
     if not pairs:
         return nothing(f"no seed has {MIN_RUNS} λ of both curves", 0)
     return ratio_of_curves(pairs, rows, x=x, y=y, resamples=resamples, seed=seed)
-
-
-def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    if table.empty:
-        return table
-    order = table["objective"].map(OBJECTIVES.index)
-    table = table.assign(_order=order).sort_values(["layer", "_order", "quantity", "setting"])
-    return table.drop(columns="_order").reset_index(drop=True)
 
 
 def seed_spread(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -156,11 +150,7 @@ def alive_trends(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Spearman's correlation of each row of x with that of y; NaN where a row is constant."""
-    ranks = []
-    for values in (x, y):
-        below = values[:, None, :] < values[:, :, None]
-        equal = values[:, None, :] == values[:, :, None]
-        rank = below.sum(axis=2) + equal.sum(axis=2) / 2  # ties share their mean rank
-        ranks.append(rank - rank.mean(axis=1, keepdims=True))
+    ranks = [rankdata(values, axis=1) for values in (x, y)]  # ties share their mean rank
+    ranks = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     norms = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
     return (ranks[0] * ranks[1]).sum(axis=1) / np.where(norms > 0, norms, np.nan)
