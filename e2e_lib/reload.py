@@ -13,13 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from e2e_lib.data import held_out_rows, source_pair
+from e2e_lib.data import held_out_rows
 from e2e_lib.errors import ResultsError
 from e2e_lib.hooks import clean_pass
 from e2e_lib.models import load_model
 from e2e_lib.provenance import model_digest, source_path
 from e2e_lib.runs import run_config, sae_folder
 from e2e_lib.sae import SAE, firing_frequency
+from e2e_lib.sources import source_pair
 
 
 class Subject(NamedTuple):

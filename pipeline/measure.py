@@ -17,9 +17,10 @@ def activation_scales(
     anything is trained.
     """
     # Slow to import, and needed for a model that nobody has tuned λ for.
-    from e2e_lib.data import load_rows, source_pair
+    from e2e_lib.data import load_rows
     from e2e_lib.hooks import activation_scale
     from e2e_lib.models import load_model
+    from e2e_lib.sources import source_pair
 
     model = load_model(
         source_path(values["model"]),

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from e2e_lib.data import READERS
 from e2e_lib.files import write_json
-from pipeline.profile import ROOT, Profile
+from e2e_lib.provenance import project_path, source_path
+from e2e_lib.sources import READERS, named_split
+from pipeline.profile import Profile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -45,7 +46,8 @@ def pinned(profile: Profile, results: Path) -> Profile:
 
 def _sources(profile: Profile) -> list[tuple[str, str, str]]:
     """Revision key, kind and name of what may come from the hub; one name for each key."""
-    data = {_without_split(name) for name in (profile.train_data, profile.validation_data)}
+    texts = (profile.train_data, profile.validation_data)
+    data = {named_split(source_path(name))[0] for name in texts}
     sources = [("model_revision", "model", profile.model)]
     if len(data) == 1:  # a commit of one data set means nothing to another
         sources.append(("data_revision", "dataset", data.pop()))
@@ -54,17 +56,9 @@ def _sources(profile: Profile) -> list[tuple[str, str, str]]:
     return sources
 
 
-def _without_split(name: str) -> str:
-    base, colon, split = name.rpartition(":")
-    return base if colon and split.isidentifier() and not _local(name) else name
-
-
 def _on_hub(name: str) -> bool:
-    return name != "storyworld" and not _local(name) and Path(name).suffix not in READERS
-
-
-def _local(name: str) -> bool:
-    return (ROOT / Path(name).expanduser()).exists()
+    local = name == "storyworld" or project_path(name).exists()
+    return not local and Path(name).suffix not in READERS
 
 
 def _commit(kind: str, name: str, revision: str) -> str | None:

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from e2e_lib.data import Ids, TextSource, first_token, read_documents, token_stream
+from e2e_lib.data import first_token, token_stream
 from e2e_lib.errors import ConfigError, DataError, E2EError, ModelError, first_sentence, require
 from e2e_lib.models import model_path
+from e2e_lib.sources import Ids, TextSource, read_documents
 
 SHARD_TOKENS = 50_000_000  # of a parquet file: 100 to 200 MB
 

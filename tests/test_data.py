@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 from tiny_models import D_VOCAB, WORDS, assert_sentence, build_tokenizer, write_jsonl
 
 from e2e_lib.data import (
-    TextSource,
     held_out_rows,
     load_rows,
     pack_rows,
-    read_documents,
-    source_pair,
 )
 from e2e_lib.errors import ConfigError, DataError
+from e2e_lib.sources import TextSource, read_documents, source_pair
 from e2e_lib.storyworld import TOKEN_IDS
 from e2e_lib.storyworld import build_tokenizer as storyworld_tokenizer
 

@@ -10,11 +10,12 @@ from matplotlib import pyplot as plt
 from matplotlib.collections import PolyCollection
 
 from e2e_lib import ground_truth, interpret, plots
-from e2e_lib.data import load_rows, pack_rows, read_documents, source_pair
+from e2e_lib.data import load_rows, pack_rows
 from e2e_lib.errors import ConfigError
 from e2e_lib.features import Example
 from e2e_lib.interpret import AnswerError, Feature, Sample
 from e2e_lib.scores import grouped_means
+from e2e_lib.sources import read_documents, source_pair
 from e2e_lib.storyworld import DECOYS, END_OF_TEXT, LABELS, TOKEN_IDS, build_tokenizer, generate
 from e2e_lib.storyworld.labels import labelled_rows, labels_of
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from synthetic_results import write_results
 
-from e2e_lib.data import load_rows, source_pair
+from e2e_lib.data import load_rows
 from e2e_lib.errors import ResultsError
 from e2e_lib.hooks import resid_pre
 from e2e_lib.provenance import model_digest
 from e2e_lib.reload import clean_activations, load_saes, load_subject
 from e2e_lib.runs import metrics_table, run_config
+from e2e_lib.sources import source_pair
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny_models import D_VOCAB, assert_sentence, build_tokenizer, write_jsonl
 
-from e2e_lib.data import TextSource, load_rows, pack_rows, read_documents, source_pair
+from e2e_lib.data import load_rows, pack_rows
 from e2e_lib.errors import ConfigError, DataError, ModelError
+from e2e_lib.sources import TextSource, read_documents, source_pair
 from pipeline.tokenise import main, tokenise
 
 TOKENIZER = build_tokenizer()

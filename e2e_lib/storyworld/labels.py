@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from e2e_lib.data import TextSource, pack_rows
+from e2e_lib.data import pack_rows
+from e2e_lib.sources import TextSource
 from e2e_lib.storyworld.corpus import TOKEN_IDS, encode
 from e2e_lib.storyworld.grammar import generate
 from e2e_lib.storyworld.lexicon import END_OF_TEXT
