@@ -61,8 +61,9 @@ def copy_reference(source: Path, target: Path) -> None:
     for page in sorted(source.glob("*.html")):
         shutil.copy(page, target / page.name)
     (target / "notebooks").mkdir()
-    for page in sorted((source / "notebooks").glob("*.html")):
-        shutil.copy(page, target / "notebooks" / page.name)
+    for page in (source / "notebooks").iterdir():
+        if page.suffix in (".html", ".css"):
+            shutil.copy(page, target / "notebooks" / page.name)
 
 
 def main(arguments: list[str]) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.files import write_text
-from pipeline.notebook_html import notebook_title, write_notebook_html
+from pipeline.notebook_html import notebook_title, write_notebook_html, write_style_sheet
 from pipeline.profile import ROOT
 from pipeline.stages import ALL_NOTEBOOKS, TRAIN
 
@@ -31,6 +31,8 @@ def write_report(results: Path) -> Path:
     notebooks = sorted((results / "notebooks").glob("*.ipynb"))
     for notebook in notebooks:
         write_notebook_html(notebook)
+    if notebooks:
+        write_style_sheet(results / "notebooks")
     sources = {n.stem: n.read_text(encoding="utf-8") for n in notebooks if TRAIN not in n.stem}
     profile = read_json(results / "profile.json", {})
     page = "\n".join(

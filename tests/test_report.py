@@ -126,7 +126,8 @@ def test_executed_notebook_keeps_its_alt_text_and_needs_no_network(results: Path
     assert [image.get("alt") for image in page.all("img")] == ["the curve"]
     assert page.all("html")[0].get("lang") == "en"
     outside = [s["src"] for s in page.all("script") if s.get("src")]
-    assert not outside and {link["href"] for link in page.all("link")} == {"data:,"}
+    assert not outside and {x["href"] for x in page.all("link")} == {"data:,", "page.css"}
+    assert ".highlight" in (results / "notebooks" / "page.css").read_text(encoding="utf-8")
 
 
 def test_what_failed_is_said(results: Path) -> None:

@@ -104,6 +104,15 @@ def layers_in(table: pd.DataFrame) -> list[int]:
     return [int(layer) for layer in sorted(table["layer"].unique())]
 
 
+def small_png(picture: bytes) -> bytes:
+    """A PNG with 256 colours, which are enough for a plot."""
+    small, image = io.BytesIO(), Image.open(io.BytesIO(picture)).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(
+        small, format="png", optimize=True, dpi=(DPI, DPI)
+    )
+    return small.getvalue()
+
+
 def save_figure(
     figure: Figure, table: pd.DataFrame, results: Path, name: str,
     *, title: str, alt: str, caption: str, paper: str,
@@ -118,10 +127,7 @@ def save_figure(
     texts = {"name": name, "title": title, "alt": alt, "caption": caption, "paper": paper}
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    # 256 colours are enough for a plot, and keep the committed pictures small.
-    Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        folder / f"{name}.png", optimize=True, dpi=(DPI, DPI)
-    )
+    (folder / f"{name}.png").write_bytes(small_png(picture.getvalue()))
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     write_json(folder / f"{name}.json", texts)
     (Path(results) / "skipped" / f"{name}.json").unlink(missing_ok=True)

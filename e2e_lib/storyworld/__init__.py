@@ -10,7 +10,6 @@ from e2e_lib.storyworld.corpus import (
     TOKEN_IDS,
     build_tokenizer,
     storyworld_dataset,
-    token_stream,
 )
 from e2e_lib.storyworld.grammar import MAX_TOKENS, SPLITS, generate
 from e2e_lib.storyworld.lexicon import DECOYS, END_OF_TEXT
@@ -30,5 +29,4 @@ __all__ = [
     "build_tokenizer",
     "generate",
     "storyworld_dataset",
-    "token_stream",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +82,3 @@ def check(split: str, n_stories: int) -> None:
 def encode(tokens: list[str]) -> list[int]:
     """Token ids of words that the generator wrote."""
     return [TOKEN_IDS[token] for token in tokens]
-
-
-def token_stream(seed: int, split: str = "train") -> Iterator[int]:
-    """Endless token ids: stories with one `<|endoftext|>` before each."""
-    for story in generate(seed, split):
-        yield TOKEN_IDS[END_OF_TEXT]
-        yield from encode(story.tokens)
