@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Int32
 from torch import Tensor
 from tqdm import tqdm
 
@@ -122,32 +122,53 @@ def pack_rows(
     """
     require(source.context_size >= 2, "context_size", source.context_size, "at least 2")
     require(n_rows >= 1, "rows of text", n_rows, "at least 1")
-    width = source.context_size - source.prepend_bos
-    flat = np.empty(n_rows * width, dtype=np.int32)
-    filled = 0
+    total = n_rows * (source.context_size - source.prepend_bos)
     # mininterval: executed notebooks keep every update. TQDM_DISABLE=1 switches the bar off.
     with tqdm(
-        total=len(flat), unit="tok", unit_scale=True, desc="reading text", delay=5, mininterval=1
+        total=total, unit="tok", unit_scale=True, desc="reading text", delay=5, mininterval=1
     ) as bar:
-        for ids in token_stream(documents, tokenizer, d_vocab, source):
-            ids = ids[: len(flat) - filled]
-            flat[filled : filled + len(ids)] = ids
-            filled += len(ids)
-            bar.update(len(ids))
-            if filled == len(flat):
-                break
-    if filled < len(flat):
+
+        def counted() -> Iterator[Ids]:
+            for ids in token_stream(documents, tokenizer, d_vocab, source):
+                yield ids
+                bar.update(len(ids))
+
+        rows = next(row_blocks(counted(), tokenizer, source, n_rows))
+    if len(rows) < n_rows:
         raise DataError(
-            f"data {source.name!r} holds {filled // width * source.context_size:,} tokens in whole "
+            f"data {source.name!r} holds {len(rows) * source.context_size:,} tokens in whole "
             f"rows of {source.context_size}, but {n_rows * source.context_size:,} are asked for: "
             "ask for fewer or give more text."
         )
-    rows = flat.reshape(n_rows, width)
-    if source.prepend_bos:
-        rows = np.concatenate(
-            [np.full((n_rows, 1), first_token(tokenizer, source), np.int32), rows], 1
-        )
     return torch.from_numpy(rows)
+
+
+def row_blocks(
+    stream: Iterable[Ids], tokenizer: Any, source: TextSource, count: int
+) -> Iterator[Int32[np.ndarray, "rows pos"]]:
+    """The packed stream in arrays of `count` rows; the last has the rows that are left, if any.
+
+    An array is good until the next is asked for: they share their memory.
+    """
+    width = source.context_size - source.prepend_bos
+    block, filled = np.empty(count * width, np.int32), 0
+
+    def rows() -> Int32[np.ndarray, "rows pos"]:
+        found = block[: filled // width * width].reshape(-1, width)
+        if not source.prepend_bos:
+            return found
+        first = np.full((len(found), 1), first_token(tokenizer, source), np.int32)
+        return np.concatenate([first, found], axis=1)
+
+    for ids in stream:
+        while len(ids):
+            taken = ids[: len(block) - filled]
+            block[filled : filled + len(taken)] = taken
+            filled, ids = filled + len(taken), ids[len(taken) :]
+            if filled == len(block):
+                yield rows()
+                filled = 0
+    yield rows()
 
 
 def token_stream(

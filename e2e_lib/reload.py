@@ -79,9 +79,10 @@ def load_subject(
     )
     text = source_path(validation_data)
     contents = config.get("contents", {})
-    names = [(config.get(f"{k}_data"), contents.get(k)) for k in ("train", "validation")]
+    named = [(config.get(f"{k}_data"), contents.get(k)) for k in ("train", "validation")]
     pair = source_pair(
-        text if names[0] == names[1] else f"not {text}",  # one source is split by document digest
+        # One source for both is split by document digest, wherever it lies now.
+        text if named[0] == named[1] else str(named[0][0]),
         text,
         config["context_size"],
         config.get("prepend_bos", False),

@@ -12,20 +12,20 @@ dropped what was left over after every thousand documents.
 """
 
 import argparse
-import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from e2e_lib.data import first_token, token_stream
+from e2e_lib.data import row_blocks, token_stream
 from e2e_lib.errors import ConfigError, DataError, E2EError, ModelError, first_sentence, require
+from e2e_lib.files import write_json
 from e2e_lib.models import model_path
-from e2e_lib.sources import Ids, TextSource, read_documents
+from e2e_lib.sources import TextSource, read_documents
 
 SHARD_TOKENS = 50_000_000  # of a parquet file: 100 to 200 MB
 
@@ -56,7 +56,7 @@ def tokenise(
     words = load_tokenizer(tokenizer)
     documents = read_documents(source, seed=None)
     stream = token_stream(documents, words, len(words), source)
-    blocks = _rows(stream, words, source, max(1, shard_tokens // width))
+    blocks = row_blocks(stream, words, source, max(1, shard_tokens // width))
     part = output.with_name(f"{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     try:
@@ -70,7 +70,7 @@ def tokenise(
             "prepend_bos": source.prepend_bos,
             "rows": n_rows,
         }
-        (part / "tokenise.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(part / "tokenise.json", record)
         part.rename(output)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -89,31 +89,6 @@ def load_tokenizer(name: str) -> Any:
             f"tokenizer is {name!r}, but it could not be loaded (a hub name needs a network or a "
             f"cached copy): {type(error).__name__}: {first_sentence(error)}."
         ) from error
-
-
-def _rows(
-    stream: Iterable[Ids], tokenizer: Any, source: TextSource, count: int
-) -> Iterator[np.ndarray]:
-    """The packed stream in arrays of `count` rows, int32; the last has the rows that are left."""
-    width = source.context_size - source.prepend_bos
-    block, filled = np.empty(count * width, np.int32), 0
-
-    def rows() -> np.ndarray:
-        found = block[: filled // width * width].reshape(-1, width)
-        if not source.prepend_bos:
-            return found
-        first = np.full((len(found), 1), first_token(tokenizer, source), np.int32)
-        return np.concatenate([first, found], axis=1)
-
-    for ids in stream:
-        while len(ids):
-            taken = ids[: len(block) - filled]
-            block[filled : filled + len(taken)] = taken
-            filled, ids = filled + len(taken), ids[len(taken) :]
-            if filled == len(block):
-                yield rows()
-                filled = 0
-    yield rows()
 
 
 def _write(
