@@ -8,6 +8,7 @@ across seeds needs, the similar-L0 triples of the first, and the longest warm st
 their starts. Executed notebooks are kept as pages.
 """
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from e2e_lib.warm_start import compared_runs
 
 FOLDERS = ("figures", "tables", "skipped")
 FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")
+NOTEBOOK_LINK = re.compile(r" \(<a href='notebooks/[^']*\.ipynb'>\.ipynb</a>\)")  # not copied
 WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")
 
 
@@ -52,6 +54,8 @@ def copy_reference(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for name in FILES:
         shutil.copy(source / name, target / name)
+    page = target / "index.html"
+    page.write_text(NOTEBOOK_LINK.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
     for name in FOLDERS:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name)

@@ -49,6 +49,16 @@ def test_reference_is_complete_and_small() -> None:
     assert size < 30e6
 
 
+def test_every_link_of_the_reference_leads_somewhere() -> None:
+    for page in (REFERENCE / "index.html", *(REFERENCE / "notebooks").glob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        links = re.findall(r"<(?:a|link)[^>]* href=['\"]([^'\"]+)['\"]", text)
+        assert links, page.name
+        for link in links:
+            if not link.startswith(("http", "#", "data:")):
+                assert (page.parent / link.split("#")[0]).exists(), (page.name, link)
+
+
 def test_reference_metrics_csv_is_the_runs_table() -> None:
     import pandas as pd
 
