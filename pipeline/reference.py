@@ -54,16 +54,15 @@ def copy_reference(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for name in FILES:
         shutil.copy(source / name, target / name)
-    page = target / "index.html"
-    page.write_text(NOTEBOOK_LINK.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
     for name in FOLDERS:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name)
     for run in sorted((source / "saes").iterdir()):
         without = () if run.name in kept else WEIGHTS
         shutil.copytree(run, target / "saes" / run.name, ignore=lambda _, names, w=without: w)
-    for page in sorted(source.glob("*.html")):
-        shutil.copy(page, target / page.name)
+    for page in source.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        (target / page.name).write_text(NOTEBOOK_LINK.sub("", text), encoding="utf-8")
     (target / "notebooks").mkdir()
     for page in (source / "notebooks").iterdir():
         if page.suffix in (".html", ".css"):
