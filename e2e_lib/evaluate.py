@@ -22,13 +22,21 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
 
-from e2e_lib.hooks import clean_pass, hooks_to_keep, later_blocks, layer_of, spliced_pass
-from e2e_lib.losses import token_kl
+from e2e_lib.coding import Coded
+from e2e_lib.hooks import (
+    SplicedPass,
+    clean_pass,
+    hooks_to_keep,
+    later_blocks,
+    layer_of,
+    spliced_pass,
+)
+from e2e_lib.output import TokenMetrics, token_metrics
 from e2e_lib.sae import SAE
 
 
@@ -42,13 +50,6 @@ class Evaluation:
     blocks: pd.DataFrame  # one row a position of the residual stream from the SAE on
     rows: pd.DataFrame  # one row a row of text: ce_clean, ce_increase, kl, l0 (means over tokens)
     frequency: dict[str, Float[Tensor, " d_sae"]]  # by hook: share of tokens a latent fired on
-
-
-def token_cross_entropy(
-    logits: Float[Tensor, "batch pos vocab"], tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos-1"]:
-    """Cross-entropy in nats of each next token; the last position predicts nothing."""
-    return F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
 
 
 class Reconstruction:
@@ -113,11 +114,11 @@ class _Latents:
         self.ratio_sums = torch.zeros(2, dtype=torch.double)
         self.ratio_counts = torch.zeros(2)
 
-    def add(self, codes: Tensor, inputs: Tensor, outputs: Tensor) -> None:
-        active: Bool[Tensor, "batch pos d_sae"] = codes > 0
-        self.fired += active.sum((0, 1))
-        self.l0_rows.append(active.sum(-1).float().mean(-1).cpu())
-        ratio = (outputs.norm(dim=-1) / inputs.norm(dim=-1).clamp_min(1e-12)).double().cpu()
+    def add(self, inputs: Float[Tensor, "batch pos d"], coded: Coded) -> None:
+        self.fired += coded.fired
+        self.l0_rows.append(coded.l0.mean(-1).cpu())
+        lengths = inputs.norm(dim=-1).clamp_min(1e-12)
+        ratio = (coded.output.norm(dim=-1) / lengths).double().cpu()
         for i, part in enumerate((ratio[:, :1], ratio[:, 1:])):
             self.ratio_sums[i] += part.sum()
             self.ratio_counts[i] += part.numel()
@@ -146,18 +147,20 @@ class _Evaluator:
         self.latents = {h: _Latents(sae.d_sae, device) for h, sae in saes.items()}
         self.rows: list[dict[str, Tensor]] = []
 
-    def add(self, model: TransformerBridge, clean: "CleanBatch") -> None:
-        run = spliced_pass(model, clean.run, self.saes, self.later)
-        assert run.logits is not None
-        kl = token_kl(clean.logits, run.logits)
-        ce = token_cross_entropy(run.logits, clean.run.tokens)
-        agree = (run.logits.argmax(-1) == clean.top1).float()
+    def add(
+        self,
+        run: SplicedPass,
+        clean: Mapping[str, Tensor],
+        clean_ce: Float[Tensor, "batch predicted"],
+        metrics: TokenMetrics,
+    ) -> None:
         for hook in self.saes:
-            self.latents[hook].add(run.codes[hook], run.inputs[hook], run.outputs[hook])
+            self.latents[hook].add(run.inputs[hook], run.coded[hook])
             self.reconstructions[hook].add(run.outputs[hook], run.inputs[hook], swapped=True)
         for hook in self.later:
-            self.reconstructions[hook].add(run.activations[hook], clean.run.activations[hook])
-        per_row = {"ce_clean": clean.ce, "ce_spliced": ce, "kl": kl, "top1_agreement": agree}
+            self.reconstructions[hook].add(run.activations[hook], clean[hook])
+        per_row = {"ce_clean": clean_ce, "ce_spliced": metrics.cross_entropy}
+        per_row |= {"kl": metrics.kl, "top1_agreement": metrics.top1_agreement}
         self.rows.append({k: v.mean(-1).cpu() for k, v in per_row.items()})
 
     def result(self, tokens: int) -> Evaluation:
@@ -184,19 +187,6 @@ def _block(hook: str) -> int:
     return layer_of(hook) + hook.endswith("hook_resid_post")
 
 
-class CleanBatch:
-    """What all sets of SAEs share about one batch: the clean pass and what follows from it."""
-
-    def __init__(
-        self, model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hooks: list[str]
-    ) -> None:
-        self.run = clean_pass(model, tokens, hooks)
-        assert self.run.logits is not None
-        self.logits = self.run.logits
-        self.ce = token_cross_entropy(self.logits, tokens)
-        self.top1 = self.logits.argmax(-1)
-
-
 @torch.no_grad()
 def evaluate(
     model: TransformerBridge,
@@ -214,9 +204,14 @@ def evaluate(
         batch_size: rows a pass. Only `explained_variance_paper` depends on it.
     """
     evaluators = [_Evaluator(model, saes) for saes in sae_sets]
-    wanted = {h for e in evaluators for h in [*hooks_to_keep(model, e.saes), *e.later]}
-    for tokens in rows.split(batch_size):
-        batch = CleanBatch(model, tokens.to(model.cfg.device), sorted(wanted))
-        for evaluator in evaluators:
-            evaluator.add(model, batch)
+    wanted = sorted({h for e in evaluators for h in [*hooks_to_keep(model, e.saes), *e.later]})
+    for batch in rows.split(batch_size):
+        tokens = batch.to(model.cfg.device)
+        clean = clean_pass(model, tokens, wanted)
+        assert clean.hidden is not None
+        runs = [spliced_pass(model, clean, e.saes, e.later) for e in evaluators]
+        hidden = [run.hidden for run in runs if run.hidden is not None]
+        clean_ce, metrics = token_metrics(clean.head, tokens, clean.hidden, hidden)
+        for evaluator, run, own in zip(evaluators, runs, metrics, strict=True):
+            evaluator.add(run, clean.activations, clean_ce, own)
     return [e.result(rows.numel()) for e in evaluators]

@@ -3,12 +3,12 @@
 `clean_pass` runs the model as it is, without gradient, and keeps the activations asked for.
 `spliced_pass` runs it again with the SAEs' outputs in place. Everything before the first SAE is
 the same in both passes, so the spliced pass starts from the residual stream that the clean pass
-saw there: earlier blocks hand it on untouched. (`start_at_layer` of TransformerLens 4.3 runs every
-block all the same.)
+saw there: earlier blocks hand it on untouched. A pass that wants no output ends at its last hook.
+Logits are made from the hidden states only where somebody asks for them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from e2e_lib.bare import Runner, Site, runner
+from e2e_lib.coding import Coded
 from e2e_lib.errors import ModelError, closest, require
+from e2e_lib.output import Head
 from e2e_lib.sae import SAE
 
 
@@ -27,7 +30,14 @@ class CleanPass:
 
     tokens: Int[Tensor, "batch pos"]
     activations: dict[str, Float[Tensor, "batch ..."]]  # (batch, pos, width) at most hooks
-    logits: Float[Tensor, "batch pos vocab"] | None  # None when the pass stopped early
+    hidden: Float[Tensor, "batch pos d_model"] | None  # after the last norm; None: stopped early
+    head: Head  # from `hidden` to logits
+
+    @property
+    def logits(self) -> Float[Tensor, "batch pos vocab"] | None:
+        """The logits of all tokens, made anew at each call."""
+        with torch.no_grad():
+            return None if self.hidden is None else self.head(self.hidden)
 
 
 @dataclass
@@ -35,10 +45,20 @@ class SplicedPass:
     """What the model computed with SAEs in place; dictionaries are by hook name."""
 
     inputs: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)
-    outputs: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)
-    codes: dict[str, Float[Tensor, "batch pos d_sae"]] = field(default_factory=dict)
+    coded: dict[str, Coded] = field(default_factory=dict)  # output, sums and counts of its codes
     activations: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)
-    logits: Float[Tensor, "batch pos vocab"] | None = None
+    hidden: Float[Tensor, "batch pos d_model"] | None = None  # after the last norm
+    head: Head | None = None  # from `hidden` to logits
+
+    @property
+    def outputs(self) -> dict[str, Float[Tensor, "batch pos d"]]:
+        """What each SAE put in place of its input."""
+        return {name: coded.output for name, coded in self.coded.items()}
+
+    @property
+    def logits(self) -> Float[Tensor, "batch pos vocab"] | None:
+        """The logits of all tokens, made anew at each call."""
+        return None if self.hidden is None or self.head is None else self.head(self.hidden)
 
 
 def layer_of(hook_name: str) -> int:
@@ -102,13 +122,9 @@ def clean_pass(
 ) -> CleanPass:
     """Run the untouched model; without `logits`, stop as soon as the last hook has been seen."""
     kept: dict[str, Tensor] = {}
-    readers = [(name, _reader(kept, name)) for name in dict.fromkeys(hook_names)]
-    stop = None if logits else _stop_layer(hook_names)
-    if stop is not None and stop >= model.cfg.n_layers:
-        stop = None
-    with model.hooks(fwd_hooks=readers):
-        output = _forward(model, tokens, stop)
-    return CleanPass(tokens, kept, output if logits else None)
+    run = runner(model, list(hook_names))
+    hidden = _run(run, tokens, {h: _reader(kept, h) for h in hook_names}, whole=logits)
+    return CleanPass(tokens, kept, hidden, run.head)
 
 
 def spliced_pass(
@@ -118,6 +134,8 @@ def spliced_pass(
     record: Sequence[str] = (),
     *,
     logits: bool = True,
+    p_norm: float = 1.0,
+    count: bool = True,
 ) -> SplicedPass:
     """Run the model with each SAE's output in place of the activation at its hook.
 
@@ -128,21 +146,21 @@ def spliced_pass(
         clean: the clean pass over the same tokens.
         saes: autoencoders by hook name.
         record: further hooks whose spliced activations are wanted.
-        logits: whether the logits are wanted; if not, stop after the last hook.
+        logits: whether the output is wanted; if not, stop after the last hook.
+        p_norm: of the sparsity term, for `Coded.power_sum`.
+        count: whether codes are counted, for `Coded.l0` and `Coded.fired`.
     """
     result = SplicedPass()
-    hooks: list[tuple[str, Any]] = [(name, _splicer(result, name, saes[name])) for name in saes]
-    hooks += [(name, _reader(result.activations, name)) for name in record if name not in saes]
+    others = [name for name in record if name not in saes]
+    run = runner(model, [*saes, *others])
+    hooks = {name: _splicer(result, name, saes[name], p_norm, count) for name in saes}
+    hooks |= {name: _reader(result.activations, name) for name in others}
     first = min(map(layer_of, saes))
     start = clean.activations.get(resid_pre(first)) if first > 0 else None
-    stop = None if logits else _stop_layer([*saes, *record])
-    if stop is not None and stop >= model.cfg.n_layers:
-        stop = None
-    with _skip_blocks(model, first, start), model.hooks(fwd_hooks=hooks):
-        output = _forward(model, clean.tokens, stop)
-    result.logits = output if logits else None
+    result.hidden = _run(run, clean.tokens, hooks, whole=logits, first=first, start=start)
+    result.head = run.head
     for name in set(record) & set(saes):
-        result.activations[name] = result.outputs[name]
+        result.activations[name] = result.coded[name].output
     return result
 
 
@@ -160,19 +178,21 @@ def replaced_pass(
     """
     layer = layer_of(hook_name)
     start = activation if hook_name == resid_pre(layer) else start
-    with (
-        _skip_blocks(model, layer, start),
-        model.hooks(fwd_hooks=[(hook_name, lambda value, hook: activation)]),
-    ):
-        return _forward(model, tokens, None)
+    run = runner(model, [hook_name])
+    hooks = {hook_name: lambda value: activation}
+    hidden = _run(run, tokens, hooks, whole=True, first=layer, start=start)
+    assert hidden is not None
+    return run.head(hidden)
 
 
-def apply_saes(clean: CleanPass, saes: Mapping[str, SAE]) -> SplicedPass:
+def apply_saes(
+    clean: CleanPass, saes: Mapping[str, SAE], *, p_norm: float = 1.0, count: bool = True
+) -> SplicedPass:
     """Each SAE on its own clean activation, the rest of the model unseen: `local` training."""
     result = SplicedPass()
     for name, sae in saes.items():
         result.inputs[name] = clean.activations[name]
-        result.outputs[name], result.codes[name] = sae(clean.activations[name])
+        result.coded[name] = sae.autoencode(clean.activations[name], p_norm, count=count)
     return result
 
 
@@ -196,74 +216,119 @@ def generate(
 
     Returns prompt and continuation. Sampling is seeded and leaves the global generator alone.
     """
-    unused = SplicedPass()
-    hooks: list[tuple[str, Any]] = [
-        (name, _splicer(unused, name, sae)) for name, sae in (saes or {}).items()
-    ]
     require(temperature >= 0, "temperature", temperature, "at least 0")
     require(top_k is None or top_k >= 1, "top_k", top_k, "None or at least 1")
     generator = torch.Generator(tokens.device).manual_seed(seed)
-    with model.hooks(fwd_hooks=hooks):
-        for _ in range(max_new_tokens):  # no cache: SAEs may sit anywhere, and texts are short
-            window = tokens[:, -model.cfg.n_ctx :]
-            scores = model(window, return_type="logits")[:, -1]
-            if temperature == 0:
-                new = scores.argmax(-1, keepdim=True)
-            else:
-                if top_k is not None:
-                    kth = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
-                    scores = scores.masked_fill(scores < kth, -torch.inf)
-                probabilities = (scores / temperature).softmax(-1)
-                new = torch.multinomial(probabilities, 1, generator=generator)
-            tokens = torch.cat([tokens, new], dim=1)
+    unused, saes = SplicedPass(), saes or {}
+    run = runner(model, list(saes))
+    hooks = {name: _splicer(unused, name, sae, 1.0, False) for name, sae in saes.items()}
+    for _ in range(max_new_tokens):  # no cache: SAEs may sit anywhere, and texts are short
+        hidden = _run(run, tokens[:, -model.cfg.n_ctx :], hooks, whole=True)
+        assert hidden is not None
+        scores = run.head(hidden[:, -1:])[:, -1]
+        if temperature == 0:
+            new = scores.argmax(-1, keepdim=True)
+        else:
+            if top_k is not None:
+                kth = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
+                scores = scores.masked_fill(scores < kth, -torch.inf)
+            probabilities = (scores / temperature).softmax(-1)
+            new = torch.multinomial(probabilities, 1, generator=generator)
+        tokens = torch.cat([tokens, new], dim=1)
     return tokens
 
 
-def _reader(kept: dict[str, Tensor], name: str) -> Any:
-    def read(activation: Tensor, hook: object) -> None:
+Hook = Callable[[Tensor], Tensor | None]  # sees a value; what it returns takes its place
+
+
+def _reader(kept: dict[str, Tensor], name: str) -> Hook:
+    def read(activation: Tensor) -> None:
         kept[name] = activation
 
     return read
 
 
-def _splicer(result: SplicedPass, name: str, sae: SAE) -> Any:
-    def splice(activation: Tensor, hook: object) -> Tensor:
+def _splicer(result: SplicedPass, name: str, sae: SAE, p_norm: float, count: bool) -> Hook:
+    def splice(activation: Tensor) -> Tensor:
         result.inputs[name] = activation
-        result.outputs[name], result.codes[name] = sae(activation)
-        return result.outputs[name]
+        result.coded[name] = sae.autoencode(activation, p_norm, count=count)
+        return result.coded[name].output
 
     return splice
 
 
-def _stop_layer(hook_names: Sequence[str]) -> int | None:
-    """First block that need not run: TransformerLens reads its resid_pre before stopping there.
+class _Seen(Exception):
+    """Every hook of a pass has seen its value, and nothing else is wanted."""
 
-    None for hooks after the blocks, for which everything has to run.
+
+def _run(
+    run: Runner,
+    tokens: Int[Tensor, "batch pos"],
+    hooks: Mapping[str, Hook],
+    *,
+    whole: bool,
+    first: int = 0,
+    start: Tensor | None = None,
+) -> Float[Tensor, "batch pos d_model"] | None:
+    """One pass with `hooks`, from `start` before block `first` if given.
+
+    Returns the hidden states for the unembedding, or None if only the hooks were wanted.
     """
-    if any(h.startswith(("ln_final.", "unembed.", "hook_unembed")) for h in hook_names):
-        return None
-    return max(layer_of(h) + (not h.endswith("hook_resid_pre")) for h in hook_names)
+    waiting = set(hooks)
 
+    def call(name: str, value: Tensor) -> Tensor | None:
+        new = hooks[name](value)
+        waiting.discard(name)
+        if not waiting and not whole:
+            raise _Seen
+        return new
 
-def _forward(model: TransformerBridge, tokens: Tensor, stop: int | None) -> Tensor:
-    # run_with_hooks drops hooks on the stopping block; hooks() keeps them, and its exception is
-    # what ends such a pass.
-    from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
-    try:
-        return model(tokens, return_type="logits", stop_at_layer=stop)
-    except StopAtLayerException as stopped:
-        return stopped.layer_output
+    with ExitStack() as stack:
+        for name in hooks:
+            stack.enter_context(_hook(run.sites[name], name, call))
+        stack.enter_context(_skipped(run, first, start))
+        try:
+            hidden = run.hidden(tokens)
+        except _Seen:
+            return None
+    return hidden if whole else None
 
 
 @contextmanager
-def _skip_blocks(model: TransformerBridge, first: int, start: Tensor | None) -> Iterator[None]:
+def _hook(site: Site, name: str, call: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
+    """Show the value at a site to `call`, and put in its place what that returns."""
+
+    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            new = call(name, args[0])
+            return None if new is None else ((new, *args[1:]), kwargs)
+        new = call(name, kwargs["hidden_states"])
+        return None if new is None else (args, {**kwargs, "hidden_states": new})
+
+    def after(module: Any, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            new = call(name, output[0])
+            return None if new is None else (new, *output[1:])
+        return call(name, output)
+
+    if site.before:
+        handle = site.module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = site.module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _skipped(run: Runner, first: int, start: Tensor | None) -> Iterator[None]:
     """Blocks before `first` hand on `start` instead of computing; with no `start`, all run."""
-    skipped = [] if start is None else list(model.blocks[:first])
-    extras = _extra_block_outputs(model) if skipped else None
+    skipped = [] if start is None else run.blocks[:first]
 
     def hand_on(*args: Any, **kwargs: Any) -> Any:
-        return start if extras is None else (start, *[None] * extras)
+        usual = run.block_output
+        return (start, *[None] * (len(usual) - 1)) if isinstance(usual, tuple) else start
 
     for block in skipped:
         object.__setattr__(block, "forward", hand_on)  # shadows the class's method
@@ -272,22 +337,3 @@ def _skip_blocks(model: TransformerBridge, first: int, start: Tensor | None) -> 
     finally:
         for block in skipped:
             object.__delattr__(block, "forward")
-
-
-def _extra_block_outputs(model: TransformerBridge) -> int | None:
-    """What blocks return: None = a bare tensor (GPT-2), n = a tuple with n more (GPT-Neo)."""
-    if "_e2e_extra_block_outputs" not in model.__dict__:
-        seen: list[int | None] = []
-        handle = model.blocks[0].register_forward_hook(
-            lambda module, args, output: seen.append(
-                None if isinstance(output, Tensor) else len(output) - 1
-            )
-        )
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
-        finally:
-            handle.remove()
-        object.__setattr__(model, "_e2e_extra_block_outputs", seen[0])
-    extras: int | None = model.__dict__["_e2e_extra_block_outputs"]
-    return extras

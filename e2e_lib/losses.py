@@ -25,15 +25,14 @@ from torch.nn import functional as F
 from e2e_lib.errors import ConfigError, require
 
 
-def sparsity_loss(
-    codes: Float[Tensor, "... d_sae"], d_in: int, p: float = 1.0
-) -> Float[Tensor, ""]:
-    """Mean over tokens of ‖codes‖_p / d_in (φ = λ/d in section 2.1).
+def sparsity_loss(power_sums: Float[Tensor, "..."], d_in: int, p: float = 1.0) -> Float[Tensor, ""]:
+    """Mean over tokens of ‖c‖_p / d_in (φ = λ/d in section 2.1), from each token's Σ cᵖ.
 
-    >>> float(sparsity_loss(torch.tensor([[3.0, 1.0], [0.0, 2.0]]), d_in=2))
+    >>> codes = torch.tensor([[3.0, 1.0], [0.0, 2.0]])
+    >>> float(sparsity_loss(codes.sum(-1), d_in=2))
     1.5
     """
-    norms = codes.sum(-1) if p == 1 else codes.norm(p=p, dim=-1)  # codes are never negative
+    norms = power_sums if p == 1 else power_sums ** (1 / p)
     return norms.mean() / d_in
 
 
@@ -63,7 +62,8 @@ def kl_divergence(
 ) -> Float[Tensor, ""]:
     """KL(clean ‖ spliced) in nats, mean over tokens, every position counted.
 
-    This direction is what the authors compute; section 2.3 prints the other one.
+    This direction is what the authors compute; section 2.3 prints the other one. Training computes
+    it in chunks of tokens: `output.kl_divergences`.
 
     >>> clean = torch.log(torch.tensor([[0.5, 0.5]]))
     >>> spliced = torch.log(torch.tensor([[0.25, 0.75]]))

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from e2e_lib.coding import Coded, autoencode
 from e2e_lib.errors import ModelError, require
 
 WEIGHTS, CONFIG, SPARSITY = "sae_weights.safetensors", "cfg.json", "sparsity.safetensors"
@@ -34,6 +35,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "reshape_activations": ("none", None),
     "finetuning_scaling_factor": (False, None),
 }
+FLOATS = {"F64", "F32", "F16", "BF16"}  # what a file's weights may be
 NEVER_FIRED = -10.0  # SAELens writes log10(1e-10) for a latent that never fired
 
 
@@ -61,7 +63,8 @@ class SAE(nn.Module):
         super().__init__()
         self.d_in, self.d_sae = d_in, d_sae
         encoder_bound, decoder_bound = 1 / math.sqrt(d_in), 1 / math.sqrt(d_sae)
-        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae).uniform_(-encoder_bound, encoder_bound))
+        W_enc = torch.empty(d_in, d_sae).uniform_(-encoder_bound, encoder_bound)
+        self.W_enc = nn.Parameter(_by_latent(W_enc))
         self.b_enc = nn.Parameter(torch.empty(d_sae).uniform_(-encoder_bound, encoder_bound))
         self.W_dec = nn.Parameter(nn.init.orthogonal_(torch.empty(d_sae, d_in)))
         self.b_dec = nn.Parameter(torch.empty(d_in).uniform_(-decoder_bound, decoder_bound))
@@ -89,6 +92,16 @@ class SAE(nn.Module):
         """
         codes = self.encode(x)
         return SAEOutput(self.decode(codes), codes)
+
+    def autoencode(
+        self, x: Float[Tensor, "... d_in"], p_norm: float = 1.0, *, count: bool = True
+    ) -> Coded:
+        """What `forward` computes, without its codes: their sum Σ c^p_norm and counts by token.
+
+        Training and evaluation use this; `coding` says how, and why.
+        """
+        weights = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
+        return autoencode(x, *weights, p_norm, count=count)
 
     def save(
         self,
@@ -135,7 +148,7 @@ class SAE(nn.Module):
         try:
             config = json.loads((folder / CONFIG).read_text())
             d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ModelError(
                 f"SAE folder {str(folder)!r}: {CONFIG} must be readable JSON with d_in and d_sae "
                 f"({type(error).__name__}: {error})."
@@ -164,7 +177,7 @@ class SAE(nn.Module):
         d_in, d_sae = weights["W_enc"].shape
         with torch.device("meta"):
             sae = cls(d_in, d_sae)
-        sae.load_state_dict(dict(weights), assign=True)
+        sae.load_state_dict({**weights, "W_enc": _by_latent(weights["W_enc"])}, assign=True)
         return sae
 
 
@@ -173,6 +186,9 @@ def firing_frequency(folder: str | Path) -> Float[Tensor, " d_sae"]:
     folder = Path(folder)
     try:
         with safe_open(folder / SPARSITY, framework="pt") as file:
+            claimed = file.get_slice("sparsity")
+            if len(claimed.get_shape()) != 1 or claimed.get_dtype() not in FLOATS:
+                raise SafetensorError("its sparsity is no row of floating-point numbers")
             sparsity = file.get_tensor("sparsity")
     except (OSError, SafetensorError) as error:
         raise ModelError(
@@ -181,15 +197,22 @@ def firing_frequency(folder: str | Path) -> Float[Tensor, " d_sae"]:
     return torch.where(sparsity > NEVER_FIRED, 10.0**sparsity, torch.zeros_like(sparsity))
 
 
+def _by_latent(W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
+    """The same matrix, with each latent's weights together in memory, as W_dec has them."""
+    return W_enc.T.contiguous().T
+
+
 def _read_checked(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
     """Tensors of a safetensors file whose names and shapes are exactly `shapes`."""
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             found = {name: list(file.get_slice(name).get_shape()) for name in names}
-            if found != shapes:
+            kinds = {file.get_slice(name).get_dtype() for name in names}
+            if found != shapes or not kinds <= FLOATS:
                 raise ModelError(
-                    f"SAE weights {str(path)!r} hold {found}, but {CONFIG} asks for {shapes}."
+                    f"SAE weights {str(path)!r} hold {str(found)[:300]} of {sorted(kinds)}, but "
+                    f"{CONFIG} asks for {shapes} of floating-point numbers."
                 )
             return {name: file.get_tensor(name).float() for name in shapes}
     except (OSError, SafetensorError) as error:

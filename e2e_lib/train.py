@@ -1,210 +1,53 @@
-"""One training loop for SAEs on a frozen model: `train`; its parameters are in `config.py`.
+"""The training loop: `train`; its parameters are in `config.py`, one run's part in `trainee.py`.
 
 A list of configurations that differ in objective, coefficients or initial seed is trained on the
-same batches and shares the clean pass; each one's result is the same as when trained alone.
+same batches and shares the clean pass and its softmax; each one's result is the same as when
+trained alone, and the same whether the loop ran through or was stopped and resumed.
 """
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from e2e_lib.config import TrainConfig, learning_rate_factor
+from e2e_lib.checkpoint import checkpoint_steps, load_checkpoint, save_checkpoint
+from e2e_lib.config import TrainConfig
 from e2e_lib.errors import E2EError, require
-from e2e_lib.evaluate import token_cross_entropy
-from e2e_lib.hooks import (
-    CleanPass,
-    SplicedPass,
-    apply_saes,
-    check_hook,
-    clean_pass,
-    hook_width,
-    hooks_to_keep,
-    later_blocks,
-    layer_of,
-    spliced_pass,
-)
-from e2e_lib.losses import (
-    Objective,
-    downstream_loss,
-    kl_divergence,
-    reconstruction_loss,
-    sparsity_loss,
-)
+from e2e_lib.hooks import CleanPass, SplicedPass, clean_pass, hooks_to_keep, spliced_pass
+from e2e_lib.memory import explained, keep_freed_memory
+from e2e_lib.output import kl_divergences, token_metrics
 from e2e_lib.sae import SAE
+from e2e_lib.trainee import DivergedError, TrainedRun, Trainee, build_saes, loss_terms
 
 # The authors report alive latents from a window of 500k training tokens that opens when 364,400 of
 # 400,000 sequences have been seen (facts §1.9), while the weights still move.
 PAPER_WINDOW_TOKENS, PAPER_WINDOW_OPENS = 500_000, 364_400 / 400_000
+SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
+CHECKPOINT_SECONDS = 120.0
+
+__all__ = [
+    "DivergedError",
+    "StoppedError",
+    "TrainConfig",
+    "TrainedRun",
+    "build_saes",
+    "loss_terms",
+    "train",
+]
 
 
-__all__ = ["DivergedError", "TrainConfig", "TrainedRun", "build_saes", "loss_terms", "train"]
-
-
-class DivergedError(E2EError):
-    """The loss, its gradient or the CE increase is no longer a finite number."""
-
-
-@dataclass
-class TrainedRun:
-    """A finished run: its SAEs and what was measured while they trained."""
-
-    config: TrainConfig
-    saes: dict[str, SAE]
-    # One entry a log step: step, tokens, loss, every term, l0, ...
-    curve: list[dict[str, float | int]]
-    grad_norm: float  # mean pre-clip gradient norm over log steps after the first 2.5 % (§1.8)
-    alive_paper: dict[str, int]  # latents that fired in the authors' late training window
-    alive_window_tokens: int
-    train_tokens: int
-    train_seconds: float  # own work plus an equal share of the clean passes
-
-
-class _Run:
-    """One configuration's SAEs, optimiser and records inside the loop."""
-
-    def __init__(self, model: TransformerBridge, config: TrainConfig) -> None:
-        for hook in [*config.hook_names, *config.objective.downstream_hooks]:
-            check_hook(model, hook)
-        first = min(map(layer_of, config.hook_names))
-        early = [h for h in config.objective.downstream_hooks if layer_of(h) < first]
-        allowed = f"hooks from the first SAE's block ({config.hook_names[0]}) on"
-        require(not early, "downstream_hooks", early, allowed)
-        self.config, self.objective = config, config.objective
-        self.saes = build_saes(model, config)
-        if self.objective.downstream_coeff is not None and not self.objective.downstream_hooks:
-            hooks = later_blocks(model, config.hook_names)
-            if config.downstream_last_block:
-                hooks = (*hooks, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post")
-            require(
-                len(hooks) > 0,
-                "layer",
-                config.hook_names[-1],
-                f"before the last block ({model.cfg.n_layers - 1}) for a downstream term, or "
-                "downstream_hooks must be given",
-            )
-            self.objective = replace(self.objective, downstream_hooks=hooks)
-        self.parameters = [
-            p for h, sae in self.saes.items() if h not in config.frozen for p in sae.parameters()
-        ]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=config.lr)
-        self.curve: list[dict[str, float | int]] = []
-        self.fired = {h: torch.zeros(s.d_sae, dtype=torch.bool) for h, s in self.saes.items()}
-        self.seconds = 0.0
-        self.grad_norm = math.nan
-        self.last: dict[str, Tensor] = {}
-        self.codes: dict[str, Tensor] = {}
-
-    def hooks(self, model: TransformerBridge) -> list[str]:
-        """What it needs of the clean pass."""
-        return [*hooks_to_keep(model, self.saes), *self.objective.downstream_hooks]
-
-    def forward(self, model: TransformerBridge, clean: CleanPass) -> dict[str, Tensor]:
-        """The loss terms of one micro-batch; sums over hooks, means within."""
-        if self.objective.needs_splice:
-            wants_logits = self.objective.kl_coeff is not None
-            run = spliced_pass(
-                model, clean, self.saes, self.objective.downstream_hooks, logits=wants_logits
-            )
-        else:
-            run = apply_saes(clean, self.saes)
-        self.codes = {h: c.detach() for h, c in run.codes.items()}
-        return loss_terms(self.objective, clean, run)
-
-    def update(self, step: int, steps: int) -> None:
-        """One optimiser step on the accumulated gradient."""
-        clip = self.config.grad_clip
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip or math.inf)
-        self.grad_norm = float(norm)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * learning_rate_factor(step, steps, self.config)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-
-    def note_fired(self) -> None:
-        for hook, codes in self.codes.items():
-            fired: Bool[Tensor, " d_sae"] = (codes > 0).flatten(0, -2).any(0).cpu()
-            self.fired[hook] |= fired
-
-    def log(self, step: int, tokens: int, ce_increase: float) -> dict[str, float | int]:
-        """Append one line to the training curve."""
-        terms = {k: float(v) for k, v in self.last.items()}
-        l0 = [float((c > 0).sum(-1).float().mean()) for c in self.codes.values()]
-        entry = {"step": step, "tokens": tokens} | terms
-        entry |= {"l0": sum(l0) / len(l0), "ce_increase": ce_increase}
-        entry |= {"grad_norm": self.grad_norm, "lr": self.optimiser.param_groups[0]["lr"]}
-        if not all(map(math.isfinite, (terms["loss"], self.grad_norm, ce_increase))):
-            before = next((e["loss"] for e in reversed(self.curve)), None)
-            raise DivergedError(
-                f"loss is {terms['loss']}, gradient norm {self.grad_norm} and CE increase "
-                f"{ce_increase} at step {step} of a {self.objective.name} run with "
-                f"sparsity_coeff {self.objective.sparsity_coeff} (last finite loss: {before}): "
-                f"choose an lr below {self.config.lr} or a smaller grad_clip."
-            )
-        self.curve.append(entry)
-        return entry
-
-    def finish(self, tokens: int, window_tokens: int, steps: int) -> TrainedRun:
-        norms = [e["grad_norm"] for e in self.curve if e["step"] > 0.025 * steps]
-        return TrainedRun(
-            config=replace(self.config, objective=self.objective),
-            saes={h: sae.eval().requires_grad_(False) for h, sae in self.saes.items()},
-            curve=self.curve,
-            grad_norm=sum(norms) / max(1, len(norms)),
-            alive_paper={h: int(f.sum()) for h, f in self.fired.items()},
-            alive_window_tokens=window_tokens,
-            train_tokens=tokens,
-            train_seconds=self.seconds,
-        )
-
-
-def build_saes(model: TransformerBridge, config: TrainConfig) -> dict[str, SAE]:
-    """The SAEs a run starts from: initialised from its seed, or warm-started from saved ones."""
-    saes = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        for hook in config.hook_names:
-            width = hook_width(model, hook)
-            d_sae = int(config.dict_ratio * width)
-            require(d_sae >= 1, "dict_ratio", config.dict_ratio, f"at least 1/{width}: d_sae >= 1")
-            sae = SAE(width, d_sae)
-            if hook in config.init_from:
-                sae = SAE.load(Path(config.init_from[hook]))
-                require(sae.d_in == width, "init_from", config.init_from[hook], f"of d_in {width}")
-            saes[hook] = sae.to(model.cfg.device)
-    for hook in config.frozen:
-        saes[hook].requires_grad_(False)
-    return saes
-
-
-def loss_terms(objective: Objective, clean: CleanPass, run: SplicedPass) -> dict[str, Tensor]:
-    """Every term the objective computes, and `loss`, their weighted sum.
-
-    Terms of several SAEs are summed over the hooks, as in the authors' code.
-    """
-    terms: dict[str, Tensor] = {}
-    sparsities = [
-        sparsity_loss(run.codes[h], run.inputs[h].shape[-1], objective.p_norm) for h in run.codes
-    ]
-    terms["sparsity"] = torch.stack(sparsities).sum()
-    if objective.local_coeff is not None:
-        parts = [reconstruction_loss(run.outputs[h], run.inputs[h]) for h in run.outputs]
-        terms["reconstruction"] = torch.stack(parts).sum()
-    if objective.kl_coeff is not None:
-        assert clean.logits is not None and run.logits is not None
-        terms["kl"] = kl_divergence(clean.logits, run.logits)
-    if objective.downstream_coeff is not None:
-        hooks = objective.downstream_hooks
-        terms["downstream"] = downstream_loss(run.activations, clean.activations, hooks)
-    terms["loss"] = objective.total(terms)
-    return terms
+class StoppedError(E2EError):
+    """Training was asked to stop and has saved its state."""
 
 
 def train(
@@ -215,6 +58,8 @@ def train(
     on_log: Callable[[int, dict[str, float | int]], None] | None = None,
     progress: bool = True,
     logs: int = 20,
+    checkpoints: Sequence[Path] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> list[TrainedRun]:
     """Train each configuration's SAEs once through `rows`, in order.
 
@@ -225,62 +70,201 @@ def train(
         on_log: called with a run's index and its new curve entry.
         progress: show a bar with tokens, tokens/s, loss, L0, CE increase and time left.
         logs: points on each training curve.
+        checkpoints: a folder for each run, where its state is saved and taken up again; they must
+            have been written by the same call. SIGINT and SIGTERM then save before they stop it.
+        checkpoint_seconds: between two of them; one more is written at the end.
 
     Raises:
         ConfigError: fewer rows than one batch, or configurations of different batch sizes.
         DivergedError: a loss became infinite or undefined.
+        OutOfMemoryError: a step does not fit into memory.
+        StoppedError: a signal came, and the state has been saved.
     """
-    require(len(configs) > 0, "configs", configs, "at least one configuration")
-    batch, micro = configs[0].batch_size, configs[0].micro_batch_size
-    shared = all((c.batch_size, c.micro_batch_size) == (batch, micro) for c in configs)
-    require(shared, "batch_size", [c.batch_size for c in configs], "the same in every run")
-    steps = len(rows) // batch
-    require(steps >= 1, "training rows", len(rows), f"at least batch_size ({batch})")
-    runs = [_Run(model, config) for config in configs]
-    wanted = list(dict.fromkeys(h for run in runs for h in run.hooks(model)))
-    wants_logits = any(run.objective.kl_coeff is not None for run in runs)
-    step_tokens = batch * rows.shape[1]
-    window = _paper_window(steps, step_tokens)
-    log_every = max(1, steps // logs)
-    accumulate = batch // micro
+    loop = Loop(model, configs, rows, logs)
+    folders = list(checkpoints or [])
+    if folders:
+        require(
+            len(folders) == len(configs), "checkpoints", len(folders), f"{len(configs)} folders"
+        )
+        loop.resume(folders)
     bar = tqdm(
-        total=steps * step_tokens,
+        total=loop.steps * loop.step_tokens,
+        initial=loop.step * loop.step_tokens,
         unit="tok",
         unit_scale=True,
         disable=not progress,
-        desc=f"{len(runs)} SAE{'s' * (len(runs) > 1)}",
+        desc=f"{len(configs)} SAE{'s' * (len(configs) > 1)}",
         mininterval=1.0,  # executed notebooks keep every update
     )
-    for step in range(steps):
-        for tokens in rows[step * batch : (step + 1) * batch].split(micro):
-            started = time.perf_counter()
-            tokens = tokens.to(model.cfg.device, torch.long)
-            clean = clean_pass(model, tokens, wanted, logits=wants_logits)
-            clean_seconds = (time.perf_counter() - started) / len(runs)
-            for run in runs:
-                started = time.perf_counter()
-                terms = run.forward(model, clean)
-                (terms["loss"] / accumulate).backward()
-                run.last = {name: term.detach() for name, term in terms.items()}
-                if step in window:
-                    run.note_fired()
-                run.seconds += time.perf_counter() - started + clean_seconds
-        for run in runs:
-            started = time.perf_counter()
-            run.update(step, steps)
-            run.seconds += time.perf_counter() - started
-        bar.update(step_tokens)
-        if step % log_every == 0 or step == steps - 1:
-            increases = ce_increases(model, tokens, [run.saes for run in runs])
-            for index, (run, increase) in enumerate(zip(runs, increases, strict=True)):
-                entry = run.log(step, (step + 1) * step_tokens, increase)
+    saved = time.monotonic()
+    with bar, _signals(bool(folders)) as received, explained(loop.shapes):
+        while loop.step < loop.steps:
+            entries = loop.advance()
+            bar.update(loop.step_tokens)
+            for index, entry in enumerate(entries):
                 if on_log is not None:
                     on_log(index, entry)
-            bar.set_postfix_str(
-                f"loss {entry['loss']:.4g}, L0 {entry['l0']:.1f}, CE +{entry['ce_increase']:.3f}"
-            )
-    bar.close()
-    return [run.finish(steps * step_tokens, len(window) * step_tokens, steps) for run in runs]
+                bar.set_postfix_str(
+                    f"loss {entry['loss']:.4g}, L0 {entry['l0']:.1f}, "
+                    f"CE +{entry['ce_increase']:.3f}"
+                )
+            due = time.monotonic() - saved >= checkpoint_seconds
+            if folders and (due or received or loop.step == loop.steps):
+                loop.save(folders)
+                saved = time.monotonic()
+            if received and loop.step < loop.steps:
+                raise StoppedError(
+                    f"training was stopped by {received[0]} at step {loop.step} of {loop.steps}, "
+                    "and its state is saved: start it again to go on."
+                )
+    return loop.finish()
+
+
+class Loop:
+    """The state of the loop: which step is next, and every run.
+
+    Attributes:
+        step: optimiser steps done; `rows` of the next begin at step · batch_size.
+        shapes: in words, for an error about memory.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        configs: Sequence[TrainConfig],
+        rows: Int[Tensor, "rows pos"],
+        logs: int = 20,
+    ) -> None:
+        require(len(configs) > 0, "configs", configs, "at least one configuration")
+        self.batch, self.micro = configs[0].batch_size, configs[0].micro_batch_size
+        shared = all(
+            (c.batch_size, c.micro_batch_size) == (self.batch, self.micro) for c in configs
+        )
+        require(shared, "batch_size", [c.batch_size for c in configs], "the same in every run")
+        self.steps = len(rows) // self.batch
+        allowed = f"at least batch_size ({self.batch})"
+        require(self.steps >= 1, "training rows", len(rows), allowed)
+        if model.cfg.device is None or str(model.cfg.device).startswith("cpu"):
+            keep_freed_memory()
+        self.model, self.rows, self.step = model, rows, 0
+        self.runs = [Trainee(model, config) for config in configs]
+        self.wanted = list(dict.fromkeys(h for run in self.runs for h in run.hooks(model)))
+        self.wants_logits = any(run.objective.kl_coeff is not None for run in self.runs)
+        self.step_tokens = self.batch * rows.shape[1]
+        self.window = _paper_window(self.steps, self.step_tokens)
+        self.log_every = max(1, self.steps // logs)
+        self.groups = _side_by_side(self.runs, model, self.micro * rows.shape[1])
+        widths = {(sae.d_in, sae.d_sae) for run in self.runs for sae in run.saes.values()}
+        self.shapes = f"{self.micro} × {rows.shape[1]} tokens and SAEs of " + " and ".join(
+            f"{d_in} × {d_sae}" for d_in, d_sae in sorted(widths)
+        )
+
+    def advance(self) -> list[dict[str, float | int]]:
+        """One optimiser step of every run; the new curve entries, if this step is logged."""
+        step, batch = self.step, self.batch
+        logs_now = step % self.log_every == 0 or step == self.steps - 1
+        for tokens in self.rows[step * batch : (step + 1) * batch].split(self.micro):
+            tokens = tokens.to(self.model.cfg.device, torch.long)
+            self._accumulate(tokens, count=logs_now)
+            if step in self.window:
+                for run in self.runs:
+                    run.note_fired()
+        for run in self.runs:
+            with run.timed():
+                run.update(step, self.steps)
+        self.step += 1
+        if not logs_now:
+            return []
+        increases = ce_increases(self.model, tokens, [run.saes for run in self.runs])
+        seen = self.step * self.step_tokens
+        return [run.log(step, seen, ce) for run, ce in zip(self.runs, increases, strict=True)]
+
+    def _accumulate(self, tokens: Int[Tensor, "micro pos"], count: bool) -> None:
+        """Forward and backward of one micro-batch for every run."""
+        started = time.perf_counter()
+        clean = clean_pass(self.model, tokens, self.wanted, logits=self.wants_logits)
+        common = (time.perf_counter() - started) / len(self.runs)
+        for group in self.groups:
+            _accumulate(self.model, group, clean, self.micro / self.batch, count)
+        for run in self.runs:
+            run.seconds += common
+
+    def save(self, folders: Sequence[Path]) -> None:
+        """Write every run's checkpoint."""
+        for run, folder in zip(self.runs, folders, strict=True):
+            save_checkpoint(folder, self.step, *run.state())
+
+    def resume(self, folders: Sequence[Path]) -> None:
+        """Go on from the newest step of which every run has a whole checkpoint, if any."""
+        common = set.intersection(*(set(checkpoint_steps(folder)) for folder in folders))
+        if common:
+            self.step = max(common)
+            for run, folder in zip(self.runs, folders, strict=True):
+                run.restore(load_checkpoint(folder, self.step))
+
+    def finish(self) -> list[TrainedRun]:
+        """What each run ended with."""
+        tokens, window = self.steps * self.step_tokens, len(self.window) * self.step_tokens
+        return [run.finish(tokens, window, self.steps) for run in self.runs]
+
+
+@contextmanager
+def _signals(wanted: bool) -> Iterator[list[str]]:
+    """The names of the signals to stop that have come; only a main thread can ask for them."""
+    received: list[str] = []
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _accumulate(
+    model: TransformerBridge, group: Sequence[Trainee], clean: CleanPass, share: float, count: bool
+) -> None:
+    """Forward and backward of one micro-batch for every run of the group.
+
+    The spliced outputs of all are compared with the clean one together: its softmax is made once.
+    Each run's clock counts its own work and an equal share of what is common.
+    """
+    passes: list[SplicedPass] = []
+    for run in group:
+        with run.timed():
+            passes.append(run.forward(model, clean, count))
+    compared = [i for i, run in enumerate(group) if run.objective.kl_coeff is not None]
+    started = time.perf_counter()
+    hidden = [h for h in (passes[i].hidden for i in compared) if h is not None]
+    found: dict[int, Tensor] = {}
+    if clean.hidden is not None:
+        kls = kl_divergences(clean.head, clean.hidden, hidden)
+        found = dict(zip(compared, kls, strict=True))
+    for i in compared:
+        group[i].seconds += (time.perf_counter() - started) / len(compared)
+    for i, run in enumerate(group):
+        with run.timed():
+            terms = loss_terms(run.objective, clean, passes[i], found.get(i))
+            run.backward(terms, passes[i], share)
+
+
+def _side_by_side(
+    runs: Sequence[Trainee], model: TransformerBridge, tokens: int
+) -> list[Sequence[Trainee]]:
+    """The runs in groups whose passes fit into memory together, by a rough count of what they keep.
+
+    A block keeps about fifteen values for each of the residual stream's, an SAE its codes.
+    """
+    latents = max(sae.d_sae for run in runs for sae in run.saes.values())
+    one = 4 * tokens * (latents + 15 * model.cfg.d_model * model.cfg.n_layers)
+    size = max(1, SIDE_BY_SIDE_BYTES // one)
+    return [runs[i : i + size] for i in range(0, len(runs), size)]
 
 
 @torch.no_grad()
@@ -292,11 +276,11 @@ def ce_increases(
     """CE increase in nats per predicted token of each set of SAEs on one batch of training text."""
     kept = list(dict.fromkeys(h for saes in sae_sets for h in hooks_to_keep(model, saes)))
     clean = clean_pass(model, tokens, kept)
-    runs = [spliced_pass(model, clean, saes).logits for saes in sae_sets]
-    clean_ce, *ces = (
-        float(token_cross_entropy(x, tokens).mean()) for x in [clean.logits, *runs] if x is not None
-    )
-    return [ce - clean_ce for ce in ces]
+    runs = [spliced_pass(model, clean, saes, count=False) for saes in sae_sets]
+    assert clean.hidden is not None
+    hidden = [run.hidden for run in runs if run.hidden is not None]
+    clean_ce, metrics = token_metrics(clean.head, tokens, clean.hidden, hidden)
+    return [float(m.cross_entropy.mean()) - float(clean_ce.mean()) for m in metrics]
 
 
 def _paper_window(steps: int, step_tokens: int) -> range:

@@ -13,18 +13,11 @@ from tiny_models import (
     tiny_model,
 )
 
-from e2e_lib.evaluate import Reconstruction, evaluate, token_cross_entropy
+from e2e_lib.evaluate import Reconstruction, evaluate
 from e2e_lib.hooks import clean_pass, spliced_pass
 
 HOOK = "blocks.2.hook_resid_pre"
 LAST = f"blocks.{N_LAYERS - 1}.hook_resid_post"
-
-
-def test_cross_entropy_by_hand():
-    probabilities = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [1 / 3, 1 / 3, 1 / 3]]])
-    ce = token_cross_entropy(probabilities.log(), torch.tensor([[2, 0, 1]]))
-    # the token after the first is 0, after the second 1; the last position predicts nothing
-    torch.testing.assert_close(ce, -torch.log(torch.tensor([[0.5, 0.8]])))
 
 
 def test_explained_variance_is_a_ratio_of_sums_over_all_batches():

@@ -1,0 +1,94 @@
+"""The benchmark's shapes: a random language model of a known architecture, a batch and an SAE."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one training step sees."""
+
+    config: PretrainedConfig
+    rows: int  # of a batch
+    context: int  # tokens in a row
+    dict_ratio: float
+    layer: int  # block whose input the SAE reads
+
+    @property
+    def hook(self) -> str:
+        """The SAE's place."""
+        return f"blocks.{self.layer}.hook_resid_pre"
+
+    @property
+    def width(self) -> int:
+        """d_model."""
+        return int(self.config.hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that the model knows."""
+        return int(self.config.vocab_size)
+
+    @property
+    def blocks(self) -> int:
+        """Number of transformer blocks."""
+        return int(self.config.num_hidden_layers)
+
+
+def llama(layers: int, width: int, heads: int, context: int, vocabulary: int) -> LlamaConfig:
+    """A small model as StoryWorld's and the 260k-parameter story tellers are."""
+    return LlamaConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=4 * width,
+        vocab_size=vocabulary,
+        max_position_embeddings=context,
+    )
+
+
+def tinystories(layers: int = 8) -> GPTNeoConfig:
+    """TinyStories-1M's architecture."""
+    return GPTNeoConfig(
+        hidden_size=64,
+        num_layers=layers,
+        attention_types=[[["global", "local"], layers // 2]],
+        num_heads=16,
+        vocab_size=50257,
+        max_position_embeddings=2048,
+        window_size=256,
+    )
+
+
+def shapes(device: str) -> dict[str, Shape]:
+    """Every shape by name; GPT-2's batch is the paper's on an accelerator, and a small one on a
+    CPU."""
+    gpt2 = (2, 128) if device == "cpu" else (8, 1024)
+    return {
+        "storyworld": Shape(llama(4, 64, 8, 128, 512), 16, 128, 20, 2),
+        "llama-260k": Shape(llama(5, 64, 8, 512, 512), 8, 512, 50, 2),
+        "tinystories-1m": Shape(tinystories(), 4, 512, 50, 4),
+        "gpt2": Shape(GPT2Config(), *gpt2, 60, 6),
+    }
+
+
+def write_model(shape: Shape, folder: Path) -> Path:
+    """A randomly initialised model in Hugging Face layout, the same at every call."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(shape.config).save_pretrained(folder)
+    words = {f"w{i}": i for i in range(shape.vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0").save_pretrained(folder)
+    return folder

@@ -1,0 +1,165 @@
+"""One measurement in a process of its own: how long a training step takes, and how much memory.
+
+`python -m benchmarks.step FOLDER SHAPE OBJECTIVE PATH SAES ACTIVE DEVICE THREADS` prints one JSON
+line. A process each, because memory that one path has once taken would count for the next.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.shapes import Shape, shapes
+from e2e_lib.config import TrainConfig
+from e2e_lib.losses import named_objective
+from e2e_lib.models import load_model
+from e2e_lib.train import Loop
+from e2e_lib.trainee import resolved_objective
+from tests import oracle
+
+LEAST_SECONDS, LEAST_STEPS, MOST_STEPS = 3.0, 3, 200
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured."""
+
+    shape: str
+    objective: str  # local, e2e, e2e_ds
+    path: str  # plain: the tests' oracle; default: the library's
+    saes: int  # trained side by side
+    active: float  # share of the latents that fire on a token; 0.5 as initialised
+
+
+def configs(shape: Shape, case: Case) -> list[TrainConfig]:
+    """One for each SAE, that differ in λ."""
+    return [
+        TrainConfig(
+            named_objective(case.objective, 1.0 + i),
+            (shape.hook,),
+            dict_ratio=shape.dict_ratio,
+            batch_size=shape.rows,
+            micro_batch_size=shape.rows,
+            warmup_fraction=0.0,
+            lr=1e-9,  # the share of latents that fire must stay what it is
+        )
+        for i in range(case.saes)
+    ]
+
+
+def bias_for(active: float, activations: Tensor, W_enc: Tensor) -> float:
+    """What to add to b_enc so that this share of pre-activations is above 0."""
+    sample = (activations.flatten(0, -2)[:256] @ W_enc).flatten()[:10_000_000]
+    return -float(torch.quantile(sample[torch.randperm(len(sample))[:100_000]], 1 - active))
+
+
+def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:  # noqa: ANN001
+    """The library's step."""
+    loop = Loop(model, configs(shape, case), rows.repeat(MOST_STEPS + 2, 1), logs=1)
+    loop.log_every = MOST_STEPS + 9  # logged steps evaluate; few steps of a training are
+    loop.steps += 9  # so that no measured step is the last
+    loop.step = 1
+    with torch.no_grad():
+        from e2e_lib.hooks import clean_pass
+
+        seen = clean_pass(model, rows, [shape.hook], logits=False).activations[shape.hook]
+        for run in loop.runs:
+            for sae in run.saes.values():
+                sae.b_enc += bias_for(case.active, seen, sae.W_enc)
+    return lambda: loop.advance() and None
+
+
+def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:  # noqa: ANN001
+    """The tests' oracle: two full hooked passes, full logits, eager, Adam as it comes."""
+    settings = configs(shape, case)
+    objectives = [resolved_objective(model, config) for config in settings]
+    loop = Loop(model, settings, rows, logs=1)  # for its initial weights alone
+    _, activations = oracle.clean(model, rows)
+    sets = []
+    for run in loop.runs:
+        weights = {n: p.detach().clone() for n, p in run.saes[shape.hook].named_parameters()}
+        weights["b_enc"] += bias_for(case.active, activations[shape.hook], weights["W_enc"])
+        sets.append({n: w.contiguous().requires_grad_() for n, w in weights.items()})
+    del loop
+    optimisers = [torch.optim.Adam(weights.values(), lr=1e-9) for weights in sets]
+
+    def step() -> None:
+        for objective, weights, optimiser in zip(objectives, sets, optimisers, strict=True):
+            terms = oracle.Terms(
+                objective.sparsity_coeff,
+                objective.local_coeff,
+                objective.kl_coeff,
+                objective.downstream_coeff,
+                objective.downstream_hooks,
+            )
+            loss = oracle.losses(model, rows, {shape.hook: weights}, terms)["loss"]
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights.values(), 10.0)
+            optimiser.step()
+            optimiser.zero_grad()
+
+    return step
+
+
+def timed(step: Callable[[], None], device: str) -> float:
+    """Median milliseconds of a step, after two that warm up."""
+    cuda = device.startswith("cuda")
+    for _ in range(2):
+        step()
+    times: list[float] = []
+    while (len(times) < LEAST_STEPS or sum(times) < LEAST_SECONDS) and len(times) < MOST_STEPS - 3:
+        if cuda:
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        step()
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)
+
+
+def memory_mb(device: str) -> float:
+    """Most memory taken so far: of the accelerator, or of this process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def measure(folder: Path, shape: Shape, case: Case, device: str) -> dict[str, float]:
+    """Milliseconds, tokens a second, and megabytes above what the loaded model takes."""
+    model = load_model(str(folder), device)
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(1, shape.vocabulary, (shape.rows, shape.context), generator=generator)
+    rows = rows.to(device)
+    before = memory_mb(device)
+    step = {"plain": plain_step, "default": default_step}[case.path](model, shape, case, rows)
+    ms = timed(step, device)
+    tokens = shape.rows * shape.context * case.saes
+    return {
+        "ms": round(ms, 2),
+        "tokens_per_s": round(1e3 * tokens / ms),
+        "peak_mb": round(memory_mb(device) - before, 1),
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Measure one case and print it."""
+    folder, shape_name, objective, path, saes, active, device, threads, changes = arguments
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(int(threads))
+    case = Case(shape_name, objective, path, int(saes), float(active))
+    shape = replace(shapes(device)[shape_name], **json.loads(changes))
+    found = measure(Path(folder), shape, case, device)
+    print(json.dumps(asdict(case) | found | {"device": device} | json.loads(changes)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,128 @@
+"""What a training run needs to go on where it was, on disk: whole, verified, the last two kept.
+
+A checkpoint is one safetensors file, `step-<n>-<digest>.safetensors`, with everything that is no
+tensor as JSON in its header. It is written beside its place, synced and renamed; the digest of its
+bytes is part of its name, so that a torn or damaged one is known and the one before it used.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from e2e_lib.errors import ResultsError
+
+KEPT = 2  # newest checkpoints of a run
+NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
+
+
+class Checkpoint(NamedTuple):
+    """The state of one run after `step` optimiser steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]  # numbers, text, lists and dictionaries
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> Path:
+    """Write one, and delete all but the last two.
+
+    Raises:
+        ResultsError: the folder cannot be written to, or the disk is full; what was there stays.
+    """
+    part = folder / f"step-{step}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        save_file(flat, part, metadata={"facts": json.dumps({**facts, "step": step})})
+        with part.open("rb+") as stream:
+            digest = hashlib.file_digest(stream, _digest).hexdigest()
+            os.fsync(stream.fileno())
+        path = folder / f"step-{step}-{digest}.safetensors"
+        part.replace(path)
+        _sync(folder)
+        for old in _found(folder)[KEPT:]:
+            old.unlink()
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise ResultsError(
+            f"checkpoint of step {step} cannot be written to {folder.name!r}: {error}."
+        ) from error
+    return path
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints that are whole, the newest first."""
+    return [int(_parts(path)[0]) for path in _found(folder) if _whole(path)]
+
+
+def load_checkpoint(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step.
+
+    Raises:
+        ResultsError: there is none, or it is damaged.
+    """
+    for path in _found(folder):
+        if int(_parts(path)[0]) == step and _whole(path):
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})["facts"])
+                names: list[str] = list(file.keys())
+                return Checkpoint(step, {name: file.get_tensor(name) for name in names}, facts)
+    raise ResultsError(f"step is {step}, but {folder.name!r} has no whole checkpoint of it.")
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Delete all checkpoints of a run and their folder."""
+    for path in [*_found(folder), *folder.glob("*.part")]:
+        path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _digest() -> Any:
+    return hashlib.blake2b(digest_size=8)
+
+
+def _parts(path: Path) -> tuple[str, str]:
+    match = NAME.fullmatch(path.name)
+    assert match is not None
+    return match[1], match[2]
+
+
+def _found(folder: Path) -> list[Path]:
+    """Checkpoints by their names, the newest first."""
+    named = [path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name)]
+    return sorted(named, key=lambda path: -int(_parts(path)[0]))
+
+
+def _whole(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return bool(hashlib.file_digest(stream, _digest).hexdigest() == _parts(path)[1])
+    except OSError:
+        return False
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename outlive a crash, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def layout_like(saved: Tensor, current: Tensor) -> Tensor:
+    """`saved` with the memory order of `current`: arithmetic on it then ends in the same bits."""
+    return torch.empty_like(current).copy_(saved)

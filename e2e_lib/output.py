@@ -1,0 +1,138 @@
+"""What compares the model's clean and spliced outputs, a few tokens at a time.
+
+At a vocabulary of 50,257 the logits of a batch and their softmax are most of the memory of a
+training step and, on a CPU, much of its time. Here they exist for a chunk of tokens only, forward
+and backward: the gradient with respect to a hidden state is known as soon as its token's
+distribution is, so it is computed at once and kept, as wide as the hidden state and not as the
+vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CHUNK_VALUES = {"cpu": 1 << 22}  # logits in a chunk: 16 MiB on a CPU
+DEVICE_CHUNK_VALUES = 1 << 28  # and 1 GiB on an accelerator
+
+Head = Callable[[Tensor], Tensor]  # hidden states (1, tokens, d_model) to logits (1, tokens, vocab)
+
+
+class TokenMetrics(NamedTuple):
+    """Of every token but, where a next token is needed, of each row's last."""
+
+    kl: Float[Tensor, "batch pos"]  # KL(clean ‖ spliced), nats
+    cross_entropy: Float[Tensor, "batch predicted"]  # of the next token, nats
+    top1_agreement: Float[Tensor, "batch pos"]  # 1 where both have the same likeliest next token
+
+
+def kl_divergences(
+    head: Head,
+    clean: Float[Tensor, "batch pos d_model"],
+    spliced: Sequence[Float[Tensor, "batch pos d_model"]],
+) -> list[Float[Tensor, ""]]:
+    """KL(clean ‖ spliced) in nats, mean over all tokens, of each of several spliced passes.
+
+    Args:
+        head: from the hidden states after the last norm to logits; a frozen function.
+        clean: hidden states of the untouched model; no gradient reaches them.
+        spliced: hidden states of passes over the same tokens; each gets its exact gradient.
+    """
+    tokens = clean.shape[0] * clean.shape[1]
+    wanted = torch.is_grad_enabled() and any(h.requires_grad for h in spliced)
+    totals = torch.zeros(len(spliced), device=clean.device)
+    flat = [h.detach().reshape(tokens, -1) for h in spliced]
+    gradients = [torch.empty_like(h) if wanted else h for h in flat]
+    for part, clean_part in _chunks(head, clean):
+        with torch.no_grad():
+            clean_logits = head(clean_part).float()
+            p, clean_sum = _softmax(clean_logits)
+        for i, hidden in enumerate(flat):
+            own = hidden[part][None].requires_grad_(wanted)
+            logits = head(own)
+            with torch.no_grad():
+                q, own_sum = _softmax(logits.float())
+                # Σ p (log p − log q), by the differences of logits: exact where both are alike.
+                apart = clean_logits - logits
+                totals[i] += torch.dot(p.flatten(), apart.flatten()) + (own_sum - clean_sum).sum()
+            if wanted:
+                (gradient,) = torch.autograd.grad(logits, own, q.sub_(p).to(logits.dtype))
+                torch.div(gradient[0], tokens, out=gradients[i][part])
+    values = list(totals / tokens)
+    if not wanted:
+        return values
+    known = zip(spliced, values, gradients, strict=True)
+    return [_Known.apply(hidden, value, grad.view_as(hidden)) for hidden, value, grad in known]
+
+
+class _Known(torch.autograd.Function):
+    """A number whose gradient with respect to `hidden` has been computed along with it."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * weights[0], None, None
+
+
+@torch.no_grad()
+def token_metrics(
+    head: Head,
+    tokens: Int[Tensor, "batch pos"],
+    clean: Float[Tensor, "batch pos d_model"],
+    spliced: Sequence[Float[Tensor, "batch pos d_model"]],
+) -> tuple[Float[Tensor, "batch predicted"], list[TokenMetrics]]:
+    """The clean model's cross-entropy of each next token, and the metrics of each spliced pass.
+
+    A row's last token predicts nothing. Nothing here is averaged.
+    """
+    n = tokens.numel()
+    following = tokens.roll(-1, dims=1).reshape(n, 1)  # what a row's last gets is dropped below
+    clean_ce, found = (
+        torch.empty(n, device=clean.device),
+        torch.empty(len(spliced), 3, n, device=clean.device),
+    )
+    for part, clean_part in _chunks(head, clean):
+        log_p = _log_softmax(head(clean_part))[0]
+        p, top = log_p.exp(), log_p.argmax(-1)
+        clean_ce[part] = -log_p.gather(1, following[part]).squeeze(1)
+        for i, hidden in enumerate(spliced):
+            log_q = _log_softmax(head(hidden.reshape(n, -1)[part][None]))[0]
+            found[i, 0, part] = torch.linalg.vecdot(p, log_p - log_q)
+            found[i, 1, part] = -log_q.gather(1, following[part]).squeeze(1)
+            found[i, 2, part] = (log_q.argmax(-1) == top).float()
+    rows = found.view(len(spliced), 3, *tokens.shape)
+    metrics = [TokenMetrics(kl, ce[:, :-1], agree) for kl, ce, agree in rows]
+    return clean_ce.view(tokens.shape)[:, :-1], metrics
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.float().log_softmax(-1)
+
+
+def _softmax(logits: Float[Tensor, "1 n vocab"]) -> tuple[Tensor, Float[Tensor, "1 n"]]:
+    """Probabilities, and log Σ exp of the logits: at the likeliest token both are known."""
+    probabilities = logits.softmax(-1)
+    return probabilities, logits.amax(-1) - probabilities.amax(-1).log()
+
+
+def _chunks(
+    head: Head, hidden: Float[Tensor, "batch pos d_model"]
+) -> Iterator[tuple[slice, Tensor]]:
+    """Runs of tokens whose logits are few enough, and their hidden states (1, tokens, d_model)."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    with torch.no_grad():
+        vocabulary = head(flat[None, :1]).shape[-1]
+    most = CHUNK_VALUES.get(hidden.device.type, DEVICE_CHUNK_VALUES)
+    size = max(1, most // vocabulary)
+    for start in range(0, len(flat), size):
+        part = slice(start, start + size)
+        # A slice first, its first axis then: products of three axes are folded into two only if
+        # the strides say that nothing lies between.
+        yield part, flat[part][None]
