@@ -1,5 +1,6 @@
 # make run · make test · make lab: each sets itself up on a machine with Python 3.11 and make.
 PROFILE ?= workshop
+SHAPE ?= storyworld
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 PIP_TOOLS = pip-tools==7.6.2
 VENV = .venv
@@ -16,7 +17,7 @@ export WANDB_MODE ?= disabled
 export PYTHONWARNINGS = ignore:IProgress not found
 unexport PYTHONPATH
 
-.PHONY: help run test lab lint lock reference clean
+.PHONY: help run test lab lint lock reference verify bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,10 +26,15 @@ help:
 	@echo "            PROFILE=tinystories|gpt2|published  the paper's own models, on a GPU"
 	@echo "            SHRINK=1  any profile in a few steps, to try the whole path"
 	@echo "            MODEL=folder-or-hub-name TRAIN=text VALIDATION=text   a model of your own"
+	@echo "            CLUSTER=slurm|kubernetes|folder   every notebook a job of a cluster"
 	@echo "make test   lint, unit tests, notebooks                      (12 minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
 	@echo "make lint   ruff and mypy alone                              (one minute)"
 	@echo "make reference  make results/storyworld the committed reference"
+	@echo "make verify  run the reference's analyses again and compare every number (5 minutes)"
+	@echo "            WEIGHTS=results/storyworld  with the weights that are not shipped"
+	@echo "make bench SHAPE=storyworld|llama-260k|tinystories-1m|gpt2   milliseconds a training step"
+	@echo "            DEVICE=cuda  THREADS=2  OUT=file for its JSON lines"
 	@echo "make lock   resolve requirements.lock again from pyproject.toml"
 	@echo "make clean  delete $(VENV), build and caches; results stay"
 	@echo "The first of these to run installs requirements.lock into $(VENV) (a few minutes)."
@@ -47,6 +53,7 @@ run: $(READY)
 	@echo "Running profile $(PROFILE): smoke 3, workshop 15, storyworld 45 minutes on two cores."
 	@$(BIN)/python -m pipeline.run --profile "$(PROFILE)" $(if $(SHRINK),--shrink) \
 	  $(if $(RESULTS),--results "$(RESULTS)") $(if $(CORES),--cores "$(CORES)") \
+	  $(if $(CLUSTER),--cluster "$(CLUSTER)") \
 	  $(if $(MODEL),MODEL="$(MODEL)") $(if $(TRAIN),TRAIN="$(TRAIN)") \
 	  $(if $(VALIDATION),VALIDATION="$(VALIDATION)") $(SET)
 
@@ -66,6 +73,16 @@ reference: $(READY)
 	@echo "Copying results/storyworld to results/reference, and its claims into the README."
 	@$(BIN)/python -m pipeline.reference results/storyworld
 	@$(BIN)/python -m e2e_lib.claims results/reference README.md
+
+verify: export HF_HUB_OFFLINE = 1
+verify: $(READY)
+	@echo "Running the analyses of results/reference again in build/verify: about five minutes."
+	@$(BIN)/python -m pipeline.verify $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
+bench: $(READY)
+	@echo "Measuring training steps of shape $(SHAPE): two to ten minutes; keep the machine idle."
+	@$(BIN)/python -m benchmarks --shape "$(SHAPE)" $(if $(DEVICE),--device "$(DEVICE)") \
+	  $(if $(THREADS),--threads "$(THREADS)") $(if $(OUT),--out "$(OUT)")
 
 lab: $(READY)
 	@echo "JupyterLab opens in the browser; start with notebooks/00_start_here.ipynb. Ctrl-C ends it."

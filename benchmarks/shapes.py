@@ -46,30 +46,34 @@ class Shape:
         return int(self.config.num_hidden_layers)
 
 
-def llama(layers: int, width: int, heads: int, context: int, vocabulary: int) -> LlamaConfig:
-    """A small model as StoryWorld's and the 260k-parameter story tellers are."""
-    return LlamaConfig(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=4 * width,
-        vocab_size=vocabulary,
-        max_position_embeddings=context,
-    )
-
-
-def tinystories(layers: int = 8) -> GPTNeoConfig:
-    """TinyStories-1M's architecture."""
-    return GPTNeoConfig(
-        hidden_size=64,
-        num_layers=layers,
-        attention_types=[[["global", "local"], layers // 2]],
-        num_heads=16,
-        vocab_size=50257,
-        max_position_embeddings=2048,
-        window_size=256,
-    )
+# One block less than StoryWorld's shipped model.
+STORYWORLD = GPT2Config(
+    n_layer=4,
+    n_embd=64,
+    n_head=8,
+    n_positions=128,
+    vocab_size=512,
+    activation_function="gelu_pytorch_tanh",
+)
+# The 260,000-parameter story teller of the llama2.c project.
+LLAMA_260K = LlamaConfig(
+    hidden_size=64,
+    num_hidden_layers=5,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    intermediate_size=172,
+    vocab_size=512,
+    max_position_embeddings=512,
+)
+TINYSTORIES_1M = GPTNeoConfig(
+    hidden_size=64,
+    num_layers=8,
+    attention_types=[[["global", "local"], 4]],
+    num_heads=16,
+    vocab_size=50257,
+    max_position_embeddings=2048,
+    window_size=256,
+)
 
 
 def shapes(device: str) -> dict[str, Shape]:
@@ -77,9 +81,9 @@ def shapes(device: str) -> dict[str, Shape]:
     CPU."""
     gpt2 = (2, 128) if device == "cpu" else (8, 1024)
     return {
-        "storyworld": Shape(llama(4, 64, 8, 128, 512), 16, 128, 20, 2),
-        "llama-260k": Shape(llama(5, 64, 8, 512, 512), 8, 512, 50, 2),
-        "tinystories-1m": Shape(tinystories(), 4, 512, 50, 4),
+        "storyworld": Shape(STORYWORLD, 16, 128, 20, 2),
+        "llama-260k": Shape(LLAMA_260K, 8, 512, 50, 2),
+        "tinystories-1m": Shape(TINYSTORIES_1M, 4, 512, 50, 4),
         "gpt2": Shape(GPT2Config(), *gpt2, 60, 6),
     }
 

@@ -1,7 +1,7 @@
 """One measurement in a process of its own: how long a training step takes, and how much memory.
 
-`python -m benchmarks.step FOLDER SHAPE OBJECTIVE PATH SAES ACTIVE DEVICE THREADS` prints one JSON
-line. A process each, because memory that one path has once taken would count for the next.
+`python -m benchmarks.step CASE CHANGES FOLDER DEVICE THREADS`, the first two as JSON, prints one
+JSON line. A process each, because memory that one path has once taken would count for the next.
 """
 
 import json
@@ -61,7 +61,7 @@ def bias_for(active: float, activations: Tensor, W_enc: Tensor) -> float:
     return -float(torch.quantile(sample[torch.randperm(len(sample))[:100_000]], 1 - active))
 
 
-def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:  # noqa: ANN001
+def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:
     """The library's step."""
     loop = Loop(model, configs(shape, case), rows.repeat(MOST_STEPS + 2, 1), logs=1)
     loop.log_every = MOST_STEPS + 9  # logged steps evaluate; few steps of a training are
@@ -77,7 +77,7 @@ def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], 
     return lambda: loop.advance() and None
 
 
-def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:  # noqa: ANN001
+def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:
     """The tests' oracle: two full hooked passes, full logits, eager, Adam as it comes."""
     settings = configs(shape, case)
     objectives = [resolved_objective(model, config) for config in settings]
@@ -152,13 +152,13 @@ def measure(folder: Path, shape: Shape, case: Case, device: str) -> dict[str, fl
 
 def main(arguments: list[str]) -> None:
     """Measure one case and print it."""
-    folder, shape_name, objective, path, saes, active, device, threads, changes = arguments
+    case, changes = Case(**json.loads(arguments[0])), json.loads(arguments[1])
+    folder, device, threads = arguments[2:]
     warnings.simplefilter("ignore")
     torch.set_num_threads(int(threads))
-    case = Case(shape_name, objective, path, int(saes), float(active))
-    shape = replace(shapes(device)[shape_name], **json.loads(changes))
+    shape = replace(shapes(device)[case.shape], **changes)
     found = measure(Path(folder), shape, case, device)
-    print(json.dumps(asdict(case) | found | {"device": device} | json.loads(changes)))
+    print(json.dumps(asdict(case) | changes | found | {"device": device}))
 
 
 if __name__ == "__main__":

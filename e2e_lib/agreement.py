@@ -1,20 +1,26 @@
 """Prompts for subject-verb agreement (paper, appendix I): data in, tensors out.
 
 Two sources: StoryWorld's own grammar (`storyworld.agreement`), and the data set that the paper
-names, Finlayson et al. 2021 as JSON lines in the form of Marks et al.: one file a task with the
-fields clean_prefix, patch_prefix, clean_answer and patch_answer. The answer to the clean prefix is
+names, Finlayson et al. 2021 as JSON lines in the form of Marks et al. (github.com/saprmarks/
+feature-circuits, folder data, from where the authors' script reads it too): one file a task, fields
+clean_prefix, patch_prefix, clean_answer and patch_answer. The answer to the clean prefix is
 the verb that agrees, the answer to the patch prefix the one that does not.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from e2e_lib.errors import DataError, closest, first_sentence
+from e2e_lib.sources import import_datasets
 from e2e_lib.storyworld.agreement import StoryPrompt, story_prompts
 from e2e_lib.storyworld.corpus import TOKEN_IDS
 from e2e_lib.storyworld.lexicon import END_OF_TEXT
@@ -29,6 +35,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 TASKS = tuple(TEMPLATES)
 FIELDS = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
 NO_SLOT = -1
+TIMEOUT = 60.0  # seconds that a server may keep silent
 
 
 class Prompts(NamedTuple):
@@ -100,10 +107,10 @@ def file_prompts(
     revision: str = "",
     tasks: Sequence[str] = TASKS,
 ) -> dict[str, Prompts]:
-    """The first `n` prompts of each task from a folder or a hub data set, as the authors took them.
+    """The first `n` prompts of each task, as the authors took them.
 
     Args:
-        source: a folder, or the name of a hub data set; the hub is asked only for the latter.
+        source: a folder, the http(s) address of one, or the name of a hub data set.
         tokenizer: the model's; its beginning-of-text (or end-of-text) token starts every prompt.
         files: name of a task's file, `{task}` in place of the task.
         revision: commit of the hub data set; "" for the newest.
@@ -123,10 +130,11 @@ def file_prompts(
 
 
 def _rows(source: str, file: str, revision: str, n: int) -> list[Mapping[str, Any]]:
-    import datasets
-
+    datasets = import_datasets()
     folder = Path(source).expanduser()
     try:
+        if source.startswith(("https://", "http://")):
+            return _read_lines(f"{source.rstrip('/')}/{file}", n)
         datasets.disable_progress_bars()
         if folder.is_dir() or source.startswith((".", "/", "~")):
             rows = datasets.load_dataset("json", data_files=str(folder / file), split="train")
@@ -136,10 +144,20 @@ def _rows(source: str, file: str, revision: str, n: int) -> list[Mapping[str, An
             )
     except Exception as error:  # datasets wraps what goes wrong in many classes
         raise DataError(
-            f"agreement data is {source!r}, but it must be a folder or a hub data set with a file "
-            f"{file} of JSON lines ({type(error).__name__}: {first_sentence(error)})."
+            f"agreement data is {source!r}, but it must be a folder, its address or a hub data set "
+            f"with a file {file} of JSON lines ({type(error).__name__}: {first_sentence(error)})."
         ) from error
     return list(rows.select(range(min(n, len(rows)))))
+
+
+def _read_lines(address: str, n: int) -> list[Mapping[str, Any]]:
+    """The first `n` JSON lines at an address."""
+    try:
+        with urlopen(address, timeout=TIMEOUT) as lines:
+            return [json.loads(line) for line in islice(lines, n)]
+    except HTTPError as error:
+        error.close()  # it holds the connection
+        raise
 
 
 def _from_rows(task: str, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> Prompts:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from e2e_lib.errors import ResultsError
+from e2e_lib.files import part_of
 
 KEPT = 2  # newest checkpoints of a run
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
@@ -40,10 +41,8 @@ def save_checkpoint(
     Raises:
         ResultsError: the folder cannot be written to, or the disk is full; what was there stays.
     """
-    part = folder / f"step-{step}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with part_of(folder / f"step-{step}") as part:
         save_file(flat, part, metadata={"facts": json.dumps({**facts, "step": step})})
         with part.open("rb+") as stream:
             digest = hashlib.file_digest(stream, _digest).hexdigest()
@@ -53,11 +52,6 @@ def save_checkpoint(
         _sync(folder)
         for old in _found(folder)[KEPT:]:
             old.unlink()
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise ResultsError(
-            f"checkpoint of step {step} cannot be written to {folder.name!r}: {error}."
-        ) from error
     return path
 
 

@@ -19,12 +19,11 @@ import pandas as pd
 
 from e2e_lib import runs
 from e2e_lib.errors import E2EError, ResultsError
-from e2e_lib.files import write_json, write_text
+from e2e_lib.files import replace_block, write_json
 from e2e_lib.ledger import CLAIMS, Claim
 from e2e_lib.matching import main_runs
 from e2e_lib.measures import WRITTEN, Measurement, NotTestableError, Tables
 
-BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 VERDICT = {True: "holds", False: "does not hold", None: "not testable here"}
 
 
@@ -122,16 +121,12 @@ def readme_block(results: str | Path, readme: str | Path) -> None:
     Raises:
         ResultsError: claims.json is missing or unreadable, or the README lacks the comments.
     """
-    source, target = Path(results) / "claims.json", Path(readme)
+    source = Path(results) / "claims.json"
     try:
         claims = json.loads(source.read_text())
-        text = target.read_text()
     except (OSError, ValueError) as error:
-        raise ResultsError(f"Cannot read {source} and {readme}: {error}.") from error
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ResultsError(f"{readme} must hold {BEGIN} and, after it, {END}, once each.")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(target, f"{before}{BEGIN}\n{claims_markdown(claims)}\n{END}{after}")
+        raise ResultsError(f"Cannot read {source}: {error}.") from error
+    replace_block(Path(readme), "claims", claims_markdown(claims))
 
 
 def _rounded(value: float | None) -> float | None:

@@ -115,13 +115,13 @@ class _Autoencode(torch.autograd.Function):
             ctx.low,
             ctx.needs_input_grad[1],
         )
-        n, d_sae = len(x), len(W_dec)
+        (n, d_in), d_sae = x.shape, len(W_dec)
         to_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         # Same memory order as the weights: rows of one latent lie together.
         to_enc, to_dec = torch.empty_like(W_dec), torch.empty_like(W_dec)
         to_bias = torch.empty(d_sae, device=x.device)
         inputs, outputs, ones = x.to(low), on_output.to(low), torch.ones(n, device=x.device)
-        blocks = zip(_blocks(*x.shape, d_sae, x.device.type), ctx.picks, strict=True)
+        blocks = zip(_blocks(n, d_in, d_sae, x.device.type), ctx.picks, strict=True)
         for i, ((start, end), pick) in enumerate(blocks):
             codes, length = saved[2 * i : 2 * i + 2]
             rows = slice(start, end)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from e2e_lib.errors import require
+from e2e_lib.errors import is_integer, is_number, is_text, require
 from e2e_lib.losses import Objective
 
 
@@ -36,23 +36,41 @@ class TrainConfig:
     downstream_last_block: bool = False
 
     def __post_init__(self) -> None:
-        require(len(self.hook_names) > 0, "hook_names", self.hook_names, "at least one hook")
+        hooks = self.hook_names
+        require(are_hooks(hooks), "hook_names", hooks, "at least one hook, none of them twice")
+        for name in ("dict_ratio", "lr", "warmup_fraction", "min_lr_factor"):
+            value = getattr(self, name)
+            require(is_number(value), name, value, "a number")
+        for name, low in (("seed", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            good = is_integer(value) and value >= low
+            require(good, name, value, f"a whole number of at least {low}")
         require(self.dict_ratio > 0, "dict_ratio", self.dict_ratio, "above 0")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        divides = self.micro_batch_size >= 1 and self.batch_size % self.micro_batch_size == 0
+        micro = self.micro_batch_size
+        divides = is_integer(micro) and micro >= 1 and self.batch_size % micro == 0
         allowed = f"a divisor of batch_size ({self.batch_size})"
-        require(divides, "micro_batch_size", self.micro_batch_size, allowed)
+        require(divides, "micro_batch_size", micro, allowed)
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "in [0, 1)")
         schedules = ("cosine", "linear", "constant")
         require(self.schedule in schedules, "schedule", self.schedule, f"one of {schedules}")
         require(0 <= self.min_lr_factor <= 1, "min_lr_factor", self.min_lr_factor, "in [0, 1]")
         clip = self.grad_clip
-        require(clip is None or clip > 0, "grad_clip", clip, "None or above 0")
+        good = clip is None or (is_number(clip) and clip > 0)
+        require(good, "grad_clip", clip, "None or above 0")
+        good = isinstance(self.init_from, Mapping) and all(map(is_text, self.init_from.values()))
+        require(good, "init_from", self.init_from, "a mapping from hooks to folders")
+        require(isinstance(self.frozen, list | tuple), "frozen", self.frozen, "a tuple of hooks")
         stray = [h for h in [*self.init_from, *self.frozen] if h not in self.hook_names]
         require(not stray, "init_from / frozen", stray, f"hooks among {self.hook_names}")
         trained = set(self.hook_names) - set(self.frozen)
         require(bool(trained), "frozen", self.frozen, "fewer than all hooks")
+
+
+def are_hooks(value: Any) -> bool:
+    """Whether it is a list or tuple, not empty, of different names."""
+    listed = isinstance(value, list | tuple) and len(value) > 0 and all(map(is_text, value))
+    return listed and len(set(value)) == len(value)
 
 
 def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:

@@ -152,6 +152,18 @@ def retry_after(headers: Headers | None) -> float:
         return 0.0
 
 
+def chosen_backend(environment: Mapping[str, str] = os.environ) -> str:
+    """Who explains features where that is left open: the endpoint, if one is named.
+
+    Raises:
+        ConfigError: one of its variables is set, but they name no usable endpoint.
+    """
+    if not any(environment.get(name, "").strip() for name in (URL, MODEL)):
+        return "storyworld"
+    endpoint_explainer(environment)
+    return "endpoint"
+
+
 def endpoint_explainer(
     environment: Mapping[str, str] = os.environ, **options: Any
 ) -> PromptExplainer:

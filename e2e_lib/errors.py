@@ -1,12 +1,23 @@
-"""The project's own errors: one sentence naming the parameter, its value and what is allowed."""
+"""The project's own errors: one sentence naming the parameter, its value and what is allowed.
+
+A value may be anything that a file, a command line or a notebook's cell can hold, so it is first
+asked what it is.
+"""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 from re import split
+from typing import Any
+
+LONGEST = 200  # characters of a value in a sentence
+LARGEST = 1.7e308  # what float64 holds
 
 
 class E2EError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose; its message is one line."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(" ".join(str(message).split()))
 
 
 class ConfigError(E2EError, ValueError):
@@ -28,13 +39,34 @@ class ResultsError(E2EError, ValueError):
 def require(condition: bool, parameter: str, value: object, allowed: str) -> None:
     """Raise ConfigError unless `condition`, naming `parameter`, its `value`, what is `allowed`."""
     if not condition:
-        raise ConfigError(f"{parameter} is {value!r}, but it must be {allowed}.")
+        try:
+            shown = repr(value)
+        except ValueError:  # a whole number of more digits than Python writes out
+            shown = "a number of too many digits"
+        shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} …"
+        raise ConfigError(f"{parameter} is {shown}, but it must be {allowed}.")
+
+
+def is_integer(value: Any) -> bool:
+    """A whole number of at most 64 bits; True is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def is_number(value: Any) -> bool:
+    """A finite number; True is none."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and abs(value) <= LARGEST
+
+
+def is_text(value: Any) -> bool:
+    """A string with something in it."""
+    return isinstance(value, str) and bool(value.strip())
 
 
 def closest(name: str, known: Iterable[str], n: int = 3) -> str:
     """The known names most like `name`, for the end of an error sentence."""
     known = list(known)
-    return ", ".join(get_close_matches(name, known, n=n, cutoff=0.4) or sorted(known)[:n])
+    return ", ".join(get_close_matches(str(name), known, n=n, cutoff=0.4) or sorted(known)[:n])
 
 
 def first_sentence(error: BaseException) -> str:

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from e2e_lib.config import TrainConfig, config_dict
-from e2e_lib.errors import ConfigError, require
+from e2e_lib.config import TrainConfig, are_hooks, config_dict
+from e2e_lib.errors import is_integer, is_number, is_text, require
 from e2e_lib.losses import named_objective
 from e2e_lib.provenance import content_digest, model_digest, project_path
 from e2e_lib.runs import finished, run_name
@@ -29,13 +29,17 @@ def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
     Raises:
         ConfigError: text of another form.
     """
+    form = "like 'local:0.3,1;e2e:0.1,0.3': different numbers of at least 0, each objective once"
     try:
         pairs = [part.split(":") for part in text.split(";") if part.strip()]
-        return {name.strip(): [float(v) for v in values.split(",")] for name, values in pairs}
-    except ValueError:
-        raise ConfigError(
-            f"sparsity_coeffs is {text!r}, but it must look like 'local:0.3,1;e2e:0.1,0.3'."
-        ) from None
+        found = {name.strip(): [float(v) for v in values.split(",")] for name, values in pairs}
+    except (ValueError, AttributeError):
+        pairs, found = [], {}
+    grids = found.values()
+    good = all(is_number(v) and v >= 0 for grid in grids for v in grid)
+    alone = len(found) == len(pairs) and all(len(set(grid)) == len(grid) for grid in grids)
+    require(bool(found) and good and alone, "sparsity_coeffs", text, form)
+    return found
 
 
 def planned(
@@ -77,9 +81,18 @@ class Experiment:
     threads: int = 1  # part of the result on a CPU: sums are taken in another order
 
     def __post_init__(self) -> None:
-        require(self.context_size >= 2, "context_size", self.context_size, "at least 2")
-        require(self.threads >= 1, "threads", self.threads, "at least 1")
-        require(self.eval_tokens >= 1, "eval_tokens", self.eval_tokens, "at least 1")
+        for name in ("model", "train_data", "validation_data", "device"):
+            value = getattr(self, name)
+            require(is_text(value) and "\0" not in value, name, value, "a name or a path")
+        hooks = self.hook_names
+        require(are_hooks(hooks), "hook_names", hooks, "at least one hook, none of them twice")
+        wholes = {"seed": 0, "context_size": 2, "threads": 1, "eval_tokens": 1}
+        for name, low in (wholes | {"batch_size": 1, "train_tokens": 1}).items():
+            value = getattr(self, name)
+            good = is_integer(value) and value >= low
+            require(good, name, value, f"a whole number of at least {low}")
+        good = is_number(self.dict_ratio) and self.dict_ratio > 0
+        require(good, "dict_ratio", self.dict_ratio, "a number above 0")
         batch = self.batch_size * self.context_size
         allowed = f"at least one batch: batch_size · context_size = {batch}"
         require(self.train_tokens >= batch, "train_tokens", self.train_tokens, allowed)
@@ -167,9 +180,9 @@ class Experiment:
             saved = (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
             allowed = "a finished run with weights, or a folder with a saved SAE for each hook"
             require(saved, "init_from", init_from, allowed)
-            size = json.loads((folder / CONFIG).read_text())
-            same = int(self.dict_ratio * size["d_in"]) == size["d_sae"]
-            allowed = f"that of init_from, which has {size['d_sae']} latents for {size['d_in']}"
+            d_in, d_sae = _sizes(folder)
+            same = int(self.dict_ratio * d_in) == d_sae
+            allowed = f"that of init_from, which has {d_sae} latents for {d_in}"
             require(same, "dict_ratio", self.dict_ratio, allowed)
             found[hook] = str(folder)
         return found
@@ -203,6 +216,10 @@ class Experiment:
         """The run's folder name."""
         return run_name(self.describe(config))
 
+    def checkpoints(self, results: Path, config: TrainConfig) -> Path:
+        """Where a run's state is saved until it is finished."""
+        return results / "saes" / self.name(config) / "checkpoints"
+
     def pending(self, results: Path, configs: Sequence[TrainConfig]) -> list[TrainConfig]:
         """The configurations whose run is not finished in `results`."""
         return [c for c in configs if not finished(results / "saes" / self.name(c))]
@@ -211,3 +228,15 @@ class Experiment:
     def _shown(name: str) -> str:
         """A local path by its last part: folders of a machine do not belong in results."""
         return Path(name).name if name.count("/") > 1 or name.startswith(("/", ".", "~")) else name
+
+
+def _sizes(folder: Path) -> tuple[int, int]:
+    """d_in and d_sae of a saved SAE, without its weights."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        sizes = config["d_in"], config["d_sae"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        sizes = None, None
+    good = all(is_integer(size) and 1 <= size < 2**31 for size in sizes)
+    require(good, f"d_in and d_sae of {folder.name}/{CONFIG}", sizes, "whole numbers of at least 1")
+    return sizes

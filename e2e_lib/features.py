@@ -17,6 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from e2e_lib.sae import SAE
 
 ROWS_AT_ONCE = 64
+CODES_AT_ONCE = 2**28  # 1 GiB of them: large dictionaries take fewer rows at once
 
 
 class Example(NamedTuple):
@@ -44,7 +45,7 @@ class Spelling:
 @torch.no_grad()
 def firing_rows(sae: SAE, activations: Float[Tensor, "rows pos d_in"]) -> Int[Tensor, " d_sae"]:
     """In how many rows each latent fires at least once."""
-    parts = [(sae.encode(x) > 0).any(dim=1).sum(0) for x in activations.split(ROWS_AT_ONCE)]
+    parts = [(sae.encode(x) > 0).any(dim=1).sum(0) for x in _split(activations, sae)]
     return torch.stack(parts).sum(0)
 
 
@@ -53,8 +54,16 @@ def latent_activations(
     sae: SAE, activations: Float[Tensor, "rows pos d_in"], latents: Sequence[int]
 ) -> Float[Tensor, "rows pos latents"]:
     """The codes of some latents; the other codes are not kept."""
-    parts = [sae.encode(x)[..., list(latents)] for x in activations.split(ROWS_AT_ONCE)]
+    parts = [sae.encode(x)[..., list(latents)] for x in _split(activations, sae)]
     return torch.cat(parts)
+
+
+def _split(
+    activations: Float[Tensor, "rows pos d_in"], sae: SAE
+) -> Sequence[Float[Tensor, "some pos d_in"]]:
+    """Rows whose codes fit into memory together."""
+    fitting = CODES_AT_ONCE // (activations.shape[1] * sae.d_sae)
+    return activations.split(max(1, min(ROWS_AT_ONCE, fitting)))
 
 
 def choose_latents(usable: Bool[Tensor, " d_sae"], n: int, seed: int = 0) -> list[int]:

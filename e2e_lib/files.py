@@ -1,22 +1,71 @@
 """Files that are there whole or not at all: written beside their place, then moved into it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from e2e_lib.errors import ResultsError, first_sentence
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one sentence that `path` cannot be written.
+
+    Raises:
+        ResultsError: its folder cannot be written to, or the disk is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or first_sentence(error)
+        raise ResultsError(
+            f"{path.name!r} cannot be written to the folder {path.parent.name!r}: {reason}."
+        ) from error
+
+
+@contextmanager
+def part_of(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to first, gone afterwards; ResultsError as in `writing`."""
+    part = path.with_name(path.name + ".part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+        finally:
+            with suppress(OSError):  # a folder that cannot be written to has no part in it
+                part.unlink(missing_ok=True)
+
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """Write a file whole or not at all. Raises ResultsError."""
+    with part_of(path) as part:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON whole or not at all; NaN becomes null."""
     write_text(path, json.dumps(_plain(values), indent=1, ensure_ascii=False) + "\n")
+
+
+def replace_block(path: Path, name: str, text: str) -> None:
+    """Put `text` between the comments <!-- name:begin --> and <!-- name:end --> of a file.
+
+    Raises:
+        ResultsError: the file cannot be read or written, or lacks the two comments.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    try:
+        old = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"Cannot read {path.name}: {error}.") from error
+    if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
+        raise ResultsError(f"{path.name} must hold {begin} and, after it, {end}, once each.")
+    write_text(path, f"{old.split(begin)[0]}{begin}\n{text}\n{end}{old.split(end)[1]}")
 
 
 def _plain(value: Any) -> Any:

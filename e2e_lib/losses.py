@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from e2e_lib.errors import ConfigError, require
+from e2e_lib.errors import ConfigError, is_number, require
 
 
 def sparsity_loss(power_sums: Float[Tensor, "..."], d_in: int, p: float = 1.0) -> Float[Tensor, ""]:
@@ -99,11 +99,13 @@ class Objective:
     p_norm: float = 1.0  # the sparsity term's norm
 
     def __post_init__(self) -> None:
-        require(self.sparsity_coeff >= 0, "sparsity_coeff", self.sparsity_coeff, "at least 0")
-        require(self.p_norm > 0, "p_norm", self.p_norm, "above 0")
+        lam, p = self.sparsity_coeff, self.p_norm
+        require(is_number(lam) and lam >= 0, "sparsity_coeff", lam, "a number of at least 0")
+        require(is_number(p) and p > 0, "p_norm", p, "a number above 0")
         for name in ("local_coeff", "kl_coeff", "downstream_coeff"):
             value = getattr(self, name)
-            require(value is None or value >= 0, name, value, "None or at least 0")
+            good = value is None or (is_number(value) and value >= 0)
+            require(good, name, value, "None or a number of at least 0")
         if not any((self.local_coeff, self.kl_coeff, self.downstream_coeff)):
             raise ConfigError(
                 "local_coeff, kl_coeff and downstream_coeff are all 0 or None, but at least one "

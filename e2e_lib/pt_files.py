@@ -2,9 +2,11 @@
 
 The authors' checkpoints have keys such as `blocks-6-hook_resid_pre.encoder.0.weight`, a set for
 each SAE; their released files have `encoder.weight`, `encoder.bias`, `decoder.weight` and
-`decoder.bias`. Shapes are checked before anything of their size is copied.
+`decoder.bias`. Shapes are checked before anything of their size is copied, and a file that claims
+to hold more than its own size (torch never compresses) is not opened.
 """
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +34,7 @@ def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
             shapes are not those of SAEs.
     """
     try:
+        _check_archive(path)
         # mmap: nothing is read before its shape was checked.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # of pickle, of zip files, of torch
@@ -51,18 +54,33 @@ def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
     return {prefix: _checked(tensors, path) for prefix, tensors in groups.items()}
 
 
+def _check_archive(path: Path) -> None:
+    """Raise ValueError unless every entry is stored as it is, within the file's size."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    size = path.stat().st_size
+    stored = all(e.compress_type == zipfile.ZIP_STORED and e.file_size <= size for e in entries)
+    if not stored or sum(entry.file_size for entry in entries) > size:
+        raise ValueError("entries are compressed or overlap")
+
+
 def _checked(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The four tensors in SAELens' orientation, float32, if their shapes fit together."""
     shapes = {name: tuple(t.shape) for name, t in sorted(tensors.items())}
     d_sae, d_in = shape if len(shape := shapes.get("W_enc", ())) == 2 else (0, 0)
     fit = {"W_dec": (d_in, d_sae), "W_enc": (d_sae, d_in), "b_dec": (d_in,), "b_enc": (d_sae,)}
+    numbers = all(t.is_floating_point() and _is_plain(t) for t in tensors.values())
     # A view can claim more elements than its storage holds.
-    whole = all(t.untyped_storage().nbytes() >= t.nbytes for t in tensors.values())
-    numbers = all(t.is_floating_point() for t in tensors.values())
-    if shapes != fit or not (d_sae and d_in and whole and numbers):
+    whole = numbers and all(t.untyped_storage().nbytes() >= t.nbytes for t in tensors.values())
+    if shapes != fit or not (d_sae and d_in and whole):
         raise ModelError(
             f"SAE file {path.name!r} holds {shapes}, but it must hold floating-point W_enc (d_sae, "
             "d_in), b_enc (d_sae), W_dec (d_in, d_sae) and b_dec (d_in)."
         )
     turned = {name: t.T if t.ndim == 2 else t for name, t in tensors.items()}
     return {k: t.float().clone(memory_format=torch.contiguous_format) for k, t in turned.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether its numbers are there: no sparse, quantised or meta tensor."""
+    return tensor.layout == torch.strided and tensor.device.type == "cpu"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.config import TrainConfig
-from e2e_lib.errors import ConfigError, ModelError, first_sentence
+from e2e_lib.errors import ModelError, first_sentence
 from e2e_lib.experiment import Experiment
 from e2e_lib.hooks import check_hook, hook_width, layer_of
 from e2e_lib.losses import Objective, named_objective
@@ -193,7 +193,7 @@ def _read_yaml(path: Path, wanted: bool) -> dict[str, Any]:
         return {}
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ModelError(
             f"SAE description {path.name!r} is missing or cannot be read "
             f"({type(error).__name__}: {first_sentence(error)})."
@@ -209,10 +209,12 @@ def _registry_hook(folder: Path) -> str:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         named = [config.get("metadata") or {}, config]
         names = [c[key] for c in named for key in ("hook_name", "hook_point") if c.get(key)]
+        layer_of(str(names[0]))
         return str(names[0])
-    except (OSError, ValueError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, AttributeError, LookupError, RecursionError) as error:
         raise ModelError(
-            f"SAE folder {folder.name!r}: its {CONFIG} must name a hook_name ({error})."
+            f"SAE folder {folder.name!r}: its {CONFIG} must name a hook_name, such as "
+            f"blocks.6.hook_resid_pre ({type(error).__name__})."
         ) from error
 
 
@@ -238,10 +240,11 @@ def _objective(facts: Mapping[str, Any]) -> Objective:
             downstream_hooks=tuple(downstream.get("hook_positions") or ()),
             p_norm=float(terms["sparsity"].get("p_norm", 1.0)),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
             "SAE description: its loss must name sparsity.coeff and at least one term, as the "
-            f"authors' training configuration does ({type(error).__name__}: {error})."
+            f"authors' training configuration does "
+            f"({type(error).__name__}: {first_sentence(error)})."
         ) from error
 
 
@@ -254,9 +257,10 @@ def _described(
 ) -> ReleasedSAE:
     """The SAE with what `facts` say about its training, and the paper's values for the rest."""
     said = {key: facts[key] for key in USUAL if facts.get(key) is not None}
-    context = (facts.get("train_data") or {}).get("n_ctx")
-    values: dict[str, Any] = USUAL | said | ({"n_ctx": context} if context else {})
     try:
+        context = (facts.get("train_data") or {}).get("n_ctx")
+        values: dict[str, Any] = USUAL | said | ({"n_ctx": context} if context else {})
+        tokens = int(values["n_samples"]) * int(values["n_ctx"])
         config = TrainConfig(
             objective,
             (hook,),
@@ -270,10 +274,9 @@ def _described(
             min_lr_factor=float(values["min_lr_factor"]),
             grad_clip=float(values["max_grad_norm"]),
         )
-    except (TypeError, ConfigError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ModelError(
             f"SAE description of {path.name!r} does not fit a training run: "
             f"{first_sentence(error)}."
         ) from error
-    tokens = int(values["n_samples"]) * int(values["n_ctx"])
     return ReleasedSAE(sae, hook, config, tokens, path.name)

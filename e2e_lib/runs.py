@@ -12,17 +12,21 @@ A run with SAEs at several hooks keeps each in a sub-folder named after its hook
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from e2e_lib.errors import ResultsError
-from e2e_lib.files import write_json, write_text
-from e2e_lib.provenance import project_path as project_path  # notebooks import both from here
-from e2e_lib.provenance import provenance, shown_path
+from e2e_lib.files import write_json, write_text, writing
+from e2e_lib.flags import flagged
+from e2e_lib.provenance import hub_commits, peak_memory, provenance, shown_path, this_code
+from e2e_lib.provenance import project_path as project_path  # notebooks import these from here
 from e2e_lib.provenance import source_path as source_path
+from e2e_lib.records import Run, hook_layer, origins, read_record, read_run, read_table
+from e2e_lib.records import finished as finished
+from e2e_lib.records import finished_runs as finished_runs
 
 if TYPE_CHECKING:
     from e2e_lib.evaluate import Evaluation
@@ -89,29 +93,15 @@ def open_results(folder: str) -> Results:
     return Results(reference, project_path("results/notebook"))
 
 
-def finished(run_folder: Path) -> bool:
-    """Whether run.json says so; the existence of files means nothing."""
-    try:
-        return json.loads((run_folder / "run.json").read_text()).get("status") == "ok"
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def finished_runs(results: Path) -> Iterator[Path]:
-    """Folders of the finished runs, by name."""
-    folders = (results / "saes").glob("*/run.json")
-    return (f.parent for f in sorted(folders) if finished(f.parent))
-
-
 def run_config(results: Path, run: str | None = None) -> dict[str, Any]:
     """What run.json of a finished run says under `config`; without a name, of the first run.
 
     Raises:
-        ResultsError: there is no such finished run.
+        ResultsError: there is no such finished run, or it is damaged.
     """
     for folder in finished_runs(results):
         if run in (None, folder.name):
-            config: dict[str, Any] = json.loads((folder / "run.json").read_text())["config"]
+            config: dict[str, Any] = read_record(folder)["config"]
             return config
     what = "no finished run" if run is None else f"no finished run {run!r}"
     raise ResultsError(f"results folder {shown_path(results)!r} holds {what}.")
@@ -144,9 +134,13 @@ def save_run(
             here, `released.as_trained`.
         paper: evaluation on the authors' kind of evaluation set, for the `_paper` columns.
         source: SAELens metadata: model_name, dataset_path, context_size, prepend_bos.
+
+    Raises:
+        ResultsError: the folder cannot be written to, or the disk is full; the run does not count.
     """
     folder = results / "saes" / run_name(config)
-    (folder / "run.json").unlink(missing_ok=True)  # an older run stops counting before it changes
+    with writing(folder / "run.json"):  # an older run stops counting before it changes
+        (folder / "run.json").unlink(missing_ok=True)
     blocks = held_out.blocks.to_dict("records")
     metrics: dict[str, Any] = {"saes": {}, "blocks": blocks}
     for hook, sae in trained.saes.items():
@@ -164,7 +158,12 @@ def save_run(
     write_text(folder / "rows.csv", held_out.rows.to_csv(index=False, float_format="%.6g"))
     curve = pd.DataFrame(trained.curve or None, columns=None if trained.curve else CURVE_FIRST)
     write_text(folder / "curve.csv", curve.to_csv(index=False, float_format="%.6g"))
-    record = {"status": "ok", "config": config, "provenance": provenance()}
+    record = {
+        "status": "ok",
+        "config": config,
+        "provenance": provenance() | {"hub_commits": hub_commits(config)},
+        "cost": {"train_seconds": trained.train_seconds} | peak_memory(),
+    }
     write_json(folder / "run.json", record)
     return folder
 
@@ -178,45 +177,51 @@ def _paper_metrics(trained: "TrainedRun", paper: "Evaluation | None", hook: str)
     return values
 
 
-def print_provenance(results: Path, names: Collection[str] = ()) -> None:
-    """One line on which runs a notebook read: how many, which commits and versions.
+def print_provenance(results: Path | None = None, names: Collection[str] = ()) -> None:
+    """One line, the last of a notebook: which runs it read, by which code, and the code at work.
 
-    names: of the runs that count; empty for all finished ones.
+    Args:
+        results: folder of the runs; None where a notebook reads none.
+        names: of the runs that count; empty for all finished ones.
     """
-    folders = [f for f in finished_runs(results) if not names or f.name in names]
-    records = [json.loads((f / "run.json").read_text()) for f in folders]
-    commits = sorted({str(r["provenance"]["commit"])[:10] for r in records})
-    torches = sorted({r["provenance"]["packages"]["torch"].split("+")[0] for r in records})
-    seeds = sorted({r["config"]["seed"] for r in records})
-    print(
-        f"{len(records)} runs, seeds {', '.join(map(str, seeds))}, "
-        f"torch {', '.join(torches)}, commit {', '.join(commits)}"
-    )
+    read = ""
+    if results is not None:
+        folders = [f for f in finished_runs(results) if not names or f.name in names]
+        records = [read_record(f) for f in folders]
+        found = [r["provenance"] for r in records]
+        seeds = sorted({r["config"]["seed"] for r in records})
+        commits = sorted({commit[:10] for commit in origins(found, "commit")})
+        torches = sorted({str(p["packages"]["torch"]).split("+")[0] for p in found if _torch(p)})
+        read = f"{len(records)} runs, seeds {', '.join(map(str, seeds))}, torch "
+        read += f"{', '.join(torches) or 'unknown'}, commit {', '.join(commits) or 'unknown'}; "
+    print(f"{read}this notebook: {this_code()}")
+
+
+def _torch(origin: Mapping[str, Any]) -> bool:
+    return isinstance(origin.get("packages"), dict) and "torch" in origin["packages"]
 
 
 def metrics_table(results: Path) -> pd.DataFrame:
     """One row a SAE of every finished run; columns as in the README's table of metrics.
 
     Raises:
-        ResultsError: no finished run.
+        ResultsError: no finished run, or a damaged one.
     """
     rows = []
-    for folder, config, metrics in _read_runs(results):
-        objective = config["objective"]
+    for run in _read_runs(results):
+        config, objective = run.config, run.config["objective"]
         shared = {
-            "run": folder.name,
+            "run": run.folder.name,
             "model": config["model"],
             "objective": config["objective_name"],
             "sparsity_coeff": objective["sparsity_coeff"],
             "kl_coeff": objective["kl_coeff"],
             "downstream_coeff": objective["downstream_coeff"],
         } | {k: config[k] for k in ("seed", "dict_ratio", "lr", "device")}
-        for hook, values in metrics["saes"].items():
-            layer = int(hook.split(".")[1]) if hook.startswith("blocks.") else 0
+        for hook, values in run.metrics["saes"].items():
             start = config.get("init_from", {}).get(hook, "")  # empty: from scratch
-            rows.append(shared | {"hook": hook, "layer": layer, "init_from": start} | values)
-    if not rows:
-        raise ResultsError(f"results folder {shown_path(results)!r} holds no finished run.")
+            place = {"hook": hook, "layer": hook_layer(hook), "init_from": start}
+            rows.append(values | shared | place)
     table = pd.DataFrame(rows)
     unknown = table.columns[table.isna().all()]  # by every run: what training alone knows
     table[unknown] = table[unknown].astype(float)  # NaN, and not None
@@ -226,44 +231,45 @@ def metrics_table(results: Path) -> pd.DataFrame:
 
 
 def write_metrics_table(results: Path) -> Path:
-    """Write metrics.csv, one row a SAE."""
+    """Write metrics.csv: one row a SAE, and in `flags` what is wrong with it."""
     path = results / "metrics.csv"
-    write_text(path, metrics_table(results).to_csv(index=False, float_format="%.8g"))
+    table = flagged(metrics_table(results))
+    write_text(path, table.to_csv(index=False, float_format="%.8g"))
     return path
 
 
 def block_table(results: Path) -> pd.DataFrame:
     """One row a SAE and position of the residual stream from the SAE on (`block` = n: last)."""
-    return _per_run(results, lambda folder, metrics: pd.DataFrame(metrics["blocks"]))
+    return _per_run(results, lambda run: pd.DataFrame(run.metrics["blocks"]))
 
 
 def row_table(results: Path) -> pd.DataFrame:
     """One row a run and held-out row of text: ce_clean, ce_increase, kl, l0."""
-    return _per_run(results, lambda folder, metrics: pd.read_csv(folder / "rows.csv"))
+    columns = ("ce_clean", "ce_increase", "kl", "l0")
+    return _per_run(results, lambda run: read_table(run.folder / "rows.csv", columns))
 
 
 def curve_table(results: Path) -> pd.DataFrame:
     """The training curves of all runs."""
-    return _per_run(results, lambda folder, metrics: pd.read_csv(folder / "curve.csv"))
+    columns = tuple(CURVE_FIRST)
+    return _per_run(results, lambda run: read_table(run.folder / "curve.csv", columns))
 
 
-def _per_run(results: Path, read: Any) -> pd.DataFrame:
+def _per_run(results: Path, read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
     tables = []
-    for folder, config, metrics in _read_runs(results):
-        hook = config["hook_names"][0]
-        layer = int(hook.split(".")[1]) if hook.startswith("blocks.") else 0
-        keys = {"run": folder.name, "objective": config["objective_name"], "layer": layer}
-        keys |= {"seed": config["seed"], "sparsity_coeff": config["objective"]["sparsity_coeff"]}
-        tables.append(read(folder, metrics).assign(**keys))
-    if not tables:
-        raise ResultsError(f"results folder {shown_path(results)!r} holds no finished run.")
+    for run in _read_runs(results):
+        keys = {"run": run.folder.name, "objective": run.config["objective_name"]}
+        keys |= {"layer": run.layer, "seed": run.config["seed"]}
+        keys |= {"sparsity_coeff": run.config["objective"]["sparsity_coeff"]}
+        tables.append(read(run).assign(**keys))
     return pd.concat(tables, ignore_index=True)
 
 
-def _read_runs(results: Path) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
-    for folder in finished_runs(results):
-        config = json.loads((folder / "run.json").read_text())["config"]
-        yield folder, config, json.loads((folder / "metrics.json").read_text())
+def _read_runs(results: Path) -> list[Run]:
+    found = [read_run(folder) for folder in finished_runs(results)]
+    if not found:
+        raise ResultsError(f"results folder {shown_path(results)!r} holds no finished run.")
+    return found
 
 
 def sae_folder(results: Path, run: str, hook: str | None = None) -> Path:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from e2e_lib.coding import Coded, autoencode
 from e2e_lib.errors import ModelError, require
+from e2e_lib.files import write_text, writing
 
 WEIGHTS, CONFIG, SPARSITY = "sae_weights.safetensors", "cfg.json", "sparsity.safetensors"
 # What a folder's configuration may say; the first value is meant where an older one says nothing.
@@ -111,16 +112,17 @@ class SAE(nn.Module):
     ) -> None:
         """Write the SAELens folder; `frequency` is the share of tokens on which each latent fired.
 
-        W_dec is written at unit length, as SAELens expects.
+        W_dec is written at unit length, as SAELens expects. Raises ResultsError if it cannot be.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         weights: dict[str, Tensor] = {"W_enc": self.W_enc, "b_enc": self.b_enc}
         weights |= {"W_dec": self.dictionary, "b_dec": self.b_dec}
         tensors = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in weights.items()}
-        save_file(tensors, folder / WEIGHTS)
-        if frequency is not None:
-            sparsity = torch.log10(frequency.detach().cpu().float().clamp_min(10**NEVER_FIRED))
-            save_file({"sparsity": sparsity.contiguous()}, folder / SPARSITY)
+        with writing(folder / WEIGHTS):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / WEIGHTS)
+            if frequency is not None:
+                sparsity = torch.log10(frequency.detach().cpu().float().clamp_min(10**NEVER_FIRED))
+                save_file({"sparsity": sparsity.contiguous()}, folder / SPARSITY)
         config = {
             "architecture": "standard",
             "d_in": self.d_in,
@@ -134,7 +136,7 @@ class SAE(nn.Module):
             "metadata": {"sae_lens_version": "6.54.12", "sae_lens_training_version": None}
             | (metadata or {}),
         }
-        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+        write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> "SAE":

@@ -107,8 +107,7 @@ def read_documents(source: TextSource, seed: int | None) -> Iterator[Document]:
 
 def _open(source: TextSource) -> tuple[Any, str]:
     """The `datasets` object behind a source that is not StoryWorld, and its column to read."""
-    import datasets
-
+    datasets = import_datasets()
     datasets.disable_progress_bars()
     path = Path(source.name).expanduser()
     dataset = _open_file(path, source) if path.suffix in READERS else _open_hub(path, source)
@@ -122,13 +121,22 @@ def _open(source: TextSource) -> tuple[Any, str]:
     return dataset.select_columns(column), column
 
 
-def _open_file(path: Path, source: TextSource) -> Any:
+def import_datasets() -> Any:
+    """The package `datasets`, told not to report what it opens.
+
+    For its download counts it asks an address even for a file on this disk.
+    """
     import datasets
 
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    return datasets
+
+
+def _open_file(path: Path, source: TextSource) -> Any:
     if not path.is_file():
         raise DataError(f"data is {source.name!r}, but there is no such file.")
     try:
-        return datasets.load_dataset(
+        return import_datasets().load_dataset(
             READERS[path.suffix], data_files=str(path), split="train", streaming=False
         )
     except Exception as error:  # datasets wraps parser errors in many classes
@@ -138,8 +146,6 @@ def _open_file(path: Path, source: TextSource) -> Any:
 
 def _open_hub(path: Path, source: TextSource) -> Any:
     """A hub data set, or a folder in the same layout: files of a split in it or in its data/."""
-    import datasets
-
     places = [f"{place}*{suffix}" for place in ("", "data/") for suffix in READERS]
     local = any(any(path.glob(pattern)) for pattern in places)
     if not local and (path.exists() or source.name.startswith((".", "/", "~"))):
@@ -149,7 +155,7 @@ def _open_hub(path: Path, source: TextSource) -> Any:
             "or in its data/."
         )
     try:
-        return datasets.load_dataset(
+        return import_datasets().load_dataset(
             str(path) if local else source.name,
             split=source.split,
             streaming=source.streaming,

@@ -5,12 +5,14 @@ same batches and shares the clean pass and its softmax; each one's result is the
 trained alone, and the same whether the loop ran through or was stopped and resumed.
 """
 
+import hashlib
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +28,7 @@ from e2e_lib.errors import E2EError, require
 from e2e_lib.hooks import CleanPass, SplicedPass, clean_pass, hooks_to_keep, spliced_pass
 from e2e_lib.memory import explained, keep_freed_memory
 from e2e_lib.output import kl_divergences, token_metrics
+from e2e_lib.processes import ALONE, Processes
 from e2e_lib.sae import SAE
 from e2e_lib.trainee import DivergedError, TrainedRun, Trainee, build_saes, loss_terms
 
@@ -34,6 +37,10 @@ from e2e_lib.trainee import DivergedError, TrainedRun, Trainee, build_saes, loss
 PAPER_WINDOW_TOKENS, PAPER_WINDOW_OPENS = 500_000, 364_400 / 400_000
 SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
 CHECKPOINT_SECONDS = 120.0
+TRAINING_MODULES = (
+    *("bare", "coding", "config", "hooks", "losses", "output", "processes", "sae", "train"),
+    "trainee",
+)
 
 __all__ = [
     "DivergedError",
@@ -60,6 +67,7 @@ def train(
     logs: int = 20,
     checkpoints: Sequence[Path] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    processes: Processes = ALONE,
 ) -> list[TrainedRun]:
     """Train each configuration's SAEs once through `rows`, in order.
 
@@ -73,6 +81,8 @@ def train(
         checkpoints: a folder for each run, where its state is saved and taken up again; they must
             have been written by the same call. SIGINT and SIGTERM then save before they stop it.
         checkpoint_seconds: between two of them; one more is written at the end.
+        processes: which of several processes this is; each takes its share of every micro-batch,
+            and all end with the same weights. Checkpoints of one and of many are alike.
 
     Raises:
         ConfigError: fewer rows than one batch, or configurations of different batch sizes.
@@ -80,7 +90,7 @@ def train(
         OutOfMemoryError: a step does not fit into memory.
         StoppedError: a signal came, and the state has been saved.
     """
-    loop = Loop(model, configs, rows, logs)
+    loop = Loop(model, configs, rows, logs, processes)
     folders = list(checkpoints or [])
     if folders:
         require(
@@ -92,7 +102,7 @@ def train(
         initial=loop.step * loop.step_tokens,
         unit="tok",
         unit_scale=True,
-        disable=not progress,
+        disable=not progress or not processes.first,
         desc=f"{len(configs)} SAE{'s' * (len(configs) > 1)}",
         mininterval=1.0,  # executed notebooks keep every update
     )
@@ -109,12 +119,14 @@ def train(
                     f"CE +{entry['ce_increase']:.3f}"
                 )
             due = time.monotonic() - saved >= checkpoint_seconds
-            if folders and (due or received or loop.step == loop.steps):
+            stopping = processes.any(bool(received))
+            if folders and processes.first and (due or stopping or loop.step == loop.steps):
                 loop.save(folders)
                 saved = time.monotonic()
-            if received and loop.step < loop.steps:
+            if stopping and loop.step < loop.steps:
+                cause = received[0] if received else "a signal to another process"
                 raise StoppedError(
-                    f"training was stopped by {received[0]} at step {loop.step} of {loop.steps}, "
+                    f"training was stopped by {cause} at step {loop.step} of {loop.steps}, "
                     "and its state is saved: start it again to go on."
                 )
     return loop.finish()
@@ -134,6 +146,7 @@ class Loop:
         configs: Sequence[TrainConfig],
         rows: Int[Tensor, "rows pos"],
         logs: int = 20,
+        processes: Processes = ALONE,
     ) -> None:
         require(len(configs) > 0, "configs", configs, "at least one configuration")
         self.batch, self.micro = configs[0].batch_size, configs[0].micro_batch_size
@@ -146,7 +159,10 @@ class Loop:
         require(self.steps >= 1, "training rows", len(rows), allowed)
         if model.cfg.device is None or str(model.cfg.device).startswith("cpu"):
             keep_freed_memory()
-        self.model, self.rows, self.step = model, rows, 0
+        share = self.micro % processes.count == 0
+        allowed = f"a multiple of the number of processes ({processes.count})"
+        require(share, "micro_batch_size", self.micro, allowed)
+        self.model, self.rows, self.step, self.processes = model, rows, 0, processes
         self.runs = [Trainee(model, config) for config in configs]
         self.wanted = list(dict.fromkeys(h for run in self.runs for h in run.hooks(model)))
         self.wants_logits = any(run.objective.kl_coeff is not None for run in self.runs)
@@ -164,18 +180,22 @@ class Loop:
         step, batch = self.step, self.batch
         logs_now = step % self.log_every == 0 or step == self.steps - 1
         for tokens in self.rows[step * batch : (step + 1) * batch].split(self.micro):
-            tokens = tokens.to(self.model.cfg.device, torch.long)
+            own = tokens.chunk(self.processes.count)[self.processes.rank]
+            tokens = own.to(self.model.cfg.device, torch.long)
             self._accumulate(tokens, count=logs_now)
             if step in self.window:
                 for run in self.runs:
                     run.note_fired()
         for run in self.runs:
             with run.timed():
-                run.update(step, self.steps)
+                run.update(step, self.steps, self.processes)
         self.step += 1
         if not logs_now:
             return []
         increases = ce_increases(self.model, tokens, [run.saes for run in self.runs])
+        increases = self.processes.mean(torch.tensor(increases)).tolist()
+        for run in self.runs:
+            run.share_measurements(self.processes)
         seen = self.step * self.step_tokens
         return [run.log(step, seen, ce) for run, ce in zip(self.runs, increases, strict=True)]
 
@@ -192,20 +212,37 @@ class Loop:
     def save(self, folders: Sequence[Path]) -> None:
         """Write every run's checkpoint."""
         for run, folder in zip(self.runs, folders, strict=True):
-            save_checkpoint(folder, self.step, *run.state())
+            tensors, facts = run.state()
+            save_checkpoint(folder, self.step, tensors, facts | {"code": training_code()})
 
     def resume(self, folders: Sequence[Path]) -> None:
-        """Go on from the newest step of which every run has a whole checkpoint, if any."""
+        """Go on from the newest step of which every run has a whole checkpoint, if any.
+
+        Checkpoints of other code are left alone: a run's two halves must have one cause.
+        """
         common = set.intersection(*(set(checkpoint_steps(folder)) for folder in folders))
-        if common:
-            self.step = max(common)
-            for run, folder in zip(self.runs, folders, strict=True):
-                run.restore(load_checkpoint(folder, self.step))
+        for step in sorted(common, reverse=True):
+            saved = [load_checkpoint(folder, step) for folder in folders]
+            if all(one.facts.get("code") == training_code() for one in saved):
+                self.step = step
+                for run, own in zip(self.runs, saved, strict=True):
+                    run.restore(own)
+                return
 
     def finish(self) -> list[TrainedRun]:
-        """What each run ended with."""
+        """What each run ended with. Processes that computed none of it have it from the first."""
         tokens, window = self.steps * self.step_tokens, len(self.window) * self.step_tokens
         return [run.finish(tokens, window, self.steps) for run in self.runs]
+
+
+@cache
+def training_code() -> str:
+    """Digest of the modules that decide what a training computes."""
+    here = Path(__file__).resolve().parent
+    digest = hashlib.blake2b(digest_size=8)
+    for name in TRAINING_MODULES:
+        digest.update((here / f"{name}.py").read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager

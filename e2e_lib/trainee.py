@@ -30,6 +30,7 @@ from e2e_lib.hooks import (
 )
 from e2e_lib.losses import Objective, downstream_loss, reconstruction_loss, sparsity_loss
 from e2e_lib.output import kl_divergences
+from e2e_lib.processes import ALONE, Processes
 from e2e_lib.sae import SAE
 
 
@@ -73,6 +74,7 @@ class Trainee:
         self.fired = {h: torch.zeros(s.d_sae, dtype=torch.bool) for h, s in self.saes.items()}
         self.seconds = 0.0
         self.grad_norm: Tensor = torch.tensor(math.nan)
+        self.finite = "none"  # the last values that were finite, in words
         self.last: dict[str, Tensor] = {}
         self.coded: dict[str, Coded] = {}
 
@@ -102,11 +104,16 @@ class Trainee:
         yield
         self.seconds += time.perf_counter() - started
 
-    def update(self, step: int, steps: int) -> None:
-        """One optimiser step on the accumulated gradient, its joint norm clipped."""
+    def update(self, step: int, steps: int, processes: Processes = ALONE) -> None:
+        """One optimiser step on the gradient, averaged over processes, its joint norm clipped."""
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                parameter.grad = processes.mean(parameter.grad)
         parameters, clip = list(self.parameters.values()), self.config.grad_clip
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        if self.grad_norm.is_cpu:  # an accelerator would have to stop and wait: there, `log` looks
+            self.check_finite(step)
         # On a CPU the norm is at hand, and a gradient within it need not be read and written again.
         if clip is not None and not (self.grad_norm.is_cpu and self.grad_norm <= clip):
             torch.nn.utils.clip_grads_with_norm_(parameters, clip, self.grad_norm)
@@ -115,27 +122,44 @@ class Trainee:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
+    def check_finite(self, step: int, **others: float) -> None:
+        """Raise DivergedError unless loss, gradient norm and `others` are finite numbers."""
+        values = {"loss": float(self.last["loss"]), "gradient norm": float(self.grad_norm)}
+        values |= {name.replace("_", " "): value for name, value in others.items()}
+        shown = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+        if all(map(math.isfinite, values.values())):
+            self.finite = f"{shown} at step {step}"
+            return
+        raise DivergedError(
+            f"training diverged at step {step} with {shown} (last finite: {self.finite}), in a run "
+            f"of objective {self.objective.name} with sparsity_coeff "
+            f"{self.objective.sparsity_coeff:g}: choose an lr below {self.config.lr:g} or a "
+            "smaller grad_clip."
+        )
+
     def note_fired(self) -> None:
         """Remember which latents fired in the last micro-batch."""
         for hook, coded in self.coded.items():
             self.fired[hook] |= (coded.fired > 0).cpu()
 
+    def share_measurements(self, processes: Processes) -> None:
+        """Make every process see the means over all of them, and every latent that fired."""
+        self.last = {name: processes.mean(value) for name, value in self.last.items()}
+        self.coded = {
+            hook: coded._replace(l0=processes.mean(coded.l0.mean()))
+            for hook, coded in self.coded.items()
+        }
+        for hook, fired in self.fired.items():
+            self.fired[hook] = processes.mean(fired.float()) > 0
+
     def log(self, step: int, tokens: int, ce_increase: float) -> dict[str, float | int]:
         """Append one line to the training curve. Raises DivergedError."""
         terms = {k: float(v) for k, v in self.last.items()}
         l0 = [float(coded.l0.mean()) for coded in self.coded.values()]
-        norm = float(self.grad_norm)
+        self.check_finite(step, CE_increase=ce_increase)
         entry = {"step": step, "tokens": tokens} | terms
         entry |= {"l0": sum(l0) / len(l0), "ce_increase": ce_increase}
-        entry |= {"grad_norm": norm, "lr": self.optimiser.param_groups[0]["lr"]}
-        if not all(map(math.isfinite, (terms["loss"], norm, ce_increase))):
-            before = next((e["loss"] for e in reversed(self.curve)), None)
-            raise DivergedError(
-                f"loss is {terms['loss']}, gradient norm {norm} and CE increase "
-                f"{ce_increase} at step {step} of a {self.objective.name} run with "
-                f"sparsity_coeff {self.objective.sparsity_coeff} (last finite loss: {before}): "
-                f"choose an lr below {self.config.lr} or a smaller grad_clip."
-            )
+        entry |= {"grad_norm": float(self.grad_norm), "lr": self.optimiser.param_groups[0]["lr"]}
         self.curve.append(entry)
         return entry
 
@@ -207,10 +231,10 @@ def resolved_objective(model: TransformerBridge, config: TrainConfig) -> Objecti
 def build_saes(model: TransformerBridge, config: TrainConfig) -> dict[str, SAE]:
     """The SAEs a run starts from: initialised from its seed, or warm-started from saved ones."""
     saes = {}
+    widths = {hook: hook_width(model, hook) for hook in config.hook_names}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        for hook in config.hook_names:
-            width = hook_width(model, hook)
+        for hook, width in widths.items():
             d_sae = int(config.dict_ratio * width)
             require(d_sae >= 1, "dict_ratio", config.dict_ratio, f"at least 1/{width}: d_sae >= 1")
             sae = SAE(width, d_sae)

@@ -3,26 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from e2e_lib.errors import require
+from e2e_lib.errors import is_integer, is_number, is_text, require
 
 OBJECTIVES = ("local", "e2e", "e2e_ds")
 HOOK_POINTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-
-
-def is_integer(value: Any) -> bool:
-    """A whole number; True is none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """A finite number; True is none."""
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return real and abs(value) < float("inf")
-
-
-def is_text(value: Any) -> bool:
-    """A string with something in it."""
-    return isinstance(value, str) and bool(value.strip())
 
 
 def list_of(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -98,6 +82,7 @@ RULES = {
     "threads": _whole(1),
     "device": Rule(is_text, "cpu, cuda, cuda:0 or mps"),
     "tracker": _one_of("none", "wandb"),
+    "processes": _whole(1),
     "one_sae_a_job": _boolean(),
     "released": Rule(lambda v: isinstance(v, str), "a hub name or folder of SAEs, or empty"),
     "released_revision": Rule(is_text, "a commit, tag or branch of the hub's SAEs"),

@@ -1,6 +1,7 @@
 """What a profile takes from the language model: layers, context, learning rate, λ grids, β."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,10 +44,15 @@ def model_shape(model: str) -> ModelShape:
         return ModelShape(*known) if known else _hub_shape(model)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"MODEL {model}: its config.json is no JSON ({error}).") from error
-    config = config.get("text_config", config)
-    return _shape(model, config)
+        config = config.get("text_config", config)
+        return _shape(model, config)
+    except ModelError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+        raise ModelError(
+            f"MODEL {model}: its config.json is no JSON that describes a language model "
+            f"({type(e).__name__})."
+        ) from e
 
 
 def _hub_shape(model: str) -> ModelShape:
@@ -153,7 +159,11 @@ def _sparsity(
 ) -> dict[str, dict[int, tuple[float, ...]]]:
     """λ by objective and layer, out of `auto`, or a list or a mapping for each objective."""
     if isinstance(value, str) and value.split()[:1] == [AUTO]:
-        counts = [int(count) for count in value.split()[1:]] or [5, 3]
+        words = value.split()[1:] or ["5", "3"]
+        allowed = "auto, or auto and how many λ the middle and the other layers get, as auto 5 3"
+        good = len(words) == 2 and all(re.fullmatch("[1-9][0-9]?", word) for word in words)
+        require(good, "sparsity_coeffs", value, allowed)
+        counts = [int(word) for word in words]
         size = measured()
         return {
             o: {k: auto_grid(o, counts[k != middle], size[k]) for k in layers} for o in objectives

@@ -10,6 +10,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
 from pygments.formatters import HtmlFormatter
 
+from e2e_lib.errors import ResultsError
 from e2e_lib.files import write_text
 from e2e_lib.plots.style import small_png
 
@@ -40,7 +41,13 @@ def write_notebook_html(notebook: Path) -> Path:
         return page
     exporter = HTMLExporter(template_name="basic")
     exporter.register_preprocessor(SmallPictures, enabled=True)
-    body, _ = exporter.from_filename(str(notebook))
+    try:
+        body, _ = exporter.from_filename(str(notebook))
+    except Exception as error:  # of nbformat, nbconvert, a picture that is none
+        raise ResultsError(
+            f"executed notebook {notebook.name!r} is damaged ({type(error).__name__}): delete it "
+            "and run it again."
+        ) from error
     write_text(page, _page(notebook_title(notebook), body))
     return page
 
@@ -65,8 +72,12 @@ def _page(title: str, body: str) -> str:
 
 def notebook_title(notebook: Path) -> str:
     """The first heading of a notebook, or its file name."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    lines = (line for c in cells if c["cell_type"] == "markdown" for line in _lines(c["source"]))
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources = [_lines(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return notebook.stem
+    lines = (line for source in sources for line in source)
     return next(
         (line.lstrip("# ").strip() for line in lines if line.startswith("#")), notebook.stem
     )

@@ -6,7 +6,7 @@ the model's own size, and returns a `Profile`. Anything wrong is a ConfigError o
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ import yaml
 from e2e_lib.errors import ConfigError, closest, require
 from pipeline.checks import RULES, checked
 from pipeline.model_size import AUTO, AUTO_MIDDLE, by_model, default_lr, model_shape
+from pipeline.notebook_parameters import (
+    NotebookParameters,
+    checked_notebook_parameters,
+    joined,
+)
 from pipeline.sweeps import Sweep, make_sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,9 +66,12 @@ class Profile:
     data_revision: str = "main"  # the same of hub data sets
     prepend_bos: bool = False  # start every row of text with the beginning-of-text token
     downstream_last_block: bool = False  # e2e_ds compares the last block's output too
+    processes: int = 1  # that share every micro-batch of a training; one a GPU
     one_sae_a_job: bool = False  # for long trainings: a machine that dies loses one SAE
     released: str = ""  # hub name or folder of SAEs to evaluate; then nothing is trained
     released_revision: str = "main"  # its commit, tag or branch
+    # What single notebooks get; what an override names is added to what the file does.
+    notebook_parameters: NotebookParameters = field(default_factory=dict)
 
     def to_json(self, results: str) -> str:
         """The profile as JSON, with every value that `auto` stood for and its results folder."""
@@ -72,7 +80,8 @@ class Profile:
 
 
 # Values of the keys that a profile may leave out.
-DEFAULTS = {field.name: field.default for field in fields(Profile) if field.default is not MISSING}
+DEFAULTS = {own.name: own.default for own in fields(Profile) if own.default is not MISSING}
+DEFAULTS["notebook_parameters"] = {}
 
 
 def read_profile(path: Path) -> tuple[Profile, str]:
@@ -102,13 +111,16 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profi
     copied = isinstance(model, str) and Path(model).name == Path(values["model"]).name
     if model != values["model"] and not copied and not values.get("released"):
         _use_own_model(values, overrides)
+    key = "notebook_parameters"
+    overrides[key] = joined(values.get(key, {}), overrides.get(key, {}))
     return make_profile(name, {**values, **overrides})
 
 
 def _use_own_model(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     """Forget in `values` what was chosen for the profile's model; keep the number of λ.
 
-    Sweeps go: their values were chosen round the profile's own. An override may bring others.
+    Sweeps go, for their values were chosen round the profile's own, and so do the parameters of
+    single notebooks, among them text for its tokenizer. An override may bring others.
     """
     model = overrides["model"]
     for key, variable in (("train_data", "TRAIN"), ("validation_data", "VALIDATION")):
@@ -118,7 +130,7 @@ def _use_own_model(values: dict[str, Any], overrides: Mapping[str, Any]) -> None
                 f"a hub data set or a .jsonl, .txt or .parquet file."
             )
     one_layer = len(values["layers"]) == 1
-    values |= dict.fromkeys(OWN_MODEL_KEYS, AUTO) | {"sweeps": {}}
+    values |= dict.fromkeys(OWN_MODEL_KEYS, AUTO) | {"sweeps": {}, "notebook_parameters": {}}
     values |= {key: DEFAULTS[key] for key in ("model_revision", "data_revision")}
     values["layers"] = AUTO_MIDDLE if one_layer else AUTO
     counts = {
@@ -137,7 +149,7 @@ def _by_layer(grids: Any) -> dict[Any, Any]:
 
 def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
     """A Profile out of the file's values: keys, types and ranges checked, `auto` replaced."""
-    keys = [field.name for field in fields(Profile) if field.name != "name"]
+    keys = [own.name for own in fields(Profile) if own.name != "name"]
     for key in values:
         if key not in keys:
             raise ConfigError(f"{key} is no key of a profile; allowed are {closest(key, keys)} …")
@@ -152,7 +164,8 @@ def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
     plain |= {key: _by_objective(key, values[key], plain["objectives"]) for key in BY_OBJECTIVE}
     sized = by_model(values, plain["objectives"], shape)
     sweeps = make_sweeps(values["sweeps"], plain | sized)
-    return Profile(name=name, **plain, **sized, sweeps=sweeps)
+    own = checked_notebook_parameters(values["notebook_parameters"])
+    return Profile(name=name, **plain, **sized, sweeps=sweeps, notebook_parameters=own)
 
 
 def _by_objective(key: str, value: Any, objectives: tuple[str, ...]) -> dict[str, Any]:

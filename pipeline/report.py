@@ -7,7 +7,6 @@ are linked relative to it. Every text that comes from a file is escaped.
 """
 
 import base64
-import csv
 import json
 import re
 import sys
@@ -15,15 +14,20 @@ from collections.abc import Iterable, Mapping
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from e2e_lib.errors import E2EError
 from e2e_lib.files import write_text
 from pipeline.notebook_html import notebook_title, write_notebook_html, write_style_sheet
 from pipeline.profile import ROOT
+from pipeline.result_files import Json, read_all, read_json, read_rows
 from pipeline.stages import ALL_NOTEBOOKS, TRAIN
 
 VERDICTS = {True: ("✓", "holds"), False: ("✗", "does not hold"), None: ("–", "not testable here")}
-PROVENANCE = ("commit", "clean_tree", "python", "machine", "system", "cpus", "packages")
-Json = Mapping[str, Any]
+PROVENANCE = (
+    *("commit", "clean_tree", "code", "python", "packages", "machine", "system", "cpu", "cpus"),
+    *("instruction_set", "memory_mb", "gpu"),
+)
 
 
 def write_report(results: Path) -> Path:
@@ -52,16 +56,6 @@ def write_report(results: Path) -> Path:
     path = results / "index.html"
     write_text(path, page + "\n")
     return path
-
-
-def read_json(path: Path, default: Any) -> Any:
-    """What a JSON file holds, or `default` where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
-
-
-def read_all(folder: Path) -> list[Json]:
-    """Every JSON file of a folder, by name."""
-    return [read_json(path, {}) for path in sorted(folder.glob("*.json"))]
 
 
 def head(profile: Json) -> str:
@@ -103,7 +97,8 @@ def claims_section(claims: list[Json]) -> str:
         return ""
     rows = []
     for claim in claims:
-        symbol, words = VERDICTS[claim.get("holds")]
+        holds = claim.get("holds")
+        symbol, words = VERDICTS[holds if isinstance(holds, bool) else None]
         rows.append(
             f"<tr><th scope='row'>{_text(claim, 'id')}</th>"
             f"<td>{_text(claim, 'claim')}<p class='how'>{_text(claim, 'how')}</p></td>"
@@ -144,7 +139,7 @@ def figures_section(results: Path, sources: Mapping[str, str]) -> str:
 def pages_section(results: Path) -> str:
     """Links to what notebooks wrote as pages of their own, such as feature cards."""
     pages = [page for page in sorted(results.glob("*.html")) if page.name != "index.html"]
-    items = (f"<li><a href='{escape(p.name)}'>{escape(page_title(p))}</a></li>" for p in pages)
+    items = (f"<li><a href='{quote(p.name)}'>{escape(page_title(p))}</a></li>" for p in pages)
     return section("Pages", f"<ul>{''.join(items)}</ul>", "pages") if pages else ""
 
 
@@ -158,8 +153,7 @@ def tables_section(results: Path, sources: Mapping[str, str]) -> str:
     """Every table of tables/ with its caption."""
     parts = []
     for facts in read_all(results / "tables"):
-        with (results / "tables" / f"{facts['name']}.csv").open(encoding="utf-8", newline="") as f:
-            header, *lines = list(csv.reader(f)) or [[]]
+        header, *lines = read_rows(results / "tables" / f"{facts['name']}.csv")
         rows = ["<tr>" + "".join(f"<td>{number(v)}</td>" for v in line) + "</tr>" for line in lines]
         parts.append(
             f"<h3 id='{_text(facts, 'name')}'>{_text(facts, 'title')}</h3>\n{table(header, rows)}"
@@ -172,8 +166,8 @@ def _beside(facts: Json, kind: str, sources: Mapping[str, str]) -> str:
     """Caption, the paper's words, links to the data and to the notebook that made it."""
     name = facts["name"]
     makers = [stem for stem, text in sources.items() if f'\\"{name}\\"' in text]
-    links = [f"<a href='{kind}/{_text(facts, 'name')}.csv'>data (CSV)</a>"]
-    links += [f"<a href='notebooks/{escape(m)}.html'>notebook {escape(m)}</a>" for m in makers[:1]]
+    links = [f"<a href='{kind}/{quote(name)}.csv'>data (CSV)</a>"]
+    links += [f"<a href='notebooks/{quote(m)}.html'>notebook {escape(m)}</a>" for m in makers[:1]]
     paper = f"<p class='paper'><b>The paper:</b> {_text(facts, 'paper')}</p>"
     return (
         f"<p>{_text(facts, 'caption')}</p>{paper if facts.get('paper') else ''}"
@@ -191,9 +185,9 @@ def notebooks_section(notebooks: list[Path]) -> str:
     """Links to every executed notebook; the many training runs fold away."""
 
     def item(path: Path) -> str:
-        stem, title = escape(path.stem), escape(notebook_title(path))
+        stem, title = quote(path.stem), escape(notebook_title(path))
         links = f"<a href='notebooks/{stem}.html'>{title}</a> (<a href='notebooks/{stem}.ipynb'>"
-        return f"<li>{links}.ipynb</a>)<span class='file'> {stem}</span></li>"
+        return f"<li>{links}.ipynb</a>)<span class='file'> {escape(path.stem)}</span></li>"
 
     known = [n for n in notebooks if not n.stem.startswith(TRAIN)]
     known.sort(key=lambda n: ALL_NOTEBOOKS.index(n.stem) if n.stem in ALL_NOTEBOOKS else 99)
@@ -218,8 +212,9 @@ def provenance(results: Path) -> Json:
     """What run.json of the first finished run says about code, versions and hardware."""
     for path in sorted((results / "saes").glob("*/run.json")):
         facts = read_json(path, {})
-        if facts.get("status") == "ok":
-            return {k: v for k, v in facts.get("provenance", {}).items() if k in PROVENANCE}
+        origin = facts.get("provenance")
+        if facts.get("status") == "ok" and isinstance(origin, dict):
+            return {k: v for k, v in origin.items() if k in PROVENANCE}
     return {}
 
 
@@ -241,7 +236,7 @@ def table(header: Iterable[str], rows: Iterable[str], kind: str = "") -> str:
 def number(text: str) -> str:
     """A cell of a CSV: floats to four digits, anything else escaped."""
     try:
-        return text if "." not in text else f"{float(text):.4g}"
+        return escape(text) if "." not in text else f"{float(text):.4g}"
     except ValueError:
         return escape(text)
 
@@ -256,6 +251,15 @@ def _compact(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def main() -> int:
+    """The command line; returns the exit status."""
+    try:
+        print(write_report(Path()).name)
+    except E2EError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    print(write_report(Path()).name)
-    sys.exit(0)
+    sys.exit(main())

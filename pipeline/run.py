@@ -7,19 +7,29 @@ import argparse
 import json
 import os
 import re
-import subprocess
+import signal
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
-from e2e_lib.errors import ConfigError, E2EError, require
+from e2e_lib.errors import ConfigError, E2EError, first_sentence, require
+from e2e_lib.files import write_json, write_text, writing
+from pipeline.executor import (
+    cancel_leftovers,
+    cluster_folder,
+    executor_of,
+    snakemake_command,
+    start_snakemake,
+)
+from pipeline.fresh import drop_torn_copies, in_words, of_other_code, settle
+from pipeline.lock import retire, sole_pipeline
+from pipeline.notebook_parameters import NOTEBOOKS
 from pipeline.pins import pinned
 from pipeline.profile import ROOT, Profile, load_profile
+from pipeline.progress import watch
 from pipeline.report import write_report
 from pipeline.shrink import shrunk
 from pipeline.stages import Stage, stages
@@ -27,6 +37,11 @@ from pipeline.table import set_aside
 
 WORDS = {"model": "MODEL", "train_data": "TRAIN", "validation_data": "VALIDATION"}
 MARK = {True: "✓ holds", False: "✗ does not hold", None: "– not testable here"}
+LOG = "snakemake.log"
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal to end this process, other than a terminal's Ctrl-C."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,23 +50,37 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="workshop")
     parser.add_argument("--results", default="", help="folder (default: results/PROFILE[-MODEL])")
     parser.add_argument("--cores", default="", help="notebooks side by side (default: all; 1 GPU)")
+    parser.add_argument("--cluster", default="", help="slurm, kubernetes or a folder like theirs")
     parser.add_argument("--shrink", action="store_true", help="a few steps, to try the whole path")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the profile")
     given = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, _stop)
     try:
         overrides = parse_overrides(given.overrides)
         profile = load_profile(given.profile, overrides)
         profile = shrunk(profile) if given.shrink else profile
+        cluster = cluster_folder(given.cluster)
         # A GPU holds one training notebook; several would share its memory.
-        cores = number_of_cores(given.cores or ("" if profile.device == "cpu" else "1"))
+        usual = "" if profile.device == "cpu" else "1"
+        cores = number_of_cores(given.cores or usual) if given.cores or not cluster else None
         results = results_folder(given.results, profile, own_model="model" in overrides)
-        return run(profile, results, cores)
+        return run(profile, results, cores, cluster)
     except E2EError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a disk that filled up meanwhile
+        reason = error.strerror or first_sentence(error)
+        print(f"error: the run stopped on a file: {reason}; start it again.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped; the same command goes on where this one was.", file=sys.stderr)
         return 130
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -65,7 +94,16 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
             overrides[key] = yaml.safe_load(value) if key not in WORDS else _local(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"{key} is {value!r}, but it must be a YAML value.") from error
+        if key == "notebook_parameters":
+            overrides[key] = _with_local_paths(overrides[key])
     return overrides
+
+
+def _with_local_paths(value: Any) -> Any:
+    """The same mapping with `_local` paths; a word without a slash is no path."""
+    if isinstance(value, dict):
+        return {key: _with_local_paths(own) for key, own in value.items()}
+    return _local(value) if isinstance(value, str) and "/" in value else value
 
 
 def _local(value: str) -> str:
@@ -90,111 +128,97 @@ def results_folder(text: str, profile: Profile, own_model: bool) -> Path:
     return ROOT / "results" / f"{profile.name}{suffix}"
 
 
-def run(profile: Profile, results: Path, cores: int) -> int:
-    """Run the notebooks of `profile` into `results`; returns the exit status."""
+def run(
+    profile: Profile,
+    results: Path,
+    cores: int | None,
+    cluster: Path | None = None,
+    notebooks: Path = NOTEBOOKS,
+) -> int:
+    """Run the notebooks of `profile` into `results`; returns the exit status.
+
+    Args:
+        cores: notebooks side by side; on a cluster None leaves it to its profile.
+        cluster: folder of the cluster's profile; None for this machine.
+
+    Raises:
+        ResultsError: another pipeline is at work in `results`, or it cannot be written to.
+    """
     folder = os.path.relpath(results, ROOT)
-    results.mkdir(parents=True, exist_ok=True)
-    profile = pinned(profile, results)
-    todo = stages(profile, folder)
-    (results / "profile.json").write_text(profile.to_json(folder), encoding="utf-8")
-    if strangers := set_aside(results, profile):
-        print(f"{len(strangers)} runs of other settings moved to {folder}/set_aside/")
-    saes = sum(stage.saes for stage in todo)
-    print(
-        f"Profile {profile.name} on {profile.model}: {saes} SAEs at layers "
-        f"{', '.join(map(str, profile.layers))}, {len(todo)} notebooks, {cores} side by side.\n"
-        f"Results go to {folder}/ and are kept: a run that was stopped goes on where it was.",
-        flush=True,
-    )
-    for old in [*(results / "failed").glob("*.json"), *(results / "running").glob("*.json")]:
-        old.unlink()
-    log = results / "snakemake.log"
-    with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            snakemake_command(results, cores), stdout=stream, stderr=stream, env=environment()
+    with writing(results / LOG):
+        results.mkdir(parents=True, exist_ok=True)
+        (results / LOG).touch()
+    with sole_pipeline(results, folder) as token:
+        profile = pinned(profile, results)
+        todo = stages(profile, folder)
+        prepare(profile, todo, results, folder, notebooks)
+        where = f"{cores} side by side" if cluster is None else f"on {executor_of(cluster)}"
+        saes = sum(stage.saes for stage in todo)
+        print(
+            f"Profile {profile.name} on {profile.model}: {saes} SAEs at layers "
+            f"{', '.join(map(str, profile.layers))}, {len(todo)} notebooks, {where}.\n"
+            f"Results go to {folder}/ and are kept: a run that was stopped goes on where it was.",
+            flush=True,
         )
+        if cluster and (count := cancel_leftovers(results, cluster)):
+            print(f"{count} jobs that a killed pipeline left on the cluster were cancelled.")
+        config = ("--config", f"notebooks={notebooks.resolve()}")
+        command = snakemake_command(results, cores, *config, cluster=cluster)
+        status = execute(command, todo, results, token)
+        return conclude(status, results, folder)
+
+
+def prepare(
+    profile: Profile, todo: list[Stage], results: Path, folder: str, notebooks: Path
+) -> None:
+    """Write the resolved profile, and take back what earlier runs made of other settings or code.
+
+    Markers go before the runs that they speak of: a kill in between costs no more than a look.
+    """
+    for line in in_words(settle(results, todo, notebooks)):
+        print(line)
+    if moved := set_aside(results, profile, of_other_code(results, todo, notebooks)):
+        (results / "metrics.csv").unlink(missing_ok=True)
+        print(f"{len(moved)} runs of other settings or code moved to {folder}/set_aside/")
+    write_text(results / "profile.json", profile.to_json(folder))
+
+
+def execute(command: list[str], todo: list[Stage], results: Path, token: str) -> int:
+    """Start Snakemake and show what it does until it ends; returns its exit status."""
+    with (results / LOG).open("w", encoding="utf-8") as stream:
+        process = start_snakemake(command, token, stream)
         try:
             watch(process, todo, results)
-        except KeyboardInterrupt:
-            process.terminate()
+        except KeyboardInterrupt as stop:
+            retire(results)
+            if isinstance(stop, Stopped):  # Ctrl-C reaches Snakemake too, other signals only us
+                process.send_signal(signal.SIGINT)
             process.wait()
             raise
+    return process.returncode
+
+
+def conclude(status: int, results: Path, folder: str) -> int:
+    """Say what failed or where the report is; returns the pipeline's exit status."""
+    for name in sorted(path.stem for path in (results / "running").glob("*.json")):
+        lost = "It was killed: cancelled, or out of memory or time."
+        write_json(results / "failed" / f"{name}.json", {"name": name, "error": lost})
+    drop_torn_copies(results)
     failures = [json.loads(p.read_text()) for p in sorted((results / "failed").glob("*.json"))]
     for failure in failures:
         print(f"error: {failure['name']} failed. {failure['error']}", file=sys.stderr)
-        print(f"       Its notebook: {folder}/notebooks/{failure['name']}.ipynb", file=sys.stderr)
-    if process.returncode:
+        notebook = f"notebooks/{failure['name']}.ipynb"
+        if (results / notebook).is_file():
+            print(f"       Its notebook: {folder}/{notebook}", file=sys.stderr)
+    if status:
         if not failures:
-            print("".join(log.read_text().splitlines(keepends=True)[-25:]), file=sys.stderr)
+            print("\n".join((results / LOG).read_text().splitlines()[-25:]), file=sys.stderr)
         write_report(results)  # of what there is; it says at the top what is not finished
-        print(f"error: the run is not complete; see {folder}/snakemake.log", file=sys.stderr)
+        print(f"error: the run is not complete; see {folder}/{LOG}", file=sys.stderr)
         return 1
     print_claims(results)
     print(f"\nThe report: {folder}/index.html (every SAE: {folder}/metrics.csv)")
     return 0
-
-
-def snakemake_command(results: Path, cores: int, *more: str) -> list[str]:
-    """How Snakemake is started: in the results folder, going on after a failure."""
-    return [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "pipeline" / "Snakefile")),
-        *("--directory", str(results), "--cores", str(cores), "--keep-going", "--nolock"),
-        *("--rerun-incomplete", "--scheduler", "greedy", "--quiet", "rules", *more),
-    ]
-
-
-def environment() -> dict[str, str]:
-    """The environment of Snakemake and of the kernels: one thread each, no telemetry, our code."""
-    quiet = {"WANDB_MODE": "disabled"} if "WANDB_API_KEY" not in os.environ else {}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    own = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # of loading weights: timings, never the same
-    own |= {"PYTHONWARNINGS": "ignore:IProgress not found"}  # tqdm asks for widgets we do not need
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, **threads, **quiet, **own, "PYTHONPATH": path}
-
-
-def watch(process: "subprocess.Popen[bytes]", todo: list[Stage], results: Path) -> None:
-    """Show one bar over all notebooks, and a line as each of them ends, until Snakemake does."""
-    started, seen = time.time(), set(_markers(results, "done"))
-    before = sum(stage.seconds for stage in todo if stage.name in seen)
-    layout = "{percentage:3.0f}% |{bar:24}| {desc} [{elapsed} gone, {remaining} left]"
-    total = sum(stage.seconds for stage in todo)
-    with tqdm(total=total, initial=before, bar_format=layout, file=sys.stdout, disable=None) as bar:
-        while process.poll() is None:
-            time.sleep(1)
-            done, running = _markers(results, "done"), _markers(results, "running")
-            for name in sorted(set(done) - seen, key=lambda n: done[n].get("seconds", 0)):
-                line = f"{_clock(time.time() - started)}  {name} ({done[name]['seconds']:.0f} s)"
-                tqdm.write(line, file=sys.stdout)
-                sys.stdout.flush()
-            seen |= set(done)
-            bar.n = sum(_progress(stage, done, running) for stage in todo)
-            finished = sum(stage.name in done for stage in todo)
-            bar.set_description_str(f"{finished}/{len(todo)} notebooks; {', '.join(running)}")
-
-
-def _progress(stage: Stage, done: Mapping[str, Any], running: Mapping[str, Any]) -> float:
-    """Guessed seconds of work behind us; a stage that runs longer than guessed waits at 95 %."""
-    if stage.name in done:
-        return stage.seconds
-    gone = time.time() - running.get(stage.name, {}).get("started", time.time())
-    return min(gone, 0.95 * stage.seconds)
-
-
-def _markers(results: Path, kind: str) -> dict[str, Any]:
-    """The markers of this kind by stage; one that vanishes while we look is left out."""
-    found = {}
-    for path in sorted((results / kind).glob("*.json")):
-        try:
-            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60:3d}:{int(seconds) % 60:02d}"
 
 
 def print_claims(results: Path) -> None:

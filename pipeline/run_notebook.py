@@ -4,7 +4,8 @@
         --parameters '{"results_folder": "results/smoke"}'
 
 Beyond papermill: unknown parameters are errors; success leaves a marker done/NAME.json, written
-last; the executed copy notebooks/NAME.ipynb is kept either way and names no folder of the machine.
+last (`fresh.py` says what it tells); the executed copy notebooks/NAME.ipynb is kept either way and
+names no folder of the machine. Two runs of one name wait for each other.
 """
 
 import argparse
@@ -23,10 +24,13 @@ from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from e2e_lib.errors import ConfigError, E2EError, closest
+from e2e_lib.errors import E2EError
 from e2e_lib.files import write_json
+from pipeline.code_digest import digest
+from pipeline.lock import end_with_pipeline, sole_job
+from pipeline.notebook_parameters import check_parameters
 from pipeline.profile import ROOT
-from pipeline.scrub import scrub_file
+from pipeline.scrub import scrub_file, scrub_text
 
 
 class NotebookError(E2EError):
@@ -49,53 +53,60 @@ class SocketKernelManager(AsyncKernelManager):
 
 
 def run_notebook(
-    notebook: Path, results: Path, parameters: Mapping[str, Any], name: str = ""
+    notebook: Path,
+    results: Path,
+    parameters: Mapping[str, Any],
+    name: str = "",
+    plan: str = "",
 ) -> Path:
     """Execute `notebook` into `results`/notebooks/`name`.ipynb and return the marker's path.
+
+    Args:
+        plan: the stage's `fresh.plan_digest`, for the marker.
 
     Raises ConfigError for a parameter the notebook lacks, NotebookError when it fails.
     """
     name = name or notebook.stem
+    code = digest(notebook.stem, notebook.parent)
+    facts = {"name": name, "notebook": notebook.stem, "plan": plan, "code": code}
+    marker = results / "done" / f"{name}.json"
+    there = marker.exists()
+    with sole_job(results / "locks" / name) as waited:
+        if waited and not there and _says(marker, facts):
+            return marker  # the job of a killed pipeline that held the lock came to its end
+        _run(notebook, results, facts, dict(parameters))
+    return marker
+
+
+def _says(marker: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a marker is there and holds these facts."""
+    return marker.is_file() and facts.items() <= json.loads(marker.read_text("utf-8")).items()
+
+
+def _run(notebook: Path, results: Path, facts: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Execute the notebook, with markers of what `facts` names: begun, running, failed or done."""
+    name = facts["name"]
     marker, failure = (results / kind / f"{name}.json" for kind in ("done", "failed"))
     running = results / "running" / f"{name}.json"
     executed = results / "notebooks" / f"{name}.ipynb"
-    for path in (marker, failure, running, executed):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    executed.parent.mkdir(parents=True, exist_ok=True)
     for path in (marker, failure):
         path.unlink(missing_ok=True)
     started = time.time()
+    write_json(results / "started" / f"{name}.json", facts)
     write_json(running, {"name": name, "started": started})
     try:
         check_parameters(notebook, parameters)
-        _execute(notebook, executed, dict(parameters))
-    except E2EError as error:
-        write_json(failure, {"name": name, "notebook": notebook.stem, "error": str(error)})
+        _execute(notebook, executed, parameters)
+    except Exception as error:  # a damaged notebook too: it fails alone
+        kind = "" if isinstance(error, E2EError) else f"{type(error).__name__}: "
+        write_json(failure, facts | {"error": scrub_text(f"{kind}{error}")})
         raise
     finally:
         running.unlink(missing_ok=True)
         scrub_file(executed)
     seconds = round(time.time() - started, 1)
-    facts = {
-        "name": name,
-        "notebook": notebook.stem,
-        "seconds": seconds,
-        "parameters": dict(parameters),
-    }
-    write_json(marker, facts)
-    return marker
-
-
-def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless every parameter is in the notebook's parameters cell."""
-    known = papermill.inspect_notebook(str(notebook))
-    for key in parameters:
-        if key not in known:
-            raise ConfigError(
-                f"{key} is no parameter of {notebook.name}; its parameters include "
-                f"{closest(key, known)}."
-                if known
-                else f"{key} is no parameter of {notebook.name}, which takes none."
-            )
+    write_json(marker, facts | {"seconds": seconds, "parameters": parameters})
 
 
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None:
@@ -116,10 +127,11 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None
             )
         except PapermillExecutionError as error:
             words = " ".join(f"{error.ename}: {error.evalue}".split())
-            raise NotebookError(f"{notebook.name}, cell {error.exec_count}: {words}") from error
+            words = f"{notebook.name}, cell {error.exec_count}: {words}"
+            raise NotebookError(scrub_text(words)) from error
         except Exception as error:  # a dead kernel, a missing kernelspec, no space on the disk
             words = " ".join(f"{type(error).__name__}: {error}".split())
-            raise NotebookError(f"{notebook.name}: {words}") from error
+            raise NotebookError(scrub_text(f"{notebook.name}: {words}")) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -129,11 +141,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path(), help="results folder")
     parser.add_argument("--name", default="", help="of the executed copy (default: the notebook's)")
     parser.add_argument("--parameters", type=json.loads, default={}, help="as JSON")
+    parser.add_argument("--plan", default="", help="digest of the stage, for the marker")
     given = parser.parse_args(arguments)
+    results = given.results.resolve()
+    end_with_pipeline(results)
     try:
-        run_notebook(
-            given.notebook.resolve(), given.results.resolve(), given.parameters, given.name
-        )
+        run_notebook(given.notebook.resolve(), results, given.parameters, given.name, given.plan)
     except E2EError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

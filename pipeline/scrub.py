@@ -1,5 +1,6 @@
-"""Take the machine's folders out of an executed notebook, so that it can be published."""
+"""Take the machine's folders and the user's keys out of an executed notebook."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ ABSOLUTE = re.compile(
     r"(?<![\w.~>:/+-])/(?:home|root|Users|tmp|private|var|usr|opt|mnt|srv|work|data|builds)"
     r"(?:/[^\s/'\"<>:,;()\[\]]+)*/([^\s/'\"<>:,;()\[\]]+)"
 )
+SECRETS = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD)$")  # names of environment variables
 PICTURES = ("image/png", "image/jpeg", "application/pdf")  # base64, where a path is chance
 
 
@@ -22,11 +24,22 @@ def scrub_text(text: str) -> str:
     >>> scrub_text("/usr/lib/python3/json.py, ../data/x.txt, https://a.b/usr/lib/c")
     '…/json.py, ../data/x.txt, https://a.b/usr/lib/c'
     """
+    for secret in _secrets():
+        text = text.replace(secret, "[secret]")
     for folder, short in _folders():
         text = text.replace(f"{folder}/", f"{short}/" if short else "").replace(
             folder, short or "."
         )
     return ABSOLUTE.sub(r"…/\1", text)
+
+
+def _secrets() -> list[str]:
+    """Values of the environment that nobody else may read, longest first.
+
+    Nothing here prints one; this is for what another library, or a notebook's own cell, might.
+    """
+    values = [v.strip() for name, v in os.environ.items() if SECRETS.search(name.upper())]
+    return sorted((v for v in values if len(v) >= 8), key=len, reverse=True)
 
 
 def _folders() -> list[tuple[str, str]]:

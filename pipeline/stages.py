@@ -1,21 +1,15 @@
 """Which notebooks a profile runs, with which parameters, in which order: the only list of them.
 
-A stage is one run of one notebook. Its digest changes when the notebook's code or a module of the
-library that it imports changes, so that a plotting fix redraws figures and retrains nothing.
+A stage is one run of one notebook; when it must run again, `fresh.py` says.
 """
 
-import ast
-import hashlib
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.grid import Job, jobs, start_job
-from pipeline.profile import ROOT, Profile
+from pipeline.notebook_parameters import Parameter
+from pipeline.profile import Profile
 
-NOTEBOOKS = ROOT / "notebooks"
-LIBRARY = ROOT / "e2e_lib"
 BY_HAND = "02_one_sae_by_hand"  # the one introduction that writes a figure
 INTRODUCTIONS = ("00_start_here", "01_language_model", BY_HAND)
 TRAIN = "10_train"
@@ -28,13 +22,12 @@ ANALYSES = (
 # Analyses that run the language model again, on held-out text.
 WITH_MODEL = ("25_activations", "26_pca_direction", "28_interpretability", "29_faithfulness")
 CLAIMS = "90_claims"
-ALL_NOTEBOOKS = (*INTRODUCTIONS, TRAIN, PUBLISHED, *ANALYSES, CLAIMS)
+CHECKLIST = "91_checklist"
+ALL_NOTEBOOKS = (*INTRODUCTIONS, TRAIN, PUBLISHED, *ANALYSES, CLAIMS, CHECKLIST)
 # Seconds that training on a million tokens takes, roughly: the two objectives that run the whole
 # model cost more than the one that stops at the SAE. Only ratios matter.
 SECONDS_PER_MILLION = {"local": 60.0, "e2e": 150.0, "e2e_ds": 160.0}
 KERNEL_SECONDS = 15.0  # starting a kernel, importing torch, loading the model
-
-Parameter = str | int | float | bool
 
 
 class Stage(NamedTuple):
@@ -47,9 +40,29 @@ class Stage(NamedTuple):
     seconds: float  # rough guess, for the order and the time left
     saes: int  # how many it trains
 
+    @property
+    def threads(self) -> int:
+        """Of torch, which 10_train and 11_published are told; other notebooks take one."""
+        return int(self.parameters.get("threads", 1))
+
+    @property
+    def gpus(self) -> int:
+        """How many it needs, if the profile's device is one: one for each of its processes."""
+        runs_on_one = str(self.parameters.get("device", "")).startswith("cuda")
+        return int(self.parameters.get("processes", 1)) if runs_on_one else 0
+
 
 def stages(profile: Profile, results: str) -> list[Stage]:
     """Every stage of `profile` writing into the folder `results`, longest training first."""
+    own = profile.notebook_parameters
+    return [
+        stage._replace(parameters=stage.parameters | own.get(stage.notebook, {}))
+        for stage in _stages(profile, results)
+    ]
+
+
+def _stages(profile: Profile, results: str) -> list[Stage]:
+    """The same without what the profile sets in single notebooks."""
     makers = _evaluation if profile.released else _training
     training = sorted(makers(profile, results), key=lambda stage: -stage.seconds)
     trained = tuple(stage.name for stage in training)
@@ -77,6 +90,7 @@ def stages(profile: Profile, results: str) -> list[Stage]:
             for name in ANALYSES
         ),
         Stage(CLAIMS, CLAIMS, folder, ANALYSES, KERNEL_SECONDS, 0),
+        Stage(CHECKLIST, CHECKLIST, folder, trained, KERNEL_SECONDS, 0),
     ]
 
 
@@ -123,6 +137,7 @@ def _training_parameters(profile: Profile, results: str, job: Job) -> dict[str, 
         "eval_tokens": profile.eval_tokens,
         "threads": profile.threads,
         "device": profile.device,
+        "processes": profile.processes,
         "tracker": profile.tracker,
         "processed": profile.processed,
         "model_revision": profile.model_revision,
@@ -168,55 +183,3 @@ def _start_run(profile: Profile, results: str, job: Job) -> str:
 
     parameters = _training_parameters(profile, results, origin)
     return planned(parameters, {"local": [job.start]})[0]
-
-
-def digest(notebook: str, folder: Path = NOTEBOOKS, library: Path = LIBRARY) -> str:
-    """A digest of the notebook's code cells and of every module of the library behind them."""
-    path = folder / f"{notebook}.ipynb"
-    source = "\n".join(code_cells(path))
-    files = sorted(imported(source, library))
-    content = "\0".join([source, *(file.read_text(encoding="utf-8") for file in files)])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def file_digest(
-    names: tuple[str, ...] = ("report.py", "notebook_html.py", "report.css", "notebook.css"),
-) -> str:
-    """A digest of the pipeline's files that make the report."""
-    content = b"\0".join((ROOT / "pipeline" / name).read_bytes() for name in names)
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def code_cells(path: Path) -> list[str]:
-    """The source of every code cell of a notebook."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-
-
-def imported(source: str, library: Path = LIBRARY) -> set[Path]:
-    """The library's files that `source` imports, directly or through one another."""
-    found: set[Path] = set()
-    waiting = [source]
-    while waiting:
-        new = _direct_imports(waiting.pop(), library) - found
-        found |= new
-        waiting += [file.read_text(encoding="utf-8") for file in new]
-    return found
-
-
-def _direct_imports(source: str, library: Path) -> set[Path]:
-    """The library's files behind the import statements of `source`, also those in functions."""
-    plain = "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(plain)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    found: set[Path] = set()
-    for name in names:
-        package, *parts = name.split(".")
-        if package == library.name:
-            place = library.joinpath(*parts)
-            found |= {f for f in (place.with_suffix(".py"), place / "__init__.py") if f.is_file()}
-    return found

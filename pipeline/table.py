@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from e2e_lib.files import write_json
 from e2e_lib.runs import finished_runs, metrics_table, write_metrics_table
 from pipeline.grid import Job, jobs, whole_batches
 from pipeline.profile import Profile
+from pipeline.stages import PUBLISHED, TRAIN
 
 
 def wanted(row: Mapping[Hashable, Any], profile: Profile) -> bool:
@@ -18,6 +19,14 @@ def wanted(row: Mapping[Hashable, Any], profile: Profile) -> bool:
     if profile.released:  # they come as they are
         return True
     return any(_made_by(job, row, profile) for job in jobs(profile))
+
+
+def _stage(row: Mapping[Hashable, Any], profile: Profile) -> str:
+    """The name of the stage that makes the SAE of this row; empty if none does."""
+    if profile.released:
+        return PUBLISHED
+    makers = (job.label for job in jobs(profile) if _made_by(job, row, profile))
+    return f"{TRAIN}-{label}" if (label := next(makers, "")) else ""
 
 
 def _made_by(job: Job, row: Mapping[Hashable, Any], profile: Profile) -> bool:
@@ -35,16 +44,25 @@ def _made_by(job: Job, row: Mapping[Hashable, Any], profile: Profile) -> bool:
     )
 
 
-def set_aside(results: Path, profile: Profile) -> list[str]:
+def set_aside(
+    results: Path, profile: Profile, outdated: Collection[str] = frozenset()
+) -> list[str]:
     """Move runs that the profile no longer asks for out of the way of its figures.
 
     After a λ or a seed was changed, the SAEs of the old value would still be plotted. Called before
     the pipeline starts, so that no figure can see them.
+
+    Args:
+        outdated: stages whose code has changed: their runs go too, or training would skip them.
     """
     if not any(finished_runs(results)):
         return []
     table = metrics_table(results)
-    strangers = [row["run"] for row in table.to_dict("records") if not wanted(row, profile)]
+    strangers = [
+        row["run"]
+        for row in table.to_dict("records")
+        if not wanted(row, profile) or _stage(row, profile) in outdated
+    ]
     for run in strangers:
         (results / "set_aside").mkdir(exist_ok=True)
         shutil.rmtree(results / "set_aside" / run, ignore_errors=True)

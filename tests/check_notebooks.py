@@ -15,9 +15,10 @@ import papermill
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from pipeline.executor import environment
+from pipeline.notebook_parameters import NOTEBOOKS
 from pipeline.profile import load_profile
-from pipeline.run import environment
-from pipeline.stages import NOTEBOOKS, Stage, stages
+from pipeline.stages import Stage, stages
 
 RESULTS, LAX, STRICT = "results/smoke", "build/lax", "build/strict"
 SANITIZE = "tests/nbval_sanitize.cfg"

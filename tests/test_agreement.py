@@ -1,6 +1,9 @@
 """Agreement prompts: StoryWorld's own, and the paper's data set in a small file of its form."""
 
+import threading
 from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from zlib import crc32
 
@@ -116,6 +119,30 @@ def test_a_file_a_task(folder):
     assert prompts["rc"].slot_names[-1] == "verb_dist"
     one = agreement.file_prompts(str(folder), build_tokenizer(), 1, tasks=["simple"])
     assert one["simple"].tokens.shape == (1, 3)
+
+
+def test_a_folder_on_a_server(folder, monkeypatch):
+    """The same prompts as from the folder; a file that is not there is named."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        near, far = (
+            agreement.file_prompts(x, build_tokenizer(), 1) for x in (str(folder), address)
+        )
+        with pytest.raises(DataError) as caught:
+            agreement.file_prompts(address, build_tokenizer(), 1, files="{task}.jsonl")
+        server.shutdown()
+    assert_sentence(caught, "simple.jsonl", "HTTP Error 404")
+    assert list(far) == list(near) == list(agreement.TASKS)
+    for task in near:
+        assert far[task].tokens.equal(near[task].tokens) and len(far[task].tokens) == 1
+        assert far[task].correct.equal(near[task].correct)
 
 
 class Pieces:

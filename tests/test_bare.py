@@ -91,3 +91,10 @@ def test_a_model_that_cannot_be_rebuilt_runs_as_it_is(monkeypatch, capsys):
     assert "its logits differ by" in said
     runner(model, [])
     assert capsys.readouterr().out == "", "said once"
+
+
+def test_building_it_leaves_the_global_generator_alone():
+    model = load_model(str(model_folder("llama")))
+    state = torch.get_rng_state()
+    runner(model, [])
+    assert torch.equal(state, torch.get_rng_state())

@@ -248,7 +248,7 @@ def test_folder_to_json_to_readme(results, tmp_path, found):
     claims.write_claims(entries, tmp_path)
     assert json.loads((tmp_path / "claims.json").read_text()) == entries
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{claims.BEGIN}\nOUTDATED\n{claims.END}\nafter\n")
+    readme.write_text("before\n<!-- claims:begin -->\nOUTDATED\n<!-- claims:end -->\nafter\n")
     assert claims.main([str(tmp_path), str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith("before\n")

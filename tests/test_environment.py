@@ -30,7 +30,7 @@ def normal(name: str) -> str:
 def project() -> dict[str, str]:
     facts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = facts["optional-dependencies"]
-    return pins(facts["dependencies"] + extras["pipeline"] + extras["test"])
+    return pins(facts["dependencies"] + [pin for extra in extras.values() for pin in extra])
 
 
 @pytest.fixture(scope="module")

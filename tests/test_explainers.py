@@ -1,15 +1,13 @@
 """Explainers that are language models: prompts, answers, a local model, a server of our own."""
 
 import itertools
-import json
-import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from chat_server import Chat, QuietServer, chat_server, completion
 from tiny_models import assert_sentence, build_tokenizer, model_folder
 
 from e2e_lib import endpoint, explainers, interpret
@@ -154,65 +152,11 @@ def long_context(tmp_path):
 
 
 # ------------------------------------------------------------------- an endpoint
-class Chat(BaseHTTPRequestHandler):
-    """Plays the server's script, an entry a request; after its end it answers well."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append((self.path, dict(self.headers), body))
-        step = self.server.script.pop(0) if self.server.script else good_answer(body)
-        status, headers, text, pause = (*step, *(200, {}, "", 0)[len(step) :])
-        time.sleep(pause)
-        data = text.encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": len(data), **headers}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        if self.server.trickle:
-            for byte in data:
-                self.wfile.write(bytes([byte]))
-                time.sleep(0.02)
-        else:
-            self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
-def completion(text: str) -> str:
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
-
-
-def good_answer(body: dict) -> tuple[int, dict, str]:
-    """An explanation, or 10 for every token that is a line break."""
-    question = body["messages"][0]["content"]
-    if "Answer with a JSON list" not in question:
-        return 200, {}, completion("line breaks")
-    tokens = json.loads(next(line for line in question.splitlines() if line.startswith("[")))
-    return 200, {}, completion(json.dumps([10 * (token == "\n") for token in tokens]))
-
-
-class QuietServer(ThreadingHTTPServer):
-    """Clients of these tests hang up early, which is no news."""
-
-    daemon_threads = True
-
-    def handle_error(self, request, client_address):
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with QuietServer(("127.0.0.1", 0), Chat) as running:
-        running.script, running.seen, running.trickle = [], [], False
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    with chat_server() as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def client(server, **options):
@@ -356,6 +300,18 @@ def test_a_model_that_refuses_a_temperature_is_asked_without(server):
     assert "temperature" not in server.seen[1][2]
     with pytest.raises(ExplainerError, match="status 400"):
         ask(QUESTION, 5)
+
+
+def test_a_backend_left_open_is_the_endpoint_if_one_is_named():
+    assert (
+        endpoint.chosen_backend({}) == endpoint.chosen_backend({endpoint.URL: " "}) == "storyworld"
+    )
+    named = {endpoint.URL: "http://127.0.0.1:1/v1", endpoint.MODEL: "tiny"}
+    assert endpoint.chosen_backend(named) == "endpoint"
+    for missing in named:
+        with pytest.raises(ConfigError) as caught:
+            endpoint.chosen_backend({k: v for k, v in named.items() if k != missing})
+        assert_sentence(caught, f"{missing} is not set")
 
 
 def test_redirects_are_not_followed(server):

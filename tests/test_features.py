@@ -39,6 +39,18 @@ def test_latent_activations_are_the_chosen_codes():
     assert features.latent_activations(sae, x, []).shape == (70, 3, 0)
 
 
+def test_large_dictionaries_take_fewer_rows_at_once(monkeypatch):
+    """At most CODES_AT_ONCE codes are computed together, at least a row."""
+    sae, x = small_sae(20), torch.randn(10, 3, D_MODEL)
+    whole, encode, sizes = features.firing_rows(sae, x), sae.encode, []
+    monkeypatch.setattr(sae, "encode", lambda part: sizes.append(len(part)) or encode(part))
+    for codes, rows in ((4 * 3 * 20, [4, 4, 2]), (10, [1] * 10)):
+        monkeypatch.setattr(features, "CODES_AT_ONCE", codes)
+        sizes.clear()
+        assert features.firing_rows(sae, x).equal(whole)
+        assert sizes == rows
+
+
 def test_latents_are_drawn_from_the_usable_ones_by_seed():
     usable = torch.arange(100) % 2 == 0
     first, again, other = (features.choose_latents(usable, 10, seed) for seed in (0, 0, 1))

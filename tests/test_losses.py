@@ -121,10 +121,16 @@ def test_the_papers_objectives():
     [
         ({"sparsity_coeff": -0.5, "kl_coeff": 1.0}, ("sparsity_coeff", "-0.5", "at least 0")),
         ({"sparsity_coeff": math.nan, "kl_coeff": 1.0}, ("sparsity_coeff", "nan")),
-        ({"sparsity_coeff": 1.0, "kl_coeff": -1.0}, ("kl_coeff", "-1.0", "None or at least 0")),
+        (
+            {"sparsity_coeff": 1.0, "kl_coeff": -1.0},
+            ("kl_coeff", "-1.0", "None or a number"),
+        ),
         ({"sparsity_coeff": 1.0, "local_coeff": -2.0}, ("local_coeff", "-2.0")),
         ({"sparsity_coeff": 1.0, "downstream_coeff": -2.0}, ("downstream_coeff", "-2.0")),
-        ({"sparsity_coeff": 1.0, "kl_coeff": 1.0, "p_norm": 0.0}, ("p_norm", "0.0", "above 0")),
+        (
+            {"sparsity_coeff": 1.0, "kl_coeff": 1.0, "p_norm": 0.0},
+            ("p_norm", "0.0", "above 0"),
+        ),
         ({"sparsity_coeff": 1.0}, ("local_coeff", "kl_coeff", "downstream_coeff", "above 0")),
         ({"sparsity_coeff": 1.0, "kl_coeff": 0.0}, ("kl_coeff", "above 0")),
     ],

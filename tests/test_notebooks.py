@@ -11,9 +11,10 @@ from typing import Any
 import nbformat
 import pytest
 
+from pipeline.notebook_parameters import NOTEBOOKS
 from pipeline.profile import ROOT, load_profile
 from pipeline.run_notebook import check_parameters
-from pipeline.stages import ALL_NOTEBOOKS, NOTEBOOKS, stages
+from pipeline.stages import ALL_NOTEBOOKS, stages
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 PARAMETER = re.compile(r"^[a-z]\w*: (str|int|float|bool) = \S.*  # \S.*$")
@@ -65,6 +66,13 @@ def test_is_short(path: Path) -> None:
     assert len(cells) <= 30
     for cell in cells[1:]:
         assert len(cell.source.splitlines()) <= 30, cell.source[:80]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_ends_in_its_provenance(path: Path) -> None:
+    """Which runs were read and which code was at work: the last thing that it prints."""
+    last = code(path)[-1].source.splitlines()[-1]
+    assert re.fullmatch(r"(runs\.)?print_provenance\(.*\)", last), last
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from notebook_cells import run_cells
 from released_files import write_release
 from tiny_models import write_jsonl
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -33,9 +34,8 @@ from pipeline.grid import jobs
 from pipeline.model_size import KNOWN_SHAPES, model_shape
 from pipeline.profile import load_profile
 from pipeline.run import main, parse_overrides
-from pipeline.run_notebook import check_parameters
 from pipeline.shrink import shrunk
-from pipeline.stages import NOTEBOOKS, code_cells, stages
+from pipeline.stages import stages
 from pipeline.table import set_aside
 
 D_VOCAB = 50257
@@ -66,18 +66,6 @@ def write_tokens(folder: Path, width: int, n_rows: int, split: str, d_vocab: int
     table = datasets.Dataset.from_dict({"input_ids": ids})
     table.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
-
-
-def run_cells(notebook: str, parameters: dict[str, Any]) -> None:
-    """The notebook's code cells with these parameters, here: a kernel would take ten seconds."""
-    path = NOTEBOOKS / f"{notebook}.ipynb"
-    check_parameters(path, parameters)
-    defaults, *cells = code_cells(path)
-    names: dict[str, Any] = {}
-    exec(defaults, names)
-    names |= parameters
-    for cell in cells:
-        exec(cell, names)
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +163,7 @@ def test_shrink_on_the_command_line(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def stop(profile: Any, results: Path, cores: int) -> int:
+    def stop(profile: Any, results: Path, cores: int, cluster: Path | None) -> int:
         seen.update(profile=profile, results=results, cores=cores)
         return 0
 

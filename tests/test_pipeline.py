@@ -13,19 +13,14 @@ from synthetic_results import write_results
 
 from e2e_lib.errors import ConfigError
 from e2e_lib.runs import metrics_table
+from pipeline.code_digest import code_cells, digest, imported
+from pipeline.executor import environment, snakemake_command
+from pipeline.notebook_parameters import NOTEBOOKS
 from pipeline.profile import ROOT, load_profile
-from pipeline.run import environment, run, snakemake_command
+from pipeline.run import run
 from pipeline.run_notebook import NotebookError, main, run_notebook
 from pipeline.scrub import last_of_bars, scrub_text
-from pipeline.stages import (
-    ALL_NOTEBOOKS,
-    NOTEBOOKS,
-    PUBLISHED,
-    code_cells,
-    digest,
-    imported,
-    stages,
-)
+from pipeline.stages import ALL_NOTEBOOKS, PUBLISHED, stages
 from pipeline.table import set_aside, wanted
 
 PARAMETERS = "\n".join(
@@ -207,8 +202,24 @@ def test_digest_follows_imports(tmp_path: Path) -> None:
     before = digest("n", tmp_path, library)
     (library / "plots.py").write_text("import cmath")
     assert digest("n", tmp_path, library) == before
+    (library / "late.py").write_text("# y = 2")
+    assert digest("n", tmp_path, library) == before
     (library / "late.py").write_text("y = 2")
-    assert digest("n", tmp_path, library) != before
+    changed = digest("n", tmp_path, library)
+    assert changed != before
+    (library / "sub" / "weights.bin").write_bytes(b"1")  # what a package loads is part of it
+    assert digest("n", tmp_path, library) != changed
+
+
+def test_a_damaged_notebook_has_a_digest(tmp_path: Path) -> None:
+    """It will fail when it runs, and alone."""
+    (tmp_path / "n.ipynb").write_text("<<<<<<< HEAD")
+    assert digest("n", tmp_path) != digest("no such notebook", tmp_path)
+    (tmp_path / "m.ipynb").write_text("<<<<<<< MAIN")
+    assert digest("n", tmp_path) != digest("m", tmp_path)
+    with pytest.raises(Exception, match="JSON"):
+        run_notebook(tmp_path / "n.ipynb", tmp_path / "r", {"x": 1})
+    assert "JSON" in json.loads((tmp_path / "r" / "failed" / "n.json").read_text())["error"]
 
 
 @pytest.fixture
@@ -233,36 +244,17 @@ def snakemake(results: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_graph_and_reruns(tmp_path: Path, stand_ins: Path) -> None:
-    """The graph has every job; done jobs stay done; new code in a notebook reruns what it must."""
+def test_the_graph_has_every_job(tmp_path: Path, stand_ins: Path) -> None:
+    """One job a stage, and what Snakemake keeps stays in the results folder."""
     results = tmp_path / "results"
     results.mkdir()
     profile = load_profile("smoke", {"seeds": [0], "objectives": ["local"]})
     (results / "profile.json").write_text(profile.to_json(os.path.relpath(results, ROOT)))
-    config = ("--config", f"notebooks={stand_ins}")
-
-    dry = snakemake(results, "--dry-run", *config)
+    dry = snakemake(results, "--dry-run", "--config", f"notebooks={stand_ins}")
     assert dry.returncode == 0, dry.stderr
     jobs = len(stages(profile, "x")) + 3  # the table, the report, all
     assert any(line.split() == ["total", str(jobs)] for line in dry.stdout.splitlines())
-
-    targets = ("done/20_pareto.json", "done/21_similar_ce.json")
-    first = snakemake(results, *targets, *config)
-    assert first.returncode == 0, first.stderr
-    assert (results / "done" / "10_train-layer2-seed0.json").is_file()
     assert (results / ".snakemake").is_dir() and not (Path.cwd() / ".snakemake").exists()
-
-    (stand_ins / "20_pareto.ipynb").touch()  # saved without a change of its code
-    again = snakemake(results, *targets, "--dry-run", *config)
-    assert "Nothing to be done" in again.stdout + again.stderr
-
-    write_notebook(stand_ins / "20_pareto.ipynb", "raise ValueError('new')")
-    broken = snakemake(results, *targets, *config)
-    assert broken.returncode != 0
-    assert not (results / "done" / "20_pareto.json").exists()
-    assert (results / "done" / "21_similar_ce.json").is_file()
-    assert "ValueError" in (results / "notebooks" / "20_pareto.ipynb").read_text()
-    assert broken.stdout.count("10_train") == 0
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Profiles: the shipped ones are valid, bad input is one sentence, other models get defaults."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,18 @@ import pytest
 
 from e2e_lib.errors import ConfigError, E2EError, ModelError
 from pipeline import measure
+from pipeline.fresh import plan_digest
 from pipeline.model_size import auto_grid, default_layers, model_shape
-from pipeline.profile import PROFILES, load_profile, read_profile
+from pipeline.notebook_parameters import (
+    BY_PROFILE,
+    NOTEBOOKS,
+    SET_BY_PIPELINE,
+    check_parameters,
+)
+from pipeline.profile import PROFILES, ROOT, load_profile, read_profile
 from pipeline.run import main, number_of_cores, parse_overrides, results_folder
+from pipeline.shrink import shrunk
+from pipeline.stages import stages
 
 LLAMA = {
     "num_hidden_layers": 5,
@@ -44,6 +55,7 @@ def test_workshop_has_five_coefficients_in_the_middle_and_two_seeds() -> None:
         assert len(grids[2]) >= 5
 
 
+AGREEMENT = "29_faithfulness"
 BAD = [
     ({"dict_rato": 3}, "dict_rato", "dict_ratio"),
     ({"layers": [99]}, "99", "from 0 to"),
@@ -110,6 +122,23 @@ BAD = [
         "sweeps.warm_start",
         "no local SAE",
     ),
+    ({"notebook_parameters": []}, "notebook_parameters is []", "mapping"),
+    ({"notebook_parameters": {AGREEMENT: 3}}, "3", "mappings of their parameters"),
+    ({"notebook_parameters": {"29_faith": {}}}, "29_faith", "29_faithfulness"),
+    ({"notebook_parameters": {AGREEMENT: {"exmples": 4}}}, "exmples", "examples"),
+    ({"notebook_parameters": {AGREEMENT: {"examples": "4"}}}, "examples of 29", "whole number"),
+    ({"notebook_parameters": {AGREEMENT: {"examples": 4.5}}}, "4.5", "whole number"),
+    ({"notebook_parameters": {AGREEMENT: {"examples": True}}}, "True", "whole number"),
+    ({"notebook_parameters": {AGREEMENT: {"min_accuracy": "much"}}}, "much", "a number"),
+    ({"notebook_parameters": {AGREEMENT: {"agreement_data": None}}}, "None", "a text"),
+    (
+        {"notebook_parameters": {"28_interpretability": {"every_seed": 1}}},
+        "every_seed of 28_interpretability is 1",
+        "true or false",
+    ),
+    ({"notebook_parameters": {AGREEMENT: {"device": "cpu"}}}, "device of 29", "by the pipeline"),
+    ({"notebook_parameters": {"10_train": {"lr": 0.1}}}, "10_train", "profile's keys"),
+    ({"notebook_parameters": {"90_claims": {"seed": 1}}}, "seed is no parameter", "results_folder"),
 ]
 
 
@@ -179,6 +208,73 @@ def test_a_sweep_may_have_lambdas_of_its_own() -> None:
     }
     alone = load_profile("workshop", {"sweeps": given, "objectives": ["local"]})
     assert set(alone.sweeps["lr"].sparsity_coeffs) == {"local"}
+
+
+# ------------------------------------------------------------------ set in single notebooks
+def test_notebook_parameters_reach_their_notebook_alone() -> None:
+    """Numbers that YAML reads as text are numbers; a text may be empty."""
+    own = {AGREEMENT: {"examples": 8, "min_accuracy": "5e-1", "agreement_revision": ""}}
+    profile = load_profile("smoke", {"notebook_parameters": own})
+    assert profile.notebook_parameters[AGREEMENT]["min_accuracy"] == 0.5
+    plain = {stage.name: stage for stage in stages(load_profile("smoke"), "x")}
+    changed = {s.name: s for s in stages(profile, "x") if s != plain[s.name]}
+    assert set(changed) == {AGREEMENT}
+    added = {"examples": 8, "min_accuracy": 0.5, "agreement_revision": ""}
+    assert changed[AGREEMENT].parameters == plain[AGREEMENT].parameters | added
+    assert plan_digest(changed[AGREEMENT]) != plan_digest(plain[AGREEMENT]), "it runs again"
+
+
+def test_what_the_pipeline_sets_in_analyses_cannot_be_set_twice() -> None:
+    for name in ("smoke", "published"):
+        for stage in stages(replace(load_profile(name), notebook_parameters={}), "x"):
+            known = stage.notebook in BY_PROFILE or set(stage.parameters) <= set(SET_BY_PIPELINE)
+            assert known, stage.name
+
+
+def test_the_command_line_adds_to_the_profiles_notebook_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path becomes relative to the project, where notebooks run; a word stays a word."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "own").mkdir(parents=True)
+    (tmp_path / "auto").touch()
+    text = (
+        "{29_faithfulness: {agreement_data: data/own}, 24_umap: {}, 28_interpretability: {seed: 3}}"
+    )
+    given = parse_overrides([f"notebook_parameters={text}"])
+    profile = load_profile("published", given)
+    before = load_profile("published").notebook_parameters
+    own = profile.notebook_parameters
+    assert own[AGREEMENT] == before[AGREEMENT] | {
+        "agreement_data": os.path.relpath(tmp_path / "data" / "own", ROOT)
+    }
+    assert own["28_interpretability"] == before["28_interpretability"] | {"seed": 3}
+    assert set(own) == set(before)
+    (tmp_path / "profile.json").write_text(profile.to_json("x"))
+    assert read_profile(tmp_path / "profile.json") == (profile, "x")
+
+
+def test_shrinking_keeps_where_data_come_from() -> None:
+    profile = load_profile("published")
+    own = shrunk(profile).notebook_parameters
+    agreement, before = own[AGREEMENT], profile.notebook_parameters[AGREEMENT]
+    assert agreement["agreement_data"] == before["agreement_data"]
+    assert agreement["examples"] == 8 and agreement["ranking_examples"] == 4
+    assert own["28_interpretability"]["n_features"] == 2
+    assert own["28_interpretability"]["shown_are_scored"]
+    assert shrunk(load_profile("smoke")).notebook_parameters[AGREEMENT]["examples"] == 8
+    for name, parameters in own.items():
+        check_parameters(NOTEBOOKS / f"{name}.ipynb", parameters)
+
+
+def test_own_model_forgets_notebook_parameters_unless_given_its_own(
+    own_model: dict[str, Any],
+) -> None:
+    assert load_profile("gpt2", own_model).notebook_parameters == {}
+    given = {"notebook_parameters": {AGREEMENT: {"examples": 12}}}
+    assert (
+        load_profile("gpt2", own_model | given).notebook_parameters == given["notebook_parameters"]
+    )
 
 
 def test_own_model_in_a_profile_of_one_layer_gets_its_middle(own_model: dict[str, Any]) -> None:

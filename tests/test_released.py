@@ -83,7 +83,8 @@ def test_released_weights_compute_what_the_authors_compute(tmp_path):
     raw, [found], x = torch.load(path), read_released(path), torch.randn(5, D_IN)
     torch.testing.assert_close(found.sae(x).output, expected(raw, x))
     torch.testing.assert_close(found.sae.W_dec, raw["decoder.weight"].T)
-    assert all(p.is_contiguous() and p.requires_grad for p in found.sae.parameters())
+    assert all(p.requires_grad for p in found.sae.parameters())
+    assert found.sae.W_dec.is_contiguous() and found.sae.W_enc.T.is_contiguous()
 
 
 def test_gpt2_size_is_read_in_place(tmp_path):

@@ -1,6 +1,7 @@
 """Run folders: what finished means, and the tables made of them."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -101,7 +102,10 @@ def test_a_saved_run_can_be_read_back(tmp_path, made):
         assert metadata["context_size"] == 10
         record = json.loads((folder / "run.json").read_text())
         assert record["config"]["train_tokens"] == 80
-        assert {"commit", "python", "packages"} <= set(record["provenance"])
+        assert {"commit", "clean_tree", "code", "python", "packages"} <= set(record["provenance"])
+        assert {"cpu", "cpus", "instruction_set", "memory_mb", "gpu"} <= set(record["provenance"])
+        assert record["cost"]["train_seconds"] == run.train_seconds > 0
+        assert 50 < record["cost"]["peak_memory_mb"] < 100_000, "of a process with torch in it"
 
 
 def test_run_json_is_written_last(tmp_path, made, monkeypatch):
@@ -196,7 +200,8 @@ def test_metrics_table(tmp_path, made):
     assert table.kl_coeff["e2e"] == 1
     assert table.downstream_coeff["e2e_ds"] == 2.5
     path = runs.write_metrics_table(tmp_path)
-    assert list(pd.read_csv(path).columns) == ["run", "model", "objective", *table.columns[2:]]
+    columns = ["run", "model", "objective", *table.columns[2:], "flags"]
+    assert list(pd.read_csv(path).columns) == columns
 
 
 def test_other_tables(tmp_path, made):
@@ -235,7 +240,53 @@ def test_provenance_in_one_line(tmp_path, made, capsys):
     runs.print_provenance(tmp_path)
     printed = capsys.readouterr().out
     assert printed.startswith("3 runs, seeds 0, torch 2.")
+    assert "; this notebook: commit " in printed
     assert printed.count("\n") == 1
+    runs.print_provenance()
+    assert capsys.readouterr().out == printed.split("; ")[1]
+
+
+def test_runs_of_older_versions_can_be_read(tmp_path, made, capsys):
+    """Folders that were written before costs and processors were recorded."""
+    save_all(tmp_path, made)
+    before = runs.metrics_table(tmp_path)
+    for path in tmp_path.glob("saes/*/run.json"):
+        record = json.loads(path.read_text())
+        record = {"status": "ok", "config": record["config"], "provenance": {"commit": "c" * 40}}
+        del record["config"]["init_from"]
+        path.write_text(json.dumps(record))
+    assert runs.metrics_table(tmp_path).equals(before)
+    runs.print_provenance(tmp_path)
+    assert capsys.readouterr().out.startswith("3 runs, seeds 0, torch unknown, commit cccccccccc;")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("run.json", '{"status": "ok"}', "no config"),
+        ("run.json", '{"status": "ok", "config": {"objective": {}}}', "no usable model"),
+        ("metrics.json", "{", "cannot be read"),
+        ("metrics.json", '{"saes": {}, "blocks": []}', "no metrics of an SAE"),
+        ("metrics.json", '{"saes": {"h": {"l0": "many"}}, "blocks": []}', "no numbers"),
+        ("metrics.json", '{"saes": {"h": {"l0": 1.0}}, "blocks": []}', "lacks d_sae, alive"),
+        ("metrics.json", '{"saes": {"../../h": {}}, "blocks": []}', "no numbers"),
+    ],
+)
+def test_a_damaged_run_is_named(tmp_path, made, name, text, says):
+    folder = save_all(tmp_path, made)[0]
+    (folder / name).write_text(text)
+    with pytest.raises(ResultsError) as caught:
+        runs.metrics_table(tmp_path)
+    assert_sentence(caught, folder.name, name, says)
+
+
+@pytest.mark.parametrize("text", ["", "row,kl\n1,2\n", "ce_clean,ce_increase,kl,l0\n1,x,2,3\n"])
+def test_a_damaged_table_of_rows_is_named(tmp_path, made, text):
+    folder = save_all(tmp_path, made)[0]
+    (folder / "rows.csv").write_text(text)
+    with pytest.raises(ResultsError) as caught:
+        runs.row_table(tmp_path)
+    assert_sentence(caught, folder.name, "rows.csv")
 
 
 # ------------------------------------------------------------------ where to read and write
@@ -270,3 +321,31 @@ def test_a_skipped_figure_is_recorded(project, capsys):
     record = json.loads((results / "skipped" / "pareto.json").read_text())
     assert record == {"name": "pareto", "reason": "there is one layer only."}
     assert capsys.readouterr().out == "pareto skipped: there is one layer only.\n"
+
+
+@pytest.mark.parametrize("name", ["sae_weights", "metrics.json", "run.json"])
+def test_a_full_disk_ends_in_one_sentence_and_no_finished_run(tmp_path, made, monkeypatch, name):
+    plan, configs, trained, held_out = made
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    real = Path.replace
+    monkeypatch.setattr(
+        Path, "replace", lambda own, to: full() if Path(to).name == name else real(own, to)
+    )
+    if name == "sae_weights":
+        monkeypatch.setattr("e2e_lib.sae.save_file", full)
+    with pytest.raises(ResultsError) as caught:
+        runs.save_run(tmp_path, plan.describe(configs[0]), trained[0], held_out[0])
+    assert_sentence(caught, name, "cannot be written", "No space left on device")
+    assert list(runs.finished_runs(tmp_path)) == []
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_results_folder_that_cannot_be_written_to(tmp_path, made):
+    plan, configs, trained, held_out = made
+    (tmp_path / "saes").write_text("a file where a folder should be")
+    with pytest.raises(ResultsError) as caught:
+        runs.save_run(tmp_path, plan.describe(configs[0]), trained[0], held_out[0])
+    assert_sentence(caught, "cannot be written to the folder")

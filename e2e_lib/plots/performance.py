@@ -45,7 +45,7 @@ def pareto(runs: pd.DataFrame, y_limit: float = 0.0) -> Figure:
                         marker=MARKERS[name],
                     )
             axes.set(xlabel=AXIS[x], title=f"layer {layer}")
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.06 * float(own[x].max()))
         row[0].set_ylabel(AXIS["ce_increase"])
         lowest = min(0.0, float(own["ce_increase"].min()) * 1.05)
         top = y_limit or float(own["ce_increase"].max()) * 1.05

@@ -1,0 +1,122 @@
+"""`make bench SHAPE=<shape>`: the library's training step against the plain one, side by side.
+
+Each measurement is a JSON line on standard output, then comes a table. What is measured: the three
+objectives by both paths, with the share of latents that fire as initialised (a half) and as late
+in a training (one per cent); five SAEs trained side by side; how the time grows with the
+dictionary, the context, the blocks after the SAE and the vocabulary; and the machine's own speed of
+multiplying and copying, against which the arithmetic of a step is held.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.floor import ceilings, step_flops
+from benchmarks.shapes import Shape, shapes, write_model
+from benchmarks.step import Case
+from benchmarks.table import markdown
+from e2e_lib.errors import E2EError, require
+from e2e_lib.models import check_device
+from e2e_lib.provenance import provenance
+
+OBJECTIVES = ("local", "e2e", "e2e_ds")
+LATE = 0.01  # share of latents that fire late in a training, roughly
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def cases(shape: str) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Every measurement of a shape: the case, and what of the shape is changed for it."""
+    for active in (0.5, LATE):
+        for objective in OBJECTIVES:
+            for path in ("plain", "default"):
+                yield Case(shape, objective, path, 1, active), {}
+    for objective in OBJECTIVES:
+        for path in ("plain", "default"):
+            yield Case(shape, objective, path, 5, LATE), {}
+
+
+def growth(name: str, shape: Shape) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """e2e by the default path, with one size of the shape halved."""
+    case = Case(name, "e2e", "default", 1, LATE)
+    yield case, {"dict_ratio": shape.dict_ratio / 2}
+    yield case, {"context": shape.context // 2}
+    yield case, {"layer": shape.layer + (shape.blocks - shape.layer) // 2}
+
+
+def measured(
+    case: Case, changes: dict[str, Any], folder: Path, device: str, threads: int
+) -> dict[str, Any]:
+    """One measurement, in a process of its own. Raises E2EError with what that process said."""
+    command = [sys.executable, "-m", "benchmarks.step", json.dumps(asdict(case))]
+    command += [json.dumps(changes), str(folder), device, str(threads)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise E2EError(f"{case.shape} {case.objective} {case.path} cannot be measured: {last}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def hardware(device: str, threads: int) -> dict[str, Any]:
+    """What the numbers were measured on; no name of a machine."""
+    own = provenance()
+    facts = {k: own[k] for k in ("cpu", "cpus", "commit") if k in own}
+    facts |= {"threads": threads, "torch": torch.__version__, "python": platform.python_version()}
+    if device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts | {"device": device, "day": time.strftime("%Y-%m-%d")}
+
+
+def run(name: str, device: str, threads: int, out: Path | None) -> list[dict[str, Any]]:
+    """Measure everything of one shape; print each line as it comes, and the table at the end."""
+    check_device(device)
+    known = shapes(device)
+    require(name in known, "SHAPE", name, f"one of {', '.join(known)}")
+    shape = known[name]
+    lines = [{"hardware": hardware(device, threads)} | {"ceilings": ceilings(device, threads)}]
+    print(json.dumps(lines[0]), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(shape, Path(folder))
+        todo = [*cases(name), *growth(name, shape)]
+        for case, changes in tqdm(todo, desc=name, unit="case", disable=None):
+            line = measured(case, changes, Path(folder), device, threads)
+            flops = step_flops(replace(shape, **changes), case)
+            line["floor"] = round(flops / lines[0]["ceilings"]["flops_per_s"] * 1e3 / line["ms"], 3)
+            lines.append(line)
+            print(json.dumps(line), flush=True)
+    print(markdown(lines))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return lines
+
+
+def main() -> int:
+    """The command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--shape", required=True, help=", ".join(shapes("cpu")))
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0")
+    parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU")
+    parser.add_argument("--out", type=Path, help="a file for the JSON lines")
+    chosen = parser.parse_args()
+    try:
+        run(chosen.shape, chosen.device, chosen.threads, chosen.out)
+    except E2EError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

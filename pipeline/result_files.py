@@ -1,0 +1,52 @@
+"""Files of a results folder as the report reads them: what is damaged is named in a sentence."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from e2e_lib.errors import ResultsError
+
+Json = Mapping[str, Any]
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """What a JSON file holds, or `default` where there is none.
+
+    Raises:
+        ResultsError: it is no JSON, or neither a mapping where `default` is one nor a list of them.
+    """
+    if not path.is_file():
+        return default
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+    entries = [found] if isinstance(default, dict) else found
+    if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+        raise _damaged(path)
+    return found
+
+
+def read_all(folder: Path) -> list[Json]:
+    """Every JSON file of a folder; `name` is the file's, for it leads to other files."""
+    return [{**read_json(path, {}), "name": path.stem} for path in sorted(folder.glob("*.json"))]
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV, the header first.
+
+    Raises:
+        ResultsError: there is no such file, or it is none.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.reader(file)) or [[]]
+    except (OSError, ValueError, csv.Error) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> ResultsError:
+    place = f"{path.parent.name}/{path.name}"
+    return ResultsError(f"results file {place!r} is damaged: delete it and run its notebook again.")

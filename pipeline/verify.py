@@ -1,0 +1,198 @@
+"""`make verify`: run the analyses of results/reference again and compare every number they give.
+
+    python -m pipeline.verify
+    python -m pipeline.verify --weights results/storyworld    # with weights that are not shipped
+
+Nothing is trained: metrics.json, rows.csv and curve.csv of each run are records of its training.
+Everything made of them and of the shipped weights is made again in a scratch folder: figures' data
+and texts, tables, metrics.csv, claims.json. Tolerances: pipeline/tolerances.py. Exit status 1 if a
+number differs.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from e2e_lib.errors import E2EError, ResultsError
+from e2e_lib.matching import across_seeds, main_runs, similar
+from e2e_lib.measures import WRITTEN
+from e2e_lib.runs import REFERENCE, metrics_table, project_path, write_metrics_table
+from e2e_lib.sae import SPARSITY, WEIGHTS
+from e2e_lib.warm_start import compared_runs
+from pipeline.compare import FILES, Lacking, Outcome, compare_folders
+from pipeline.executor import environment
+from pipeline.notebook_parameters import NOTEBOOKS
+from pipeline.profile import ROOT, read_profile
+from pipeline.run_notebook import run_notebook
+from pipeline.stages import CLAIMS, Stage, stages
+
+SCRATCH = "build/verify"
+SHOWN = 100  # differences that are printed one by one
+# What is computed from weights. Rows about runs whose weights are not shipped cannot come back …
+ROWS = (
+    *("figures/23_*.csv", "tables/24_counted_again.csv", "figures/28_*.csv"),
+    *("figures/30_moved_features.csv", "figures/30_seed_agreement.csv"),
+    "tables/30_agreement_gain.csv",
+)
+# … and averages over all seeds come out as averages over those that are shipped.
+AVERAGES = (
+    *("figures/25_*.csv", "tables/25_*.csv", "figures/26_correlation.csv"),
+    *("tables/26_first_direction.csv", "tables/28_differences.csv"),
+    *("figures/29_faithfulness.csv", "tables/29_table7.csv", "tables/29_differences.csv"),
+)
+LATER = ("claims.json", "figures/9*.*", "tables/9*.*", "skipped/9*.json")  # made of the others
+
+
+def verify(reference: Path, scratch: Path, weights: Path | None = None) -> Outcome:
+    """Make everything again that the analyses make of `reference`'s runs, and compare it.
+
+    Raises:
+        ResultsError: `reference` holds no finished runs or no profile.
+    """
+    prepare(reference, scratch, weights)
+    lacking = lacking_weights(scratch)
+    todo = analyses(scratch)
+    failures = run_stages([stage for stage in todo if stage.name != CLAIMS], scratch)
+    write_metrics_table(scratch)
+    first = [pattern.replace("/", "/[!9]") for pattern in FILES if pattern not in LATER]
+    outcome = compare_folders(reference, scratch, lacking, first)
+    carry_over(reference, scratch, lacking)
+    failures += run_stages([stage for stage in todo if stage.name == CLAIMS], scratch)
+    outcome.join(compare_folders(reference, scratch, lacking, LATER))
+    for failure in failures:
+        outcome.add(failure, "", "", "ran", "failed", "every notebook must run again")
+    return outcome
+
+
+def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None:
+    """A scratch folder with the reference's runs and profile, and further weights if given.
+
+    Raises:
+        ResultsError: the reference is none.
+    """
+    if not (reference / "profile.json").is_file():
+        raise ResultsError(f"results folder {reference.name!r} has no profile.json to run again.")
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(reference / "saes", scratch / "saes")
+    shutil.copy(reference / "profile.json", scratch)
+    for run in (scratch / "saes").iterdir() if weights else ():
+        for name in (WEIGHTS, "cfg.json", SPARSITY):
+            source = weights / "saes" / run.name / name if weights else run / name
+            if source.is_file() and not (run / name).is_file():
+                shutil.copy(source, run / name)
+
+
+def analyses(results: Path) -> list[Stage]:
+    """The stages of the folder's profile that read runs and write results."""
+    profile, _ = read_profile(results / "profile.json")
+    todo = stages(profile, os.path.relpath(results, ROOT))
+    return [s for s in todo if not s.saes and "results_folder" in s.parameters]
+
+
+def run_stages(todo: Sequence[Stage], results: Path) -> list[str]:
+    """Run the notebooks one after another; returns the names of those that failed."""
+    failed = []
+    for stage in todo:
+        print(f"  {stage.name}", flush=True)
+        try:
+            run_notebook(
+                NOTEBOOKS / f"{stage.notebook}.ipynb", results, stage.parameters, stage.name
+            )
+        except E2EError as error:
+            print(f"  error: {error}", file=sys.stderr)
+            failed.append(stage.name)
+    return failed
+
+
+def lacking_weights(results: Path) -> Lacking:
+    """What cannot be computed again: it takes weights that are not in `results`."""
+    table = metrics_table(results)
+    here = [(results / "saes" / run / WEIGHTS).is_file() for run in table["run"]]
+    shipped = set(table.loc[here, "run"])
+    main = main_runs(table)
+    seed = int(main["seed"].min())
+    matched = across_seeds(main, similar(main, "ce_increase", seed))
+    warm = compared_runs(table)
+    warm = warm[warm["role"] == "warm"]
+    seeds, tokens = (
+        _lacking(t, by, shipped) for t, by in ((matched, "seed"), (warm, "train_tokens"))
+    )
+    marks = {("run", run) for run in {*main["run"], *warm["run"]} - shipped}
+    marks |= {(column, str(one)) for one in seeds for column in ("seed", "other_seed")}
+    marks |= {("train_tokens", str(one)) for one in tokens}
+    marks |= {("start", f"warm, {one:,} tokens") for one in tokens}
+    return Lacking(frozenset(marks), ROWS, AVERAGES)
+
+
+def _lacking(table: pd.DataFrame, by: str, shipped: set[str]) -> list[int]:
+    """Values of `by` of which some runs have no weights."""
+    return sorted({int(v) for v in table.loc[~table["run"].isin(shipped), by]})
+
+
+def carry_over(reference: Path, scratch: Path, lacking: Lacking) -> None:
+    """Give the claims the reference's own tables where they could not be made again in full."""
+    from fnmatch import fnmatch
+
+    for name in WRITTEN if lacking.marks else ():
+        for place in (f"figures/{name}.csv", f"tables/{name}.csv"):
+            partial = any(fnmatch(place, p) for p in (*lacking.rows, *lacking.averages))
+            if partial and (reference / place).is_file():
+                shutil.copy(reference / place, scratch / place)
+
+
+def summary(outcome: Outcome, runs: int, shipped: int) -> str:
+    """What was compared, carried and found different, in a few lines."""
+    lines = [str(difference) for difference in outcome.differences[:SHOWN]]
+    if len(outcome.differences) > SHOWN:
+        lines.append(f"… and {len(outcome.differences) - SHOWN:,} more")
+    compared, carried = (
+        (sum(count.values()), sum(n > 0 for n in count.values()))
+        for count in (outcome.compared, outcome.carried)
+    )
+    lines.append(
+        f"{compared[0]:,} numbers of {compared[1]} files were made again and compared; "
+        f"{outcome.pictures} pictures were made again, their data being among these."
+    )
+    if carried[0]:
+        lines.append(
+            f"{carried[0]:,} numbers of {carried[1]} files are carried over, not made again: they "
+            f"take weights of more SAEs than the {shipped} of {runs} that are shipped. They are in:"
+        )
+        lines += [f"  {n:8,}  {name}" for name, n in sorted(outcome.carried.items()) if n]
+    if outcome.new:
+        lines.append(f"Not in the reference, so not compared: {', '.join(outcome.new)}.")
+    lines.append(
+        "metrics.json, rows.csv and curve.csv of each run are records: nothing was trained."
+    )
+    found = len(outcome.differences)
+    lines.append(f"{found:,} differ." if found else "None differs.")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Run the reference's analyses again and compare.")
+    parser.add_argument("--reference", default=REFERENCE, help="results folder to verify")
+    parser.add_argument("--scratch", default=SCRATCH, help="folder to make everything again in")
+    parser.add_argument("--weights", default="", help="results folder with further runs' weights")
+    given = parser.parse_args(arguments)
+    reference, scratch = project_path(given.reference), project_path(given.scratch)
+    os.environ |= environment()
+    try:
+        outcome = verify(reference, scratch, project_path(given.weights) if given.weights else None)
+        runs = sorted((scratch / "saes").glob("*/run.json"))
+    except E2EError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    shipped = sum((run.parent / WEIGHTS).is_file() for run in runs)
+    print(summary(outcome, len(runs), shipped))
+    return 1 if outcome.differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

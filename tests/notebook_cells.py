@@ -1,0 +1,18 @@
+"""A notebook's cells, run in this process: a kernel would take ten seconds."""
+
+from typing import Any
+
+from pipeline.code_digest import code_cells
+from pipeline.notebook_parameters import NOTEBOOKS, check_parameters
+
+
+def run_cells(notebook: str, parameters: dict[str, Any]) -> None:
+    """The notebook's code cells with these parameters."""
+    path = NOTEBOOKS / f"{notebook}.ipynb"
+    check_parameters(path, parameters)
+    defaults, *cells = code_cells(path)
+    names: dict[str, Any] = {"display": print}  # a kernel's own
+    exec(defaults, names)
+    names |= parameters
+    for cell in cells:
+        exec(cell, names)

@@ -1,0 +1,102 @@
+"""The benchmark measures what it says: arithmetic by hand, and both paths on a small shape."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import CONFIGS, tiny_model
+
+from benchmarks import step
+from benchmarks.__main__ import cases, growth
+from benchmarks.floor import block_parameters, step_flops
+from benchmarks.shapes import Shape, shapes
+from benchmarks.step import Case
+from benchmarks.table import main, markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = Shape(CONFIGS["gpt2"], 2, 10, 4.0, 1)  # 4 blocks of width 12, 20 tokens, 48 latents
+
+
+def test_multiplications_by_hand():
+    assert block_parameters(TINY) == 4 * 144 + 2 * 12 * 48
+    block, product, head = 2 * 20 * 1728, 2 * 20 * 12 * 48, 2 * 20 * 12 * 30
+    local = step_flops(TINY, Case("tiny", "local", "default", 1, 0.25))
+    assert local == block + product * 2  # one block before the SAE; 1 + 4 · 0.25 products
+    e2e = step_flops(TINY, Case("tiny", "e2e", "default", 1, 0.25))
+    assert e2e == local + 3 * block + head + 2 * 3 * block + 2 * head
+    five = step_flops(TINY, Case("tiny", "e2e", "default", 5, 0.25))
+    assert five == 4 * block + head + 5 * (product * 2 + 6 * block + 2 * head)
+
+
+def test_a_gated_block_has_three_maps():
+    assert block_parameters(Shape(CONFIGS["llama"], 1, 2, 1, 0)) == 4 * 144 + 3 * 12 * 20
+
+
+@pytest.mark.parametrize("objective", ["local", "e2e", "e2e_ds"])
+def test_both_paths_start_alike_and_fire_as_often_as_said(objective, monkeypatch):
+    monkeypatch.setattr(step, "MOST_STEPS", 3)
+    rows = torch.randint(1, 30, (2, 10), generator=torch.Generator().manual_seed(0))
+    case = Case("tiny", objective, "default", 2, 0.2)
+    ours = step.default_step(tiny_model(), TINY, case, rows)
+    loop = next(c.cell_contents for c in ours.__closure__ if hasattr(c.cell_contents, "runs"))
+    ours()
+    for run in loop.runs:
+        coded = run.coded[TINY.hook]
+        share = float((coded.fired > 0).float().mean())
+        assert 0.2 <= share <= 1
+        sae = run.saes[TINY.hook]
+        x = step.oracle.clean(tiny_model(), rows)[1][TINY.hook]
+        assert float((sae.encode(x) > 0).float().mean()) == pytest.approx(0.2, abs=0.05)
+    assert loop.advance() == [], "no measured step is a logged one"
+    step.plain_step(tiny_model(), TINY, case, rows)()
+
+
+def test_a_table_pairs_each_case_with_the_plain_one():
+    shared = {"shape": "s", "objective": "e2e", "saes": 1, "active": 0.5, "tokens_per_s": 2000}
+    plain = shared | {"path": "plain", "ms": 300.0, "peak_mb": 900.0, "floor": 0.1}
+    ours = shared | {"path": "default", "ms": 100.0, "peak_mb": 90.0, "floor": 0.3}
+    half = ours | {"context": 64, "ms": 60.0}
+    rows = markdown([{"hardware": {}}, plain, ours, half]).splitlines()
+    assert rows[2] == "| s | e2e | 1 | 50 % | 300 | 100 | 3.0 | 2,000 | 900 | 90 | 0.30 |"
+    assert rows[3] == "| s (context 64) | e2e | 1 | 50 % |  | 60 |  | 2,000 |  | 90 | 0.30 |"
+    assert len(rows) == 4
+
+
+def test_the_readme_has_the_table_of_the_committed_files(tmp_path):
+    files = sorted((ROOT / "benchmarks" / "results").glob("cpu-*.jsonl"))
+    assert files
+    copy = tmp_path / "README.md"
+    copy.write_text((ROOT / "README.md").read_text())
+    main([*map(str, files), str(copy)])
+    assert copy.read_text() == (ROOT / "README.md").read_text()
+
+
+def test_every_shape_has_its_cases():
+    for name, shape in shapes("cpu").items():
+        found = [*cases(name), *growth(name, shape)]
+        assert len(found) == 21
+        assert {case.objective for case, _ in found} == {"local", "e2e", "e2e_ds"}
+    assert shapes("cuda")["gpt2"].rows * shapes("cuda")["gpt2"].context == 8192
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shape", "storyworld", "--device", "gpu"], "device is 'gpu', but this machine has cpu"),
+        (["--shape", "gpt5"], "SHAPE is 'gpt5', but it must be one of storyworld, llama-260k"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence(arguments, said):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
