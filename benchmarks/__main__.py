@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,8 @@ def cases(shape: str) -> Iterator[tuple[Case, dict[str, Any]]]:
         for objective in OBJECTIVES:
             for path in ("plain", "default"):
                 yield Case(shape, objective, path, 1, active), {}
-    for objective in OBJECTIVES:
-        for path in ("plain", "default"):
-            yield Case(shape, objective, path, 5, LATE), {}
+    for path in ("plain", "default"):
+        yield Case(shape, "e2e", path, 5, LATE), {}
 
 
 def growth(name: str, shape: Shape) -> Iterator[tuple[Case, dict[str, Any]]]:
@@ -52,6 +51,7 @@ def growth(name: str, shape: Shape) -> Iterator[tuple[Case, dict[str, Any]]]:
     yield case, {"dict_ratio": shape.dict_ratio / 2}
     yield case, {"context": shape.context // 2}
     yield case, {"layer": shape.layer + (shape.blocks - shape.layer) // 2}
+    yield case, {"vocabulary": shape.vocabulary // 2}
 
 
 def measured(
@@ -87,11 +87,14 @@ def run(name: str, device: str, threads: int, out: Path | None) -> list[dict[str
     lines = [{"hardware": hardware(device, threads)} | {"ceilings": ceilings(device, threads)}]
     print(json.dumps(lines[0]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        write_model(shape, Path(folder))
+        whole, half = Path(folder, "whole"), Path(folder, "half")
+        write_model(shape, whole)
+        write_model(shape.changed({"vocabulary": shape.vocabulary // 2}), half)
         todo = [*cases(name), *growth(name, shape)]
         for case, changes in tqdm(todo, desc=name, unit="case", disable=None):
-            line = measured(case, changes, Path(folder), device, threads)
-            flops = step_flops(replace(shape, **changes), case)
+            place = half if "vocabulary" in changes else whole
+            line = measured(case, changes, place, device, threads)
+            flops = step_flops(shape.changed(changes), case)
             line["floor"] = round(flops / lines[0]["ceilings"]["flops_per_s"] * 1e3 / line["ms"], 3)
             lines.append(line)
             print(json.dumps(line), flush=True)

@@ -1,7 +1,9 @@
 """The benchmark's shapes: a random language model of a known architecture, a batch and an SAE."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models
@@ -13,6 +15,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,13 @@ class Shape:
     context: int  # tokens in a row
     dict_ratio: float
     layer: int  # block whose input the SAE reads
+
+    def changed(self, changes: dict[str, Any]) -> "Shape":
+        """The same with other sizes: any field, or `vocabulary`, which another model has."""
+        changes = dict(changes)
+        config = copy.deepcopy(self.config)
+        config.vocab_size = changes.pop("vocabulary", config.vocab_size)
+        return replace(self, config=config, **changes)
 
     @property
     def hook(self) -> str:
@@ -91,6 +101,8 @@ def shapes(device: str) -> dict[str, Shape]:
 def write_model(shape: Shape, folder: Path) -> Path:
     """A randomly initialised model in Hugging Face layout, the same at every call."""
     torch.manual_seed(0)
+    disable_progress_bar()
+    set_verbosity_error()  # end-of-text tokens of the usual vocabularies are beyond the small ones
     AutoModelForCausalLM.from_config(shape.config).save_pretrained(folder)
     words = {f"w{i}": i for i in range(shape.vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))

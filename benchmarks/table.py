@@ -7,7 +7,7 @@ from typing import Any
 
 from e2e_lib.files import replace_block
 
-CHANGED = ("dict_ratio", "context", "layer")
+CHANGED = ("dict_ratio", "context", "layer", "vocabulary")
 
 
 def markdown(lines: list[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -134,6 +135,9 @@ def peak_memory() -> dict[str, int | None]:
     import torch
 
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB; bytes on macOS
+    with suppress(OSError):  # Linux's count above starts at what the starting process held
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        resident = int(status.partition("VmHWM:")[2].split()[0])
     used = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
         "peak_memory_mb": resident >> (20 if sys.platform == "darwin" else 10),

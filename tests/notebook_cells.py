@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import matplotlib.pyplot as plt
+
 from pipeline.code_digest import code_cells
 from pipeline.notebook_parameters import NOTEBOOKS, check_parameters
 
@@ -14,5 +16,8 @@ def run_cells(notebook: str, parameters: dict[str, Any]) -> None:
     names: dict[str, Any] = {"display": print}  # a kernel's own
     exec(defaults, names)
     names |= parameters
-    for cell in cells:
-        exec(cell, names)
+    try:
+        for cell in cells:
+            exec(cell, names)
+    finally:
+        plt.close("all")  # a kernel would have shown them and ended

@@ -33,7 +33,8 @@ TOY = Prompts(
 @pytest.fixture
 def toy(monkeypatch) -> faithfulness.Site:
     def clean(model, tokens, hook_names=(), *, logits=True):
-        return CleanPass(tokens, dict.fromkeys(hook_names, TABLE[tokens]), TABLE[tokens])
+        kept = dict.fromkeys(hook_names, TABLE[tokens])
+        return CleanPass(tokens, kept, TABLE[tokens], head=lambda hidden: hidden)
 
     monkeypatch.setattr(faithfulness, "clean_pass", clean)
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from synthetic_results import write_results
 
-from e2e_lib.claims import BEGIN, END, claims_markdown
+from e2e_lib.claims import claims_markdown
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs import finished_runs, metrics_table
 from pipeline.reference import FILES, copy_reference, runs_with_weights
@@ -71,7 +71,7 @@ def test_reference_metrics_csv_is_the_runs_table() -> None:
 def test_readme_table_is_the_reference_ledger() -> None:
     readme = (ROOT / "README.md").read_text()
     claims = json.loads((REFERENCE / "claims.json").read_text())
-    block = readme.split(BEGIN)[1].split(END)[0].strip()
+    block = readme.split("<!-- claims:begin -->")[1].split("<!-- claims:end -->")[0].strip()
     assert block == claims_markdown(claims).strip()
 
 
