@@ -62,6 +62,8 @@ def test_a_table_pairs_each_case_with_the_plain_one():
     assert rows[2] == "| s | e2e | 1 | 50 % | 300 | 100 | 3.0 | 2,000 | 900 | 90 | 0.30 |"
     assert rows[3] == "| s (context 64) | e2e | 1 | 50 % |  | 60 |  | 2,000 |  | 90 | 0.30 |"
     assert len(rows) == 4
+    local = [line | {"objective": "local"} for line in (plain, ours)]
+    assert markdown([plain, ours, half, *local], short=True).splitlines() == rows[:3]
 
 
 def test_the_readme_has_the_table_of_the_committed_files(tmp_path):

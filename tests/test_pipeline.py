@@ -17,6 +17,7 @@ from pipeline.code_digest import code_cells, digest, imported
 from pipeline.executor import environment, snakemake_command
 from pipeline.notebook_parameters import NOTEBOOKS
 from pipeline.profile import ROOT, load_profile
+from pipeline.run import main as command_line
 from pipeline.run import run
 from pipeline.run_notebook import NotebookError, main, run_notebook
 from pipeline.scrub import last_of_bars, scrub_text
@@ -310,3 +311,17 @@ def test_runs_of_sweeps_are_wanted() -> None:
         warm | {"objective": "local", "sparsity_coeff": 8.0},
     ):
         assert not wanted(other, profile), other
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file"])
+def test_a_results_folder_that_cannot_be_written_to_ends_in_one_sentence(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "place"
+    place.write_text("no folder")
+    results = place if kind == "file" else place / "below"
+    assert command_line(["--profile", "smoke", "--results", str(results)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: 'snakemake.log' cannot be written to the folder")
+    assert "\n" not in said
+    assert place.read_text() == "no folder"
