@@ -50,7 +50,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(READY)
-	@echo "Running profile $(PROFILE): smoke 3, workshop 15, storyworld 45 minutes on two cores."
+	@echo "Running profile $(PROFILE): smoke 3, workshop 12, storyworld 30 minutes on two cores."
 	@$(BIN)/python -m pipeline.run --profile "$(PROFILE)" $(if $(SHRINK),--shrink) \
 	  $(if $(RESULTS),--results "$(RESULTS)") $(if $(CORES),--cores "$(CORES)") \
 	  $(if $(CLUSTER),--cluster "$(CLUSTER)") \
