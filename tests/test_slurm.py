@@ -87,7 +87,7 @@ def test_a_cancelled_job_costs_itself_alone(
 def test_jobs_of_a_killed_pipeline_are_cancelled(
     tmp_path: Path, slurm: dict[str, str], cluster: Path
 ) -> None:
-    """`kill -9` leaves jobs in SLURM's queue: the next start takes them out."""
+    """`kill -9` leaves jobs in SLURM's queue: at the next start they end."""
     project = SmallProject(tmp_path / "p")
     project.write("10_train", "import time; time.sleep(20)")
     start = [*project.command(), "--cluster", str(cluster)]
@@ -101,7 +101,7 @@ def test_jobs_of_a_killed_pipeline_are_cancelled(
     project.write("10_train", "pass")
     second = subprocess.run(start, cwd=project.root, env=env, capture_output=True, text=True)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "left on the cluster were cancelled" in second.stdout
+    # Cancelled by the second, or ended by themselves at the sight of its token: none goes on.
     assert not command(slurm, "squeue", "--noheader").strip()
 
 
