@@ -27,7 +27,7 @@ help:
 	@echo "            SHRINK=1  any profile in a few steps, to try the whole path"
 	@echo "            MODEL=folder-or-hub-name TRAIN=text VALIDATION=text   a model of your own"
 	@echo "            CLUSTER=slurm|kubernetes|folder   every notebook a job of a cluster"
-	@echo "make test   lint, unit tests, notebooks                      (12 minutes on two cores)"
+	@echo "make test   lint, unit tests, notebooks                      (17 minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
 	@echo "make lint   ruff and mypy alone                              (one minute)"
 	@echo "make reference  make results/storyworld the committed reference"
@@ -65,7 +65,7 @@ test: export HF_HUB_OFFLINE = 1
 test: export TQDM_DISABLE = 1
 test: export OMP_NUM_THREADS = 1
 test: lint
-	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about 12 minutes."
+	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about 17 minutes."
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@$(BIN)/python tests/check_notebooks.py
 
