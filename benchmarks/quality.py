@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.step import oracle
+from benchmarks.step import oracle, plain_terms
 from e2e_lib.config import TrainConfig, learning_rate_factor
 from e2e_lib.data import load_rows
 from e2e_lib.evaluate import evaluate
@@ -38,13 +38,7 @@ def config(name: str, seed: int) -> TrainConfig:
 def plain(model, chosen: TrainConfig, rows: torch.Tensor) -> SAE:
     """The SAE that the plain loop ends with."""
     objective, sae = resolved_objective(model, chosen), build_saes(model, chosen)[HOOK]
-    terms = oracle.Terms(
-        objective.sparsity_coeff,
-        objective.local_coeff,
-        objective.kl_coeff,
-        objective.downstream_coeff,
-        objective.downstream_hooks,
-    )
+    terms = plain_terms(objective)
     optimiser = torch.optim.Adam(sae.parameters(), lr=chosen.lr)
     batches = rows.split(chosen.batch_size)
     for step, tokens in enumerate(batches):

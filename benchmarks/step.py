@@ -18,10 +18,11 @@ from torch import Tensor
 
 from benchmarks.shapes import Shape, shapes
 from e2e_lib.config import TrainConfig
-from e2e_lib.losses import named_objective
+from e2e_lib.hooks import clean_pass
+from e2e_lib.loop import Loop
+from e2e_lib.losses import Objective, named_objective
 from e2e_lib.models import load_model
 from e2e_lib.provenance import peak_memory
-from e2e_lib.train import Loop
 from e2e_lib.trainee import resolved_objective
 from tests import oracle
 
@@ -57,8 +58,9 @@ def configs(shape: Shape, case: Case) -> list[TrainConfig]:
 
 def bias_for(active: float, activations: Tensor, W_enc: Tensor) -> float:
     """What to add to b_enc so that this share of pre-activations is above 0."""
-    sample = (activations.flatten(0, -2)[:256] @ W_enc).flatten()[:10_000_000]
-    return -float(torch.quantile(sample[torch.randperm(len(sample))[:100_000]], 1 - active))
+    sample = (activations.flatten(0, -2)[:256] @ W_enc).flatten()
+    every = max(1, len(sample) // 100_000)  # quantile takes no more than some millions
+    return -float(torch.quantile(sample[::every], 1 - active))
 
 
 def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:
@@ -68,13 +70,22 @@ def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], 
     loop.steps += 9  # so that no measured step is the last
     loop.step = 1
     with torch.no_grad():
-        from e2e_lib.hooks import clean_pass
-
         seen = clean_pass(model, rows, [shape.hook], logits=False).activations[shape.hook]
         for run in loop.runs:
             for sae in run.saes.values():
                 sae.b_enc += bias_for(case.active, seen, sae.W_enc)
     return lambda: loop.advance() and None
+
+
+def plain_terms(objective: Objective) -> oracle.Terms:
+    """The objective in the oracle's words."""
+    return oracle.Terms(
+        objective.sparsity_coeff,
+        objective.local_coeff,
+        objective.kl_coeff,
+        objective.downstream_coeff,
+        objective.downstream_hooks,
+    )
 
 
 def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:
@@ -93,14 +104,7 @@ def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], No
 
     def step() -> None:
         for objective, weights, optimiser in zip(objectives, sets, optimisers, strict=True):
-            terms = oracle.Terms(
-                objective.sparsity_coeff,
-                objective.local_coeff,
-                objective.kl_coeff,
-                objective.downstream_coeff,
-                objective.downstream_hooks,
-            )
-            loss = oracle.losses(model, rows, {shape.hook: weights}, terms)["loss"]
+            loss = oracle.losses(model, rows, {shape.hook: weights}, plain_terms(objective))["loss"]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights.values(), 10.0)
             optimiser.step()

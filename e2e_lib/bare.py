@@ -10,7 +10,7 @@ differ, or where a hook lies inside a part that only the bridge has, the bridge'
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ class Runner:
         return logits
 
 
-def runner(model: TransformerBridge, hook_names: Mapping[str, Any] | list[str]) -> Runner:
+def runner(model: TransformerBridge, hook_names: Collection[str]) -> Runner:
     """What runs `model` for a pass that touches these hooks; built once, then remembered."""
     kept: list[Runner] | None = model.__dict__.get("_e2e_runners")
     if kept is None:

@@ -24,9 +24,8 @@ class Coded(NamedTuple):
 
     output: Float[Tensor, "... d_in"]
     power_sum: Float[Tensor, "..."]  # Σ cᵖ over a token's codes c; at p = 1 its L1 norm
-    fired: Float[
-        Tensor, " d_sae"
-    ]  # number of tokens that a latent fired on; uncounted: above 0 if any
+    # Number of tokens that each latent fired on; uncounted: above 0 if there was one.
+    fired: Float[Tensor, " d_sae"]
     l0: Float[Tensor, "..."]  # a token's number of codes above 0; uncounted: NaN
 
 
@@ -109,12 +108,8 @@ class _Autoencode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, W_enc, W_dec, *saved = ctx.saved_tensors
-        on_output, on_sum, low, trains = (
-            gradients[0],
-            gradients[1],
-            ctx.low,
-            ctx.needs_input_grad[1],
-        )
+        on_output, on_sum = gradients[:2]
+        low, trains = ctx.low, ctx.needs_input_grad[1]
         (n, d_in), d_sae = x.shape, len(W_dec)
         to_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         # Same memory order as the weights: rows of one latent lie together.

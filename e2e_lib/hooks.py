@@ -7,20 +7,19 @@ saw there: earlier blocks hand it on untouched. A pass that wants no output ends
 Logits are made from the hidden states only where somebody asks for them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from e2e_lib.bare import Runner, Site, runner
+from e2e_lib.bare import runner
 from e2e_lib.coding import Coded
 from e2e_lib.errors import ModelError, closest, require
 from e2e_lib.output import Head
+from e2e_lib.running import Hook, run_hooked
 from e2e_lib.sae import SAE
 
 
@@ -123,7 +122,7 @@ def clean_pass(
     """Run the untouched model; without `logits`, stop as soon as the last hook has been seen."""
     kept: dict[str, Tensor] = {}
     run = runner(model, list(hook_names))
-    hidden = _run(run, tokens, {h: _reader(kept, h) for h in hook_names}, whole=logits)
+    hidden = run_hooked(run, tokens, {h: _reader(kept, h) for h in hook_names}, whole=logits)
     return CleanPass(tokens, kept, hidden, run.head)
 
 
@@ -157,7 +156,7 @@ def spliced_pass(
     hooks |= {name: _reader(result.activations, name) for name in others}
     first = min(map(layer_of, saes))
     start = clean.activations.get(resid_pre(first)) if first > 0 else None
-    result.hidden = _run(run, clean.tokens, hooks, whole=logits, first=first, start=start)
+    result.hidden = run_hooked(run, clean.tokens, hooks, whole=logits, first=first, start=start)
     result.head = run.head
     for name in set(record) & set(saes):
         result.activations[name] = result.coded[name].output
@@ -180,7 +179,7 @@ def replaced_pass(
     start = activation if hook_name == resid_pre(layer) else start
     run = runner(model, [hook_name])
     hooks = {hook_name: lambda value: activation}
-    hidden = _run(run, tokens, hooks, whole=True, first=layer, start=start)
+    hidden = run_hooked(run, tokens, hooks, whole=True, first=layer, start=start)
     assert hidden is not None
     return run.head(hidden)
 
@@ -223,7 +222,7 @@ def generate(
     run = runner(model, list(saes))
     hooks = {name: _splicer(unused, name, sae, 1.0, False) for name, sae in saes.items()}
     for _ in range(max_new_tokens):  # no cache: SAEs may sit anywhere, and texts are short
-        hidden = _run(run, tokens[:, -model.cfg.n_ctx :], hooks, whole=True)
+        hidden = run_hooked(run, tokens[:, -model.cfg.n_ctx :], hooks, whole=True)
         assert hidden is not None
         scores = run.head(hidden[:, -1:])[:, -1]
         if temperature == 0:
@@ -236,9 +235,6 @@ def generate(
             new = torch.multinomial(probabilities, 1, generator=generator)
         tokens = torch.cat([tokens, new], dim=1)
     return tokens
-
-
-Hook = Callable[[Tensor], Tensor | None]  # sees a value; what it returns takes its place
 
 
 def _reader(kept: dict[str, Tensor], name: str) -> Hook:
@@ -255,85 +251,3 @@ def _splicer(result: SplicedPass, name: str, sae: SAE, p_norm: float, count: boo
         return result.coded[name].output
 
     return splice
-
-
-class _Seen(Exception):
-    """Every hook of a pass has seen its value, and nothing else is wanted."""
-
-
-def _run(
-    run: Runner,
-    tokens: Int[Tensor, "batch pos"],
-    hooks: Mapping[str, Hook],
-    *,
-    whole: bool,
-    first: int = 0,
-    start: Tensor | None = None,
-) -> Float[Tensor, "batch pos d_model"] | None:
-    """One pass with `hooks`, from `start` before block `first` if given.
-
-    Returns the hidden states for the unembedding, or None if only the hooks were wanted.
-    """
-    waiting = set(hooks)
-
-    def call(name: str, value: Tensor) -> Tensor | None:
-        new = hooks[name](value)
-        waiting.discard(name)
-        if not waiting and not whole:
-            raise _Seen
-        return new
-
-    with ExitStack() as stack:
-        for name in hooks:
-            stack.enter_context(_hook(run.sites[name], name, call))
-        stack.enter_context(_skipped(run, first, start))
-        try:
-            hidden = run.hidden(tokens)
-        except _Seen:
-            return None
-    return hidden if whole else None
-
-
-@contextmanager
-def _hook(site: Site, name: str, call: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
-    """Show the value at a site to `call`, and put in its place what that returns."""
-
-    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            new = call(name, args[0])
-            return None if new is None else ((new, *args[1:]), kwargs)
-        new = call(name, kwargs["hidden_states"])
-        return None if new is None else (args, {**kwargs, "hidden_states": new})
-
-    def after(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            new = call(name, output[0])
-            return None if new is None else (new, *output[1:])
-        return call(name, output)
-
-    if site.before:
-        handle = site.module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = site.module.register_forward_hook(after)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _skipped(run: Runner, first: int, start: Tensor | None) -> Iterator[None]:
-    """Blocks before `first` hand on `start` instead of computing; with no `start`, all run."""
-    skipped = [] if start is None else run.blocks[:first]
-
-    def hand_on(*args: Any, **kwargs: Any) -> Any:
-        usual = run.block_output
-        return (start, *[None] * (len(usual) - 1)) if isinstance(usual, tuple) else start
-
-    for block in skipped:
-        object.__setattr__(block, "forward", hand_on)  # shadows the class's method
-    try:
-        yield
-    finally:
-        for block in skipped:
-            object.__delattr__(block, "forward")

@@ -57,26 +57,19 @@ def downstream_loss(
     return torch.stack([reconstruction_loss(spliced[h], clean[h]) for h in hook_names]).mean()
 
 
-def kl_divergence(
-    clean_logits: Float[Tensor, "... vocab"], spliced_logits: Float[Tensor, "... vocab"]
-) -> Float[Tensor, ""]:
-    """KL(clean ‖ spliced) in nats, mean over tokens, every position counted.
-
-    This direction is what the authors compute; section 2.3 prints the other one. Training computes
-    it in chunks of tokens: `output.kl_divergences`.
-
-    >>> clean = torch.log(torch.tensor([[0.5, 0.5]]))
-    >>> spliced = torch.log(torch.tensor([[0.25, 0.75]]))
-    >>> round(float(kl_divergence(clean, spliced)), 4)  # ½ ln 2 + ½ ln ⅔
-    0.1438
-    """
-    return token_kl(clean_logits, spliced_logits).mean()
-
-
 def token_kl(
     clean_logits: Float[Tensor, "... vocab"], spliced_logits: Float[Tensor, "... vocab"]
 ) -> Float[Tensor, "..."]:
-    """KL(clean ‖ spliced) of every token, in nats."""
+    """KL(clean ‖ spliced) of every token, in nats, from full logits.
+
+    Training and evaluation compute it in chunks of tokens (`output`), in this direction too, as
+    the authors do; section 2.3 prints the other one.
+
+    >>> clean = torch.log(torch.tensor([[0.5, 0.5]]))
+    >>> spliced = torch.log(torch.tensor([[0.25, 0.75]]))
+    >>> round(float(token_kl(clean, spliced)), 4)  # ½ ln 2 + ½ ln ⅔
+    0.1438
+    """
     clean = F.log_softmax(clean_logits.detach(), dim=-1)
     spliced = F.log_softmax(spliced_logits, dim=-1)
     return F.kl_div(spliced, clean, reduction="none", log_target=True).sum(-1)

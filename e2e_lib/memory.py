@@ -1,7 +1,6 @@
 """Memory on a CPU: what is freed is kept for the next step, and running out is said in words."""
 
 import ctypes
-import ctypes.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

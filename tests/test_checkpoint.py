@@ -161,7 +161,7 @@ def test_a_finished_training_is_not_repeated(folders):
 def test_checkpoints_of_other_code_are_left_alone(folders, monkeypatch):
     rows = random_tokens(24)
     trained(rows, checkpoints=folders)
-    monkeypatch.setattr("e2e_lib.train.training_code", lambda: "other")
+    monkeypatch.setattr("e2e_lib.loop.training_code", lambda: "other")
     seen = []
     trained(rows, checkpoints=folders, on_log=lambda i, entry: seen.append(entry["step"]))
     assert min(seen) == 0

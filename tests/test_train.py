@@ -10,7 +10,7 @@ from oracle import Adam, Terms, clipped, cosine_rate
 from oracle import losses as oracle_losses
 from tiny_models import D_MODEL, assert_sentence, random_tokens, small_sae, tiny_model
 
-from e2e_lib import train as train_module
+from e2e_lib import loop
 from e2e_lib.config import config_dict, learning_rate_factor
 from e2e_lib.errors import ConfigError, ModelError
 from e2e_lib.losses import Objective, named_objective
@@ -165,8 +165,8 @@ def test_a_coefficient_of_zero_logs_without_training():
 
 
 def test_alive_paper_counts_the_late_window(monkeypatch):
-    assert train_module._paper_window(25_000, 16 * 1024) == range(22_775, 22_806)
-    assert train_module._paper_window(10, 40) == range(9, 10)
+    assert loop._paper_window(25_000, 16 * 1024) == range(22_775, 22_806)
+    assert loop._paper_window(10, 40) == range(9, 10)
     [run] = trained([config()], random_tokens(40))
     assert run.alive_window_tokens == 40
     assert 0 < run.alive_paper[HOOK] <= 2 * D_MODEL
