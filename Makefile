@@ -21,7 +21,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run    every notebook of a profile, then a report       (15 minutes on two cores)"
+	@echo "make run    every notebook of a profile, then a report       (10 minutes on two cores)"
 	@echo "            PROFILE=smoke|workshop|storyworld  CORES=2  SET='seeds=[0] dict_ratio=20'"
 	@echo "            PROFILE=tinystories|gpt2|published  the paper's own models, on a GPU"
 	@echo "            SHRINK=1  any profile in a few steps, to try the whole path"
@@ -50,7 +50,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(READY)
-	@echo "Running profile $(PROFILE): smoke 3, workshop 12, storyworld 30 minutes on two cores."
+	@echo "Running profile $(PROFILE): smoke 3, workshop 10, storyworld 30 minutes on two cores."
 	@$(BIN)/python -m pipeline.run --profile "$(PROFILE)" $(if $(SHRINK),--shrink) \
 	  $(if $(RESULTS),--results "$(RESULTS)") $(if $(CORES),--cores "$(CORES)") \
 	  $(if $(CLUSTER),--cluster "$(CLUSTER)") \

@@ -22,8 +22,10 @@ from e2e_lib.storyworld import (
     STORYWORLD_FOLDER,
     TOKEN_IDS,
     build_tokenizer,
+    choices,
     generate,
     grammar,
+    phrases,
     storyworld_dataset,
 )
 from e2e_lib.storyworld import lexicon as lex
@@ -459,8 +461,8 @@ def small_plot(teller):
 @pytest.mark.parametrize(
     "write",
     [
-        lambda t: grammar.introduce(t, Entity("hero"), "subject"),
-        lambda t: grammar.thing(t, "treasure", grammar.LOOK, grammar.OBJECT),
+        lambda t: phrases.introduce(t, Entity("hero"), "subject"),
+        lambda t: phrases.thing(t, "treasure", choices.LOOK, choices.OBJECT),
         lambda t: small_plot(t).together(),
         lambda t: small_plot(t).ending(),
     ],
@@ -474,26 +476,26 @@ def test_enumerated_parts_sum_to_one_and_have_one_derivation(write):
 
 def test_whole_stories_with_a_tiny_lexicon_have_one_derivation(monkeypatch):
     """All stories, when every lexical choice has a single word: only the structure varies."""
-    names = [n for n, v in vars(grammar).items() if isinstance(v, Choice)]
+    names = [n for n, v in vars(choices).items() if isinstance(v, Choice)]
     structural = {"OPENING", "CLAUSE", "DESCRIPTION", "TALK", "BUSINESS", "TOGETHER", "CODA",
-                  "PLOTS", "BY_NAME"}  # fmt: skip
+                  "BY_NAME"}  # fmt: skip
     for name in names:
         if name not in structural:
-            options = getattr(grammar, name).options
-            monkeypatch.setattr(grammar, name, Choice(options[:1]))
+            options = getattr(choices, name).options
+            monkeypatch.setattr(choices, name, Choice(options[:1]))
     one = {mood: Choice(mood.weather[1:2]) for mood in lex.MOODS}
-    monkeypatch.setattr(grammar, "WEATHER", one)
+    monkeypatch.setattr(choices, "WEATHER", one)
     for table, words in (("VERBS", "verbs"), ("ADVERBS", "adverbs"), ("FEELINGS", "feelings")):
         monkeypatch.setattr(
-            grammar, table, {mood: Choice(getattr(mood, words)[-1:]) for mood in lex.MOODS}
+            choices, table, {mood: Choice(getattr(mood, words)[-1:]) for mood in lex.MOODS}
         )
-    monkeypatch.setattr(grammar, "CLAUSE", Choice(("simple",)))
-    monkeypatch.setattr(grammar, "CROWD", Choice((Choice(lex.ANIMALS[:1]),)))
-    monkeypatch.setattr(grammar, "SIGHT", Choice((Choice(lex.OBJECTS[:1]),)))
+    monkeypatch.setattr(choices, "CLAUSE", Choice(("simple",)))
+    monkeypatch.setattr(choices, "CROWD", Choice((Choice(lex.ANIMALS[:1]),)))
+    monkeypatch.setattr(choices, "SIGHT", Choice((Choice(lex.OBJECTS[:1]),)))
     # Who is "not the hero" needs someone else to choose from.
-    monkeypatch.setattr(grammar, "CAST", Choice((Choice(lex.GIRLS[:2]),)))
-    monkeypatch.setattr(grammar, "NAMES", {lex.GIRL: Choice(lex.GIRLS[:2])})
-    monkeypatch.setattr(grammar, "GROWNUP", Choice(lex.GROWNUPS[:1]))
+    monkeypatch.setattr(choices, "CAST", Choice((Choice(lex.GIRLS[:2]),)))
+    monkeypatch.setattr(choices, "NAMES", {lex.GIRL: Choice(lex.GIRLS[:2])})
+    monkeypatch.setattr(choices, "GROWNUP", Choice(lex.GROWNUPS[:1]))
     monkeypatch.setattr(Teller, "surface", lambda self, word, plural=False: word.forms[0][plural])
     texts = enumerate_texts(lambda t: grammar.Plot(t).tell())
     assert math.fsum(p for _, p in texts) == pytest.approx(1, abs=1e-9)
