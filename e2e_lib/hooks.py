@@ -18,6 +18,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from e2e_lib.bare import runner
 from e2e_lib.coding import Coded
 from e2e_lib.errors import ModelError, closest, require
+from e2e_lib.hook_names import layer_of as layer_of
+from e2e_lib.hook_names import resid_pre as resid_pre
 from e2e_lib.output import Head
 from e2e_lib.running import Hook, run_hooked
 from e2e_lib.sae import SAE
@@ -58,17 +60,6 @@ class SplicedPass:
     def logits(self) -> Float[Tensor, "batch pos vocab"] | None:
         """The logits of all tokens, made anew at each call."""
         return None if self.hidden is None or self.head is None else self.head(self.hidden)
-
-
-def layer_of(hook_name: str) -> int:
-    """The block a hook belongs to; 0 for hooks before the first block."""
-    parts = hook_name.split(".")
-    return int(parts[1]) if parts[0] == "blocks" else 0
-
-
-def resid_pre(layer: int) -> str:
-    """Hook name of the residual stream before block `layer`."""
-    return f"blocks.{layer}.hook_resid_pre"
 
 
 def later_blocks(model: TransformerBridge, hook_names: Sequence[str]) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ from e2e_lib.trainee import TrainedRun, Trainee, loss_terms
 PAPER_WINDOW_TOKENS, PAPER_WINDOW_OPENS = 500_000, 364_400 / 400_000
 SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
 TRAINING_MODULES = (
-    *("bare", "coding", "config", "hooks", "loop", "losses", "memory", "output", "processes"),
-    *("running", "sae", "trainee"),
+    *("bare", "coding", "config", "hook_names", "hooks", "loop", "losses", "memory", "output"),
+    *("processes", "running", "sae", "trainee"),
 )
 
 

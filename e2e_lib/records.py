@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from e2e_lib.errors import ResultsError, first_sentence
+from e2e_lib.hook_names import layer_of
 
 HOOK = re.compile(r"[A-Za-z0-9_.]{1,200}")  # part of a path: no separators
-LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")
 # Of each SAE in metrics.json.
 METRICS = (
     *("d_sae", "l0", "alive", "ce_clean", "ce_spliced", "ce_increase", "kl", "mse"),
@@ -36,17 +36,7 @@ class Run(NamedTuple):
     @property
     def layer(self) -> int:
         """The block of the run's first hook."""
-        return hook_layer(self.config["hook_names"][0])
-
-
-def hook_layer(hook: str) -> int:
-    """The block that a hook point belongs to; 0 for one outside the blocks.
-
-    >>> hook_layer("blocks.12.hook_resid_pre"), hook_layer("hook_embed")
-    (12, 0)
-    """
-    found = LAYER.match(hook)
-    return int(found[1]) if found else 0
+        return layer_of(self.config["hook_names"][0])
 
 
 def finished(run_folder: Path) -> bool:

@@ -21,10 +21,11 @@ import pandas as pd
 from e2e_lib.errors import ResultsError
 from e2e_lib.files import write_json, write_text, writing
 from e2e_lib.flags import flagged
+from e2e_lib.hook_names import layer_of
 from e2e_lib.provenance import hub_commits, peak_memory, provenance, shown_path, this_code
 from e2e_lib.provenance import project_path as project_path  # notebooks import these from here
 from e2e_lib.provenance import source_path as source_path
-from e2e_lib.records import Run, hook_layer, origins, read_record, read_run, read_table
+from e2e_lib.records import Run, origins, read_record, read_run, read_table
 from e2e_lib.records import finished as finished
 from e2e_lib.records import finished_runs as finished_runs
 
@@ -220,7 +221,7 @@ def metrics_table(results: Path) -> pd.DataFrame:
         } | {k: config[k] for k in ("seed", "dict_ratio", "lr", "device")}
         for hook, values in run.metrics["saes"].items():
             start = config.get("init_from", {}).get(hook, "")  # empty: from scratch
-            place = {"hook": hook, "layer": hook_layer(hook), "init_from": start}
+            place = {"hook": hook, "layer": layer_of(hook), "init_from": start}
             rows.append(values | shared | place)
     table = pd.DataFrame(rows)
     unknown = table.columns[table.isna().all()]  # by every run: what training alone knows

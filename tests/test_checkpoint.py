@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import assert_sentence, random_tokens, tiny_model
 
-from e2e_lib import checkpoint
+from e2e_lib import checkpoint, loop
 from e2e_lib.checkpoint import (
     checkpoint_steps,
     clear_checkpoints,
@@ -23,6 +23,7 @@ from e2e_lib.checkpoint import (
 from e2e_lib.errors import ConfigError, ResultsError
 from e2e_lib.losses import named_objective
 from e2e_lib.train import StoppedError, TrainConfig, train
+from pipeline.code_digest import imported
 
 HOOK = "blocks.1.hook_resid_pre"
 SMALL = {"dict_ratio": 2.0, "batch_size": 4, "micro_batch_size": 2, "lr": 0.01}
@@ -165,6 +166,12 @@ def test_checkpoints_of_other_code_are_left_alone(folders, monkeypatch):
     seen = []
     trained(rows, checkpoints=folders, on_log=lambda i, entry: seen.append(entry["step"]))
     assert min(seen) == 0
+
+
+def test_every_module_that_training_imports_counts_as_its_code():
+    decides_nothing = {"__init__", "checkpoint", "errors", "files"}
+    found = {path.stem for path in imported("import e2e_lib.loop")} - decides_nothing
+    assert set(loop.TRAINING_MODULES) == found
 
 
 def test_a_folder_for_each_run_is_needed(folders):

@@ -1,0 +1,20 @@
+"""What the names of hook points say. No torch here: tables of runs read them too."""
+
+import re
+
+LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")
+
+
+def layer_of(hook_name: str) -> int:
+    """The block a hook belongs to; 0 for hooks outside the blocks.
+
+    >>> layer_of("blocks.12.hook_resid_pre"), layer_of("hook_embed")
+    (12, 0)
+    """
+    found = LAYER.match(hook_name)
+    return int(found[1]) if found else 0
+
+
+def resid_pre(layer: int) -> str:
+    """Hook name of the residual stream before block `layer`."""
+    return f"blocks.{layer}.hook_resid_pre"
