@@ -20,12 +20,15 @@ from e2e_lib.config import TrainConfig
 from e2e_lib.data import load_rows
 from e2e_lib.errors import E2EError, require
 from e2e_lib.experiment import Experiment
+from e2e_lib.files import write_json, write_text
 from e2e_lib.losses import Objective
 from e2e_lib.models import load_model
 from e2e_lib.processes import Processes
 from e2e_lib.provenance import source_path
 from e2e_lib.sources import source_pair
 from e2e_lib.train import train
+
+ERROR = "error.txt"  # beside the specification: what a process that failed has to say
 
 
 def train_in_processes(
@@ -36,7 +39,7 @@ def train_in_processes(
     On `cuda`, process i takes GPU i; on `cpu` they share the cores.
 
     Raises:
-        E2EError: a process failed; what it said last is in the sentence.
+        E2EError: a process failed; why is in the sentence.
     """
     require(processes >= 1, "processes", processes, "at least 1")
     spec = {
@@ -44,16 +47,16 @@ def train_in_processes(
         "configs": [asdict(config) for config in configs],
         "checkpoints": [str(experiment.checkpoints(results, config)) for config in configs],
     }
-    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
-        json.dump(spec, file)
-        file.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        path, error = Path(folder, "spec.json"), Path(folder, ERROR)
+        write_json(path, spec)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={processes}", "-m", "e2e_lib.parallel", file.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command += [f"--nproc-per-node={processes}", "-m", "e2e_lib.parallel", str(path)]
+        done = subprocess.run(command, check=False)  # the first one's progress bar is seen
+        said = error.read_text(encoding="utf-8") if error.is_file() else ""
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        last = said[0].removeprefix("error: ") if said else f"exit status {done.returncode}"
-        raise E2EError(f"training in {processes} processes failed: {last.rstrip('.')}.")
+        last = said.rstrip(".") or f"exit status {done.returncode}"
+        raise E2EError(f"training in {processes} processes failed: {last}.")
 
 
 def read_configs(spec: dict[str, Any]) -> tuple[Experiment, list[TrainConfig]]:
@@ -108,5 +111,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except E2EError as error:
-        print(f"error: {error}", file=sys.stderr)
+        write_text(Path(sys.argv[1]).with_name(ERROR), str(error))
         sys.exit(1)
