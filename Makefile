@@ -17,7 +17,7 @@ export WANDB_MODE ?= disabled
 export PYTHONWARNINGS = ignore:IProgress not found
 unexport PYTHONPATH
 
-.PHONY: help run test lab lint lock reference verify bench clean
+.PHONY: help run test lab lint lock reference verify same bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make reference  make results/storyworld the committed reference"
 	@echo "make verify  run the reference's analyses again and compare every number (5 minutes)"
 	@echo "            WEIGHTS=results/storyworld  with the weights that are not shipped"
+	@echo "make same A=results/smoke B=elsewhere/results/smoke   the same to the last bit, but for clocks?"
 	@echo "make bench SHAPE=storyworld|llama-260k|tinystories-1m|gpt2   milliseconds a training step"
 	@echo "            DEVICE=cuda  THREADS=2  OUT=file for its JSON lines"
 	@echo "make lock   resolve requirements.lock again from pyproject.toml"
@@ -78,6 +79,9 @@ verify: export HF_HUB_OFFLINE = 1
 verify: $(READY)
 	@echo "Running the analyses of results/reference again in build/verify: about five minutes."
 	@$(BIN)/python -m pipeline.verify $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
+same: $(READY)
+	@$(BIN)/python -m pipeline.same "$(A)" "$(B)"
 
 bench: $(READY)
 	@echo "Measuring training steps of shape $(SHAPE): two to ten minutes; keep the machine idle."

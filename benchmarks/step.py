@@ -22,6 +22,7 @@ from e2e_lib.hooks import clean_pass
 from e2e_lib.loop import Loop
 from e2e_lib.losses import Objective, named_objective
 from e2e_lib.models import load_model
+from e2e_lib.precision import AUTO, chosen_precision
 from e2e_lib.provenance import peak_memory
 from e2e_lib.trainee import resolved_objective
 from tests import oracle
@@ -40,8 +41,8 @@ class Case:
     active: float  # share of the latents that fire on a token; 0.5 as initialised
 
 
-def configs(shape: Shape, case: Case) -> list[TrainConfig]:
-    """One for each SAE, that differ in λ."""
+def configs(shape: Shape, case: Case, device: str) -> list[TrainConfig]:
+    """One for each SAE, that differ in λ; products as notebook 10_train has them by default."""
     return [
         TrainConfig(
             named_objective(case.objective, 1.0 + i),
@@ -50,6 +51,7 @@ def configs(shape: Shape, case: Case) -> list[TrainConfig]:
             batch_size=shape.rows,
             micro_batch_size=shape.rows,
             warmup_fraction=0.0,
+            precision=chosen_precision(AUTO, device),
             lr=1e-9,  # the share of latents that fire must stay what it is
         )
         for i in range(case.saes)
@@ -65,7 +67,9 @@ def bias_for(active: float, activations: Tensor, W_enc: Tensor) -> float:
 
 def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:
     """The library's step."""
-    loop = Loop(model, configs(shape, case), rows.repeat(MOST_STEPS + 2, 1), logs=1)
+    loop = Loop(
+        model, configs(shape, case, str(rows.device)), rows.cpu().repeat(MOST_STEPS + 2, 1), logs=1
+    )
     loop.log_every = MOST_STEPS + 9  # logged steps evaluate; few steps of a training are
     loop.steps += 9  # so that no measured step is the last
     loop.step = 1
@@ -90,9 +94,9 @@ def plain_terms(objective: Objective) -> oracle.Terms:
 
 def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:
     """The tests' oracle: two full hooked passes, full logits, eager, Adam as it comes."""
-    settings = configs(shape, case)
+    settings = configs(shape, case, str(rows.device))
     objectives = [resolved_objective(model, config) for config in settings]
-    loop = Loop(model, settings, rows, logs=1)  # for its initial weights alone
+    loop = Loop(model, settings, rows.cpu(), logs=1)  # for its initial weights alone
     _, activations = oracle.clean(model, rows)
     sets = []
     for run in loop.runs:

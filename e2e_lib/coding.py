@@ -44,7 +44,7 @@ def autoencode(
     `output` and `power_sum` carry the gradient. Products run in the type of an enclosing autocast;
     sums and gradients are float32. Without `count`, codes are not counted, which is faster.
     """
-    tokens = x.reshape(-1, x.shape[-1])
+    tokens = x.reshape(-1, x.shape[-1]).to(W_enc.dtype)  # a hook inside an autocast is bfloat16
     parts = _Autoencode.apply(tokens, W_enc, b_enc, W_dec, b_dec, p, count)
     output, power_sum, fired, l0 = parts
     shape = x.shape[:-1]

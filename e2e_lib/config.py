@@ -8,6 +8,7 @@ from typing import Any
 
 from e2e_lib.errors import is_integer, is_number, is_text, require
 from e2e_lib.losses import Objective
+from e2e_lib.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TrainConfig:
     # The downstream term compares the last block's output too. The authors' GPT-2 runs do not, and
     # their TinyStories runs do.
     downstream_last_block: bool = False
+    precision: str = "fp32"  # of products: fp32, tf32 or bf16
 
     def __post_init__(self) -> None:
         hooks = self.hook_names
@@ -55,6 +57,8 @@ class TrainConfig:
         schedules = ("cosine", "linear", "constant")
         require(self.schedule in schedules, "schedule", self.schedule, f"one of {schedules}")
         require(0 <= self.min_lr_factor <= 1, "min_lr_factor", self.min_lr_factor, "in [0, 1]")
+        allowed = f"one of {', '.join(PRECISIONS)}"
+        require(self.precision in PRECISIONS, "precision", self.precision, allowed)
         clip = self.grad_clip
         good = clip is None or (is_number(clip) and clip > 0)
         require(good, "grad_clip", clip, "None or above 0")

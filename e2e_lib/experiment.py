@@ -10,13 +10,14 @@ from typing import Any
 from e2e_lib.config import TrainConfig, are_hooks, config_dict
 from e2e_lib.errors import is_integer, is_number, is_text, require
 from e2e_lib.losses import named_objective
+from e2e_lib.precision import AUTO, chosen_precision
 from e2e_lib.provenance import content_digest, model_digest, project_path
 from e2e_lib.runs import finished, run_name
 from e2e_lib.sae import CONFIG, WEIGHTS
 
 TRAINING_PARAMETERS = (  # of notebook 10_train, that go to `Experiment.configs`
     *("e2e_kl_coeff", "ds_kl_coeff", "downstream_coeff", "downstream_last_block"),
-    *("lr", "warmup_fraction", "schedule", "min_lr_factor", "grad_clip"),
+    *("lr", "warmup_fraction", "schedule", "min_lr_factor", "grad_clip", "precision"),
 )
 
 
@@ -42,16 +43,24 @@ def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
     return found
 
 
-def planned(
+def from_parameters(
     parameters: Mapping[str, Any], sparsity_coeffs: Mapping[str, Sequence[float]]
-) -> list[str]:
-    """Folder names of the runs that notebook 10_train makes with these `parameters` of its own."""
+) -> tuple["Experiment", list[TrainConfig]]:
+    """What notebook 10_train trains with these `parameters` of its own; no warm start."""
     shared = {f.name for f in fields(Experiment)} & parameters.keys()
     experiment = Experiment(
         hook_names=tuple(parameters["hook"].split("+")), **{key: parameters[key] for key in shared}
     )
     training = {key: parameters[key] for key in TRAINING_PARAMETERS}
-    return [experiment.name(c) for c in experiment.configs(sparsity_coeffs, **training)]
+    return experiment, experiment.configs(sparsity_coeffs, **training)
+
+
+def planned(
+    parameters: Mapping[str, Any], sparsity_coeffs: Mapping[str, Sequence[float]]
+) -> list[str]:
+    """Folder names of the runs that notebook 10_train makes with these `parameters` of its own."""
+    experiment, configs = from_parameters(parameters, sparsity_coeffs)
+    return [experiment.name(config) for config in configs]
 
 
 @dataclass(frozen=True)
@@ -137,9 +146,11 @@ class Experiment:
         e2e_kl_coeff: float = 1.0,
         ds_kl_coeff: float = 0.5,
         downstream_coeff: float = 2.5,
+        precision: str = AUTO,
         **training: Any,
     ) -> list[TrainConfig]:
         """One configuration per objective and λ; `training` goes to `TrainConfig`."""
+        precision = chosen_precision(precision, self.device)
         kl = {"local": 0.0, "e2e": e2e_kl_coeff, "e2e_ds": ds_kl_coeff}
         return [
             TrainConfig(
@@ -154,6 +165,7 @@ class Experiment:
                 seed=self.seed,
                 batch_size=self.batch_size,
                 micro_batch_size=self.micro_batch_size,
+                precision=precision,
                 **training,
             )
             for name, coeffs in sparsity_coeffs.items()

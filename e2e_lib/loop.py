@@ -5,7 +5,6 @@
 
 import hashlib
 import math
-import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,11 +15,13 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.checkpoint import checkpoint_steps, load_checkpoint, save_checkpoint
+from e2e_lib.clock import charged
 from e2e_lib.config import TrainConfig
 from e2e_lib.errors import require
 from e2e_lib.hooks import CleanPass, SplicedPass, clean_pass, hooks_to_keep, spliced_pass
 from e2e_lib.memory import keep_freed_memory
 from e2e_lib.output import kl_divergences, token_metrics
+from e2e_lib.precision import check_precision, low_products, tensor_cores
 from e2e_lib.processes import ALONE, Processes
 from e2e_lib.sae import SAE
 from e2e_lib.trainee import TrainedRun, Trainee, loss_terms
@@ -30,8 +31,19 @@ from e2e_lib.trainee import TrainedRun, Trainee, loss_terms
 PAPER_WINDOW_TOKENS, PAPER_WINDOW_OPENS = 500_000, 364_400 / 400_000
 SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
 TRAINING_MODULES = (
-    *("bare", "coding", "config", "hook_names", "hooks", "loop", "losses", "memory", "output"),
-    *("processes", "running", "sae", "trainee"),
+    *(
+        "bare",
+        "clock",
+        "coding",
+        "config",
+        "hook_names",
+        "hooks",
+        "loop",
+        "losses",
+        "memory",
+        "output",
+    ),
+    *("precision", "processes", "running", "sae", "trainee"),
 )
 
 
@@ -57,11 +69,18 @@ class Loop:
             (c.batch_size, c.micro_batch_size) == (self.batch, self.micro) for c in configs
         )
         require(shared, "batch_size", [c.batch_size for c in configs], "the same in every run")
+        self.precision = configs[0].precision
+        alike = {c.precision for c in configs}
+        require(len(alike) == 1, "precision", sorted(alike), "the same in every run")
         self.steps = len(rows) // self.batch
         allowed = f"at least batch_size ({self.batch})"
         require(self.steps >= 1, "training rows", len(rows), allowed)
-        if model.cfg.device is None or str(model.cfg.device).startswith("cpu"):
+        self.device = torch.device(model.cfg.device or "cpu")
+        check_precision(self.precision, self.device)
+        if self.device.type == "cpu":
             keep_freed_memory()
+        elif self.device.type == "cuda":
+            rows = rows.pin_memory()  # then a batch is moved while the one before is computed
         share = self.micro % processes.count == 0
         allowed = f"a multiple of the number of processes ({processes.count})"
         require(share, "micro_batch_size", self.micro, allowed)
@@ -82,15 +101,16 @@ class Loop:
         """One optimiser step of every run; the new curve entries, if this step is logged."""
         step, batch = self.step, self.batch
         logs_now = step % self.log_every == 0 or step == self.steps - 1
-        for tokens in self.rows[step * batch : (step + 1) * batch].split(self.micro):
-            own = tokens.chunk(self.processes.count)[self.processes.rank]
-            tokens = own.to(self.model.cfg.device, torch.long)
-            self._accumulate(tokens, count=logs_now)
+        for micro in self.rows[step * batch : (step + 1) * batch].split(self.micro):
+            own = micro.chunk(self.processes.count)[self.processes.rank]
+            tokens = own.to(self.device, non_blocking=True).long()
+            with tensor_cores(self.precision):
+                self._accumulate(tokens, count=logs_now)
             if step in self.window:
                 for run in self.runs:
                     run.note_fired()
         for run in self.runs:
-            with run.timed():
+            with charged(run.clock):
                 run.update(step, self.steps, self.processes)
         self.step += 1
         if not logs_now:
@@ -104,13 +124,11 @@ class Loop:
 
     def _accumulate(self, tokens: Int[Tensor, "micro pos"], count: bool) -> None:
         """Forward and backward of one micro-batch for every run."""
-        started = time.perf_counter()
-        clean = clean_pass(self.model, tokens, self.wanted, logits=self.wants_logits)
-        common = (time.perf_counter() - started) / len(self.runs)
+        everyone = [run.clock for run in self.runs]
+        with charged(*everyone), low_products(self.precision, self.device):
+            clean = clean_pass(self.model, tokens, self.wanted, logits=self.wants_logits)
         for group in self.groups:
             _accumulate(self.model, group, clean, self.micro / self.batch, count)
-        for run in self.runs:
-            run.seconds += common
 
     def save(self, folders: Sequence[Path]) -> None:
         """Write every run's checkpoint."""
@@ -158,19 +176,17 @@ def _accumulate(
     """
     passes: list[SplicedPass] = []
     for run in group:
-        with run.timed():
+        with charged(run.clock), low_products(run.config.precision, clean.tokens.device):
             passes.append(run.forward(model, clean, count))
     compared = [i for i, run in enumerate(group) if run.objective.kl_coeff is not None]
-    started = time.perf_counter()
-    hidden = [h for h in (passes[i].hidden for i in compared) if h is not None]
     found: dict[int, Tensor] = {}
-    if clean.hidden is not None:
-        kls = kl_divergences(clean.head, clean.hidden, hidden)
-        found = dict(zip(compared, kls, strict=True))
-    for i in compared:
-        group[i].seconds += (time.perf_counter() - started) / len(compared)
+    if compared and clean.hidden is not None:
+        with charged(*(group[i].clock for i in compared)):
+            hidden = [h for h in (passes[i].hidden for i in compared) if h is not None]
+            kls = kl_divergences(clean.head, clean.hidden, hidden)
+            found = dict(zip(compared, kls, strict=True))
     for i, run in enumerate(group):
-        with run.timed():
+        with charged(run.clock):
             terms = loss_terms(run.objective, clean, passes[i], found.get(i))
             run.backward(terms, passes[i], share)
 

@@ -26,13 +26,17 @@ from e2e_lib.models import load_model
 from e2e_lib.processes import Processes
 from e2e_lib.provenance import source_path
 from e2e_lib.sources import source_pair
-from e2e_lib.train import train
+from e2e_lib.train import CHECKPOINT_SECONDS, train
 
 ERROR = "error.txt"  # beside the specification: what a process that failed has to say
 
 
 def train_in_processes(
-    experiment: Experiment, configs: Sequence[TrainConfig], results: Path, processes: int
+    experiment: Experiment,
+    configs: Sequence[TrainConfig],
+    results: Path,
+    processes: int,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> None:
     """Train `configs` in so many processes, up to a checkpoint of the last step of each.
 
@@ -46,6 +50,7 @@ def train_in_processes(
         "experiment": asdict(experiment),
         "configs": [asdict(config) for config in configs],
         "checkpoints": [str(experiment.checkpoints(results, config)) for config in configs],
+        "checkpoint_seconds": checkpoint_seconds,
     }
     with tempfile.TemporaryDirectory() as folder:
         path, error = Path(folder, "spec.json"), Path(folder, ERROR)
@@ -102,7 +107,14 @@ def main(path: str) -> None:
         seed=experiment.seed,
     )
     folders = [Path(folder) for folder in spec["checkpoints"]]
-    train(model, configs, rows.train, checkpoints=folders, processes=Processes(accelerator))
+    train(
+        model,
+        configs,
+        rows.train,
+        checkpoints=folders,
+        checkpoint_seconds=spec["checkpoint_seconds"],
+        processes=Processes(accelerator),
+    )
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

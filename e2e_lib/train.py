@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.config import TrainConfig
-from e2e_lib.errors import E2EError, require
+from e2e_lib.errors import E2EError, is_number, require
 from e2e_lib.loop import Loop
 from e2e_lib.memory import explained
 from e2e_lib.processes import ALONE, Processes
@@ -60,7 +60,8 @@ def train(
         model: a frozen model; its weights never change.
         configs: runs that share batch sizes and are trained side by side on the same batches.
         rows: training tokens of any integer type; whole batches only, a remainder is dropped.
-        on_log: called with a run's index and its new curve entry.
+        on_log: called with a run's index and each entry of its curve; after a resumption first with
+            those that were there.
         progress: show a bar with tokens, tokens/s, loss, L0, CE increase and time left.
         logs: points on each training curve.
         checkpoints: a folder for each run, where its state is saved and taken up again; they must
@@ -70,11 +71,15 @@ def train(
             and all end with the same weights. Checkpoints of one and of many are alike.
 
     Raises:
-        ConfigError: fewer rows than one batch, or configurations of different batch sizes.
+        ConfigError: fewer rows than one batch, or configurations of different batch sizes or
+            precisions.
         DivergedError: a loss became infinite or undefined.
         OutOfMemoryError: a step does not fit into memory.
         StoppedError: a signal came, and the state has been saved.
     """
+    allowed = "a number of seconds, at least 0"
+    good = is_number(checkpoint_seconds) and checkpoint_seconds >= 0
+    require(good, "checkpoint_seconds", checkpoint_seconds, allowed)
     loop = Loop(model, configs, rows, logs, processes)
     folders = list(checkpoints or [])
     if folders:
@@ -82,6 +87,10 @@ def train(
             len(folders) == len(configs), "checkpoints", len(folders), f"{len(configs)} folders"
         )
         loop.resume(folders)
+        if on_log is not None:
+            for index, run in enumerate(loop.runs):
+                for entry in run.curve:
+                    on_log(index, entry)
     bar = tqdm(
         total=loop.steps * loop.step_tokens,
         initial=loop.step * loop.step_tokens,

@@ -1,9 +1,6 @@
 """One run inside the training loop: its SAEs, optimiser, loss and records."""
 
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.checkpoint import Checkpoint, layout_like
+from e2e_lib.clock import Clock
 from e2e_lib.coding import Coded
 from e2e_lib.config import TrainConfig, learning_rate_factor
 from e2e_lib.errors import E2EError, require
@@ -71,8 +69,8 @@ class Trainee:
         }
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=config.lr, fused=True)
         self.curve: list[dict[str, float | int]] = []
-        self.fired = {h: torch.zeros(s.d_sae, dtype=torch.bool) for h, s in self.saes.items()}
-        self.seconds = 0.0
+        self.fired = {h: torch.zeros_like(s.b_enc, dtype=torch.bool) for h, s in self.saes.items()}
+        self.clock = Clock(torch.device(model.cfg.device or "cpu"))
         self.grad_norm: Tensor = torch.tensor(math.nan)
         self.finite = "none"  # the last values that were finite, in words
         self.last: dict[str, Tensor] = {}
@@ -96,13 +94,6 @@ class Trainee:
         (terms["loss"] * share).backward()
         self.last = {name: term.detach() for name, term in terms.items()}
         self.coded = {h: Coded(*(t.detach() for t in c)) for h, c in run.coded.items()}
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Add what happens inside to its seconds."""
-        started = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - started
 
     def update(self, step: int, steps: int, processes: Processes = ALONE) -> None:
         """One optimiser step on the gradient, averaged over processes, its joint norm clipped."""
@@ -140,7 +131,7 @@ class Trainee:
     def note_fired(self) -> None:
         """Remember which latents fired in the last micro-batch."""
         for hook, coded in self.coded.items():
-            self.fired[hook] |= (coded.fired > 0).cpu()
+            self.fired[hook] |= coded.fired > 0
 
     def share_measurements(self, processes: Processes) -> None:
         """Make every process see the means over all of them, and every latent that fired."""
@@ -170,7 +161,7 @@ class Trainee:
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"adam/{name}/{key}"] = value
         tensors |= {f"fired/{hook}": fired for hook, fired in self.fired.items()}
-        return tensors, {"curve": self.curve, "seconds": self.seconds}
+        return tensors, {"curve": self.curve, "seconds": self.clock.read()}
 
     @torch.no_grad()
     def restore(self, saved: Checkpoint) -> None:
@@ -180,14 +171,15 @@ class Trainee:
             prefix = f"adam/{name}/"
             self.optimiser.state[parameter] = {
                 key.removeprefix(prefix): (
-                    layout_like(value, parameter) if value.ndim else value.clone()
+                    layout_like(value, parameter) if value.ndim else value.to(parameter.device)
                 )
                 for key, value in saved.tensors.items()
                 if key.startswith(prefix)
             }
         for hook in self.fired:
-            self.fired[hook] = saved.tensors[f"fired/{hook}"]
-        self.curve, self.seconds = saved.facts["curve"], saved.facts["seconds"]
+            self.fired[hook].copy_(saved.tensors[f"fired/{hook}"])
+        self.curve = saved.facts["curve"]
+        self.clock = Clock(self.clock.device, saved.facts["seconds"])
 
     def finish(self, tokens: int, window_tokens: int, steps: int) -> TrainedRun:
         """What the run ended with."""
@@ -200,7 +192,7 @@ class Trainee:
             alive_paper={h: int(f.sum()) for h, f in self.fired.items()},
             alive_window_tokens=window_tokens,
             train_tokens=tokens,
-            train_seconds=self.seconds,
+            train_seconds=self.clock.read(),
         )
 
 

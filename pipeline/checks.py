@@ -82,6 +82,7 @@ RULES = {
     "threads": _whole(1),
     "device": Rule(is_text, "cpu, cuda, cuda:0 or mps"),
     "tracker": _one_of("none", "wandb"),
+    "precision": _one_of("auto", "fp32", "tf32", "bf16"),
     "processes": _whole(1),
     "one_sae_a_job": _boolean(),
     "released": Rule(lambda v: isinstance(v, str), "a hub name or folder of SAEs, or empty"),

@@ -39,6 +39,19 @@ def folders(tmp_path):
     return [tmp_path / str(i) for i in range(len(CONFIGS))]
 
 
+@pytest.fixture
+def steps(monkeypatch):
+    """The steps that any training takes, as they come."""
+    taken, real = [], loop.Loop.advance
+
+    def advance(self):
+        taken.append(self.step)
+        return real(self)
+
+    monkeypatch.setattr(loop.Loop, "advance", advance)
+    return taken
+
+
 def trained(rows, **options):
     return train(tiny_model(), CONFIGS, rows, progress=False, **options)
 
@@ -115,16 +128,18 @@ def test_a_full_disk_leaves_the_last_ones(tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------ resuming
 @pytest.mark.parametrize("at", [0, 3, 9, 11], ids=lambda s: f"step {s}")
-def test_stopped_and_resumed_training_ends_in_the_same_bits(folders, at):
+def test_stopped_and_resumed_training_ends_in_the_same_bits(folders, at, steps):
     rows = random_tokens(48)
     with pytest.raises(StoppedError) as caught:
         trained(rows, checkpoints=folders, on_log=stopper(at)) if at < 11 else (
             trained(rows, checkpoints=folders, on_log=stopper(10))
         )
     assert_sentence(caught, "SIGTERM", f"step {min(at, 10) + 1} of 12", "start it again")
-    seen = []
-    again = trained(rows, checkpoints=folders, on_log=lambda i, entry: seen.append(entry["step"]))
-    assert min(seen) == min(at, 10) + 1, "it went on where it was"
+    steps.clear()
+    seen = [[] for _ in CONFIGS]
+    again = trained(rows, checkpoints=folders, on_log=lambda i, entry: seen[i].append(entry))
+    assert steps == list(range(min(at, 10) + 1, 12)), "it went on where it was"
+    assert seen == [run.curve for run in again], "who looks sees the whole curve"
     assert_same(again, trained(rows))
 
 
@@ -136,42 +151,49 @@ def test_an_interrupt_saves_and_handlers_are_put_back(folders):
     assert [checkpoint_steps(folder) for folder in folders] == [[3]] * 3
 
 
-def test_a_torn_checkpoint_of_one_run_takes_all_back_to_the_last_common_step(folders):
+def test_a_torn_checkpoint_of_one_run_takes_all_back_to_the_last_common_step(folders, steps):
     rows = random_tokens(48)
     with pytest.raises(StoppedError):
         trained(rows, checkpoints=folders, checkpoint_seconds=0.0, on_log=stopper(5))
     assert [checkpoint_steps(folder) for folder in folders] == [[6, 5]] * 3
     newest = next(folders[1].glob("step-6-*"))
     newest.write_bytes(newest.read_bytes()[:-1])
-    seen = []
-    again = trained(rows, checkpoints=folders, on_log=lambda i, entry: seen.append(entry["step"]))
-    assert min(seen) == 5
+    steps.clear()
+    again = trained(rows, checkpoints=folders)
+    assert min(steps) == 5
     assert_same(again, trained(rows))
 
 
-def test_a_finished_training_is_not_repeated(folders):
+def test_a_finished_training_is_not_repeated(folders, steps):
     rows = random_tokens(24)
     first = trained(rows, checkpoints=folders)
-    seen = []
-    again = trained(rows, checkpoints=folders, on_log=lambda i, entry: seen.append(i))
-    assert seen == []
+    steps.clear()
+    again = trained(rows, checkpoints=folders)
+    assert steps == []
     assert_same(first, again)
     assert [run.train_seconds for run in again] == [run.train_seconds for run in first]
 
 
-def test_checkpoints_of_other_code_are_left_alone(folders, monkeypatch):
+def test_checkpoints_of_other_code_are_left_alone(folders, monkeypatch, steps):
     rows = random_tokens(24)
     trained(rows, checkpoints=folders)
     monkeypatch.setattr("e2e_lib.loop.training_code", lambda: "other")
-    seen = []
-    trained(rows, checkpoints=folders, on_log=lambda i, entry: seen.append(entry["step"]))
-    assert min(seen) == 0
+    steps.clear()
+    trained(rows, checkpoints=folders)
+    assert min(steps) == 0
 
 
 def test_every_module_that_training_imports_counts_as_its_code():
     decides_nothing = {"__init__", "checkpoint", "errors", "files"}
     found = {path.stem for path in imported("import e2e_lib.loop")} - decides_nothing
     assert set(loop.TRAINING_MODULES) == found
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_the_interval_is_checked(folders, seconds):
+    with pytest.raises(ConfigError) as caught:
+        trained(random_tokens(24), checkpoints=folders, checkpoint_seconds=seconds)
+    assert_sentence(caught, "checkpoint_seconds", str(seconds), "at least 0")
 
 
 def test_a_folder_for_each_run_is_needed(folders):

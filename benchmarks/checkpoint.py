@@ -1,0 +1,83 @@
+"""What saving its state costs a training: `python -m benchmarks.checkpoint OUT [PROFILE]`.
+
+The longest training notebook of a profile: its steps and its saves are timed, on its real lists of
+SAEs, and put together as the training would: a save every `CHECKPOINT_SECONDS` and one at the end.
+"""
+
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.__main__ import ROOT, hardware
+from e2e_lib.config import TrainConfig
+from e2e_lib.experiment import Experiment, from_parameters, parse_sparsity_coeffs
+from e2e_lib.loop import Loop
+from e2e_lib.models import load_model
+from e2e_lib.runs import source_path
+from e2e_lib.train import CHECKPOINT_SECONDS
+from pipeline.profile import load_profile
+from pipeline.stages import stages
+
+STEPS, SAVES, WARM = 30, 7, 3  # timed; and steps before
+
+
+def measure(experiment: Experiment, configs: Sequence[TrainConfig]) -> dict[str, float]:
+    """Seconds of training and of saving for one list that trains side by side."""
+    model = load_model(source_path(experiment.model), experiment.device)
+    generator = torch.Generator().manual_seed(1)
+    shape = (experiment.train_rows, experiment.context_size)
+    rows = torch.randint(1, model.cfg.d_vocab, shape, generator=generator, dtype=torch.int32)
+    loop = Loop(model, configs, rows)
+    for _ in range(WARM):
+        loop.advance()
+    step = statistics.median(_seconds(loop.advance) for _ in range(STEPS))
+    (ROOT / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as place:
+        folders = [Path(place, str(i)) for i in range(len(configs))]
+        save = statistics.median(_seconds(lambda: loop.save(folders)) for _ in range(SAVES))
+        size = sum(max(f.stat().st_size for f in folder.iterdir()) for folder in folders)
+    training = step * loop.steps
+    saves = math.floor(training / CHECKPOINT_SECONDS) + 1
+    return {
+        "saes": len(configs),
+        "mb": round(size / 2**20, 1),
+        "save_seconds": round(save, 4),
+        "train_seconds": round(training, 1),
+        "saves": saves,
+        "share_of_training": round(saves * save / training, 5),
+        "share_of_interval": round(save / CHECKPOINT_SECONDS, 5),
+    }
+
+
+def _seconds(work) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main(out: str, name: str = "workshop") -> None:
+    """Measure, write and print."""
+    profile = load_profile(name)
+    longest = max((s for s in stages(profile, "build") if s.saes), key=lambda s: s.seconds)
+    torch.set_num_threads(profile.threads)
+    experiment, configs = from_parameters(
+        longest.parameters, parse_sparsity_coeffs(longest.parameters["sparsity_coeffs"])
+    )
+    lines: list[dict] = [{"hardware": hardware(profile.device, profile.threads)}]
+    for spliced in (False, True):
+        group = [c for c in configs if c.objective.needs_splice == spliced]
+        facts = {"profile": name, "stage": longest.name, "spliced": spliced}
+        lines.append(facts | measure(experiment, group))
+        print(json.dumps(lines[-1]), flush=True)
+    Path(out).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,95 @@
+"""`make same A=… B=…`: whether two results folders of one profile hold the same, to the last bit.
+
+Two runs of a profile on one machine, at once, interrupted or in another clone, give the same
+weights, metrics, tables and pictures. Left out is what a clock or the system's memory says: columns
+of seconds, claim C8, which is a ratio of seconds, and the figures and tables made of them alone.
+Exit status 1 if anything else differs; each file that does is named.
+
+    python -m pipeline.same results/smoke ../elsewhere/results/smoke
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from e2e_lib.errors import ResultsError
+from pipeline.compare import read_csv
+
+FILES = (
+    *("metrics.csv", "claims.json", "*_features.html", "figures/*", "tables/*", "skipped/*.json"),
+    *("saes/**/*.safetensors", "saes/**/cfg.json", "saes/*/metrics.json", "saes/*/*.csv"),
+)
+OF_CLOCKS = ("figures/30_cost_*", "tables/30_training_cost.*", "tables/91_c*.*")
+ABOUT_CLOCKS = ("figures/90_claims.png", "saes/*/checkpoints/*")
+CLAIM = "C8"  # its ids begin so
+
+
+def compare(one: Path, other: Path) -> tuple[list[str], int]:
+    """What differs, in words, and how many files are the same.
+
+    Raises:
+        ResultsError: a folder holds no metrics.csv, or a file of one is damaged.
+    """
+    found = [_files(folder) for folder in (one, other)]
+    different = [f"{name} is in one of them alone" for name in sorted(found[0] ^ found[1])]
+    common = sorted(found[0] & found[1])
+    unequal = [name for name in common if _content(one / name) != _content(other / name)]
+    return different + [f"{name} differs" for name in unequal], len(common) - len(unequal)
+
+
+def _files(folder: Path) -> set[str]:
+    """Files that are made anew by every run and depend on no clock, by their names inside."""
+    if not (folder / "metrics.csv").is_file():
+        raise ResultsError(f"results folder {str(folder)!r} has no metrics.csv to compare.")
+    names = {p.relative_to(folder).as_posix() for f in FILES for p in folder.glob(f)}
+    return {n for n in names if not any(fnmatch(n, p) for p in (*OF_CLOCKS, *ABOUT_CLOCKS))}
+
+
+def _content(path: Path) -> bytes:
+    """The file, without what a clock says."""
+    if path.suffix == ".csv":
+        table = read_csv(path)
+        clocks = [column for column in table if "seconds" in str(column)]
+        kept = table.drop(columns=clocks)
+        if "id" in kept:
+            kept = kept[~kept["id"].astype(str).str.startswith(CLAIM)]
+        return kept.to_csv(index=False).encode()
+    if path.suffix == ".json":
+        try:
+            return json.dumps(_without_clocks(json.loads(path.read_bytes()))).encode()
+        except ValueError as error:
+            raise ResultsError(f"{path.name!r} is no JSON.") from error
+    return path.read_bytes()
+
+
+def _without_clocks(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_clocks(v) for v in value if not _is_ratio_of_seconds(v)]
+    if isinstance(value, dict):
+        return {k: _without_clocks(v) for k, v in value.items() if "seconds" not in k}
+    return value
+
+
+def _is_ratio_of_seconds(value: Any) -> bool:
+    return isinstance(value, dict) and str(value.get("id", "")).startswith(CLAIM)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit status."""
+    if len(arguments) != 2:
+        print("usage: python -m pipeline.same RESULTS_FOLDER RESULTS_FOLDER", file=sys.stderr)
+        return 2
+    try:
+        different, same = compare(*map(Path, arguments))
+    except ResultsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(*different, f"{same:,} files are the same, {len(different)} are not.", sep="\n")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
