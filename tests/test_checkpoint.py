@@ -22,8 +22,11 @@ from e2e_lib.checkpoint import (
 )
 from e2e_lib.errors import ConfigError, ResultsError
 from e2e_lib.losses import named_objective
+from e2e_lib.memory import OutOfMemoryError
 from e2e_lib.train import StoppedError, TrainConfig, train
 from pipeline.code_digest import imported
+
+__all__ = ["OutOfMemoryError"]  # for the programs below
 
 HOOK = "blocks.1.hook_resid_pre"
 SMALL = {"dict_ratio": 2.0, "batch_size": 4, "micro_batch_size": 2, "lr": 0.01}
@@ -247,3 +250,56 @@ def test_killed_at_random_moments_the_weights_are_the_same_bits(tmp_path):
             saved = load_file(tmp_path / "done" / f"{i}-{hook}" / "sae_weights.safetensors")
             assert torch.equal(saved["W_enc"], sae.W_enc)
             assert torch.equal(saved["W_dec"], sae.dictionary)
+
+
+# ------------------------------------------------------------------ out of memory
+LARGE = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_checkpoint as t
+config = t.TrainConfig(
+    t.named_objective("local", 0.3), (t.HOOK,), dict_ratio=4e3, batch_size=64, micro_batch_size=64
+)
+model, rows = t.tiny_model(), t.random_tokens(256, 24)
+def train(**options):
+    return t.train(model, [config], rows, progress=False, **options)[0]
+folders = [Path({folder!r})]
+if sys.argv[1] == "begin":
+    try:
+        train(checkpoints=folders, on_log=t.stopper(1))
+    except t.StoppedError:
+        pass
+elif sys.argv[1] == "little memory":
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**27, resource.RLIM_INFINITY))
+    try:
+        train(checkpoints=folders)
+    except t.OutOfMemoryError as error:
+        print(error)
+else:
+    t.assert_same([train(checkpoints=folders)], [train()])
+    print("the same")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
+def test_out_of_memory_is_one_sentence_and_the_state_on_disk_stays_good(tmp_path):
+    place = str(Path(__file__).resolve().parent)
+    program = LARGE.format(tests=place, folder=str(tmp_path / "checkpoints"))
+    environment = os.environ | {"PYTHONPATH": str(Path(place).parent), "OMP_NUM_THREADS": "1"}
+
+    def said(what: str) -> str:
+        command = [sys.executable, "-W", "ignore", "-c", program, what]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    said("begin")
+    before = checkpoint_steps(tmp_path / "checkpoints")
+    assert before == [2]
+    assert said("little memory") == (
+        "memory is not enough for a step of 64 × 24 tokens and SAEs of 12 × 48000: choose a "
+        "smaller micro_batch_size or a smaller dict_ratio."
+    )
+    assert checkpoint_steps(tmp_path / "checkpoints") == before
+    assert said("enough") == "the same"

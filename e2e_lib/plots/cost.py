@@ -81,8 +81,9 @@ def cost_quality(ways: pd.DataFrame) -> Figure:
                 axes.plot(own["seconds_share"], own["value"], linewidth=1, **look)
             for at, height, setting in zip(x, own["value"], own["setting"], strict=True):
                 axes.annotate(
-                    number(float(setting)), (at, height), (5, 5), textcoords="offset points",
-                    fontsize=8.5, color=colour,
+                    number(float(setting)), (at, height), (6, -11), textcoords="offset points",
+                    fontsize=8.5, color=colour, zorder=5,
+                    path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 )  # fmt: skip
         axes.plot(1, 1, "*", color="black", markersize=13, mec="white", label="full run")
         axes.axhline(1, color=INK, linewidth=1)
