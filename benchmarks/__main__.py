@@ -2,9 +2,10 @@
 
 Each measurement is a JSON line on standard output, then comes a table. What is measured: the three
 objectives by both paths, with the share of latents that fire as initialised (a half) and as late
-in a training (one per cent); five SAEs trained side by side; how the time grows with the
-dictionary, the context, the blocks after the SAE and the vocabulary; and the machine's own speed of
-multiplying and copying, against which the arithmetic of a step is held.
+in a training (one per cent); five SAEs trained side by side; the precisions that are not the
+device's default; how the time grows with the dictionary, the context, the blocks after the SAE and
+the vocabulary; and the machine's own speed of multiplying and copying, against which the arithmetic
+of a step is held.
 """
 
 import argparse
@@ -35,7 +36,7 @@ LATE = 0.01  # share of latents that fire late in a training, roughly
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def cases(shape: str) -> Iterator[tuple[Case, dict[str, Any]]]:
+def cases(shape: str, device: str = "cpu") -> Iterator[tuple[Case, dict[str, Any]]]:
     """Every measurement of a shape: the case, and what of the shape is changed for it."""
     for active in (0.5, LATE):
         for objective in OBJECTIVES:
@@ -43,6 +44,8 @@ def cases(shape: str) -> Iterator[tuple[Case, dict[str, Any]]]:
                 yield Case(shape, objective, path, 1, active), {}
     for path in ("plain", "default"):
         yield Case(shape, "e2e", path, 5, LATE), {}
+    for path in ("fp32", "tf32") if device.startswith("cuda") else ("bf16",):
+        yield Case(shape, "e2e", path, 1, LATE), {}
 
 
 def growth(name: str, shape: Shape) -> Iterator[tuple[Case, dict[str, Any]]]:
@@ -90,7 +93,7 @@ def run(name: str, device: str, threads: int, out: Path | None) -> list[dict[str
         whole, half = Path(folder, "whole"), Path(folder, "half")
         write_model(shape, whole)
         write_model(shape.changed({"vocabulary": shape.vocabulary // 2}), half)
-        todo = [*cases(name), *growth(name, shape)]
+        todo = [*cases(name, device), *growth(name, shape)]
         for case, changes in tqdm(todo, desc=name, unit="case", disable=None):
             place = half if "vocabulary" in changes else whole
             line = measured(case, changes, place, device, threads)

@@ -22,7 +22,7 @@ from e2e_lib.hooks import clean_pass
 from e2e_lib.loop import Loop
 from e2e_lib.losses import Objective, named_objective
 from e2e_lib.models import load_model
-from e2e_lib.precision import AUTO, chosen_precision
+from e2e_lib.precision import AUTO, PRECISIONS, chosen_precision
 from e2e_lib.provenance import peak_memory
 from e2e_lib.trainee import resolved_objective
 from tests import oracle
@@ -36,13 +36,14 @@ class Case:
 
     shape: str
     objective: str  # local, e2e, e2e_ds
-    path: str  # plain: the tests' oracle; default: the library's
+    path: str  # plain: the tests' oracle; default: the library's; fp32, tf32, bf16: so computed
     saes: int  # trained side by side
     active: float  # share of the latents that fire on a token; 0.5 as initialised
 
 
 def configs(shape: Shape, case: Case, device: str) -> list[TrainConfig]:
-    """One for each SAE, that differ in λ; products as notebook 10_train has them by default."""
+    """One for each SAE, that differ in λ; products as 10_train has them, or as the path says."""
+    precision = chosen_precision(case.path if case.path in PRECISIONS else AUTO, device)
     return [
         TrainConfig(
             named_objective(case.objective, 1.0 + i),
@@ -51,7 +52,7 @@ def configs(shape: Shape, case: Case, device: str) -> list[TrainConfig]:
             batch_size=shape.rows,
             micro_batch_size=shape.rows,
             warmup_fraction=0.0,
-            precision=chosen_precision(AUTO, device),
+            precision=precision,
             lr=1e-9,  # the share of latents that fire must stay what it is
         )
         for i in range(case.saes)
@@ -148,7 +149,8 @@ def measure(folder: Path, shape: Shape, case: Case, device: str) -> dict[str, fl
     rows = torch.randint(1, shape.vocabulary, (shape.rows, shape.context), generator=generator)
     rows = rows.to(device)
     before = memory_mb(device)
-    step = {"plain": plain_step, "default": default_step}[case.path](model, shape, case, rows)
+    make = plain_step if case.path == "plain" else default_step
+    step = make(model, shape, case, rows)
     ms = timed(step, device)
     tokens = shape.rows * shape.context * case.saes
     return {

@@ -19,6 +19,7 @@ def markdown(lines: list[dict[str, Any]], *, short: bool = False) -> str:
     if short:
         whole = [line for line in cases if not any(key in line for key in CHANGED)]
         cases = [x for x in whole if x["active"] < 0.5 or x["objective"] == "e2e"]
+        cases = [x for x in cases if x["path"] in ("plain", "default")]
     keys = ("shape", "objective", "saes", "active")
     plain = {tuple(line[k] for k in keys): line for line in cases if line["path"] == "plain"}
     rows = [
@@ -33,7 +34,7 @@ def markdown(lines: list[dict[str, Any]], *, short: bool = False) -> str:
         other = None if changed else plain.get(tuple(line[k] for k in keys))
         cells = [
             line["shape"] + (f" ({changed})" if changed else ""),
-            line["objective"],
+            line["objective"] + ("" if line["path"] == "default" else f" in {line['path']}"),
             str(line["saes"]),
             f"{100 * line['active']:g} %",
             f"{other['ms']:.0f}" if other else "",

@@ -8,14 +8,17 @@ here or on a node of a cluster, sees that it belongs to none and ends itself.
 import errno
 import fcntl
 import os
+import signal
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+import psutil
 
 from e2e_lib.errors import ResultsError
 
@@ -23,6 +26,8 @@ FILE = "pipeline.lock"
 VARIABLE = "E2E_PIPELINE"  # in the environment of jobs: the token of their pipeline
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 LOOK_EVERY = 1.0  # seconds
+GRACE = 60.0  # seconds that a kernel has for saving the state of its training
+ENDING = threading.Event()  # whether this process is a job that outlived its pipeline
 
 
 @contextmanager
@@ -94,10 +99,19 @@ def end_with_pipeline(results: Path) -> None:
 def _watch(path: Path, token: str) -> None:
     """End the process as soon as the file names another token.
 
-    Papermill's kernel sees that its parent is gone and ends too.
+    Its kernel is interrupted first, which makes a training save its state; what does not come to
+    its end then sees that its parent is gone.
     """
     while _token(path) in (token, None):
         time.sleep(LOOK_EVERY)
+    ENDING.set()
+    kernels = psutil.Process().children(recursive=True)
+    for kernel in kernels:
+        with suppress(psutil.Error):
+            kernel.send_signal(signal.SIGINT)
+    psutil.wait_procs(kernels, timeout=GRACE)
+    if kernels:
+        threading.main_thread().join(timeout=GRACE)  # papermill, which has something to write
     os._exit(1)
 
 

@@ -27,7 +27,7 @@ from traitlets import default
 from e2e_lib.errors import E2EError
 from e2e_lib.files import write_json
 from pipeline.code_digest import digest
-from pipeline.lock import end_with_pipeline, sole_job
+from pipeline.lock import ENDING, end_with_pipeline, sole_job
 from pipeline.notebook_parameters import check_parameters
 from pipeline.profile import ROOT
 from pipeline.scrub import scrub_file, scrub_text
@@ -99,6 +99,8 @@ def _run(notebook: Path, results: Path, facts: dict[str, Any], parameters: dict[
         check_parameters(notebook, parameters)
         _execute(notebook, executed, parameters)
     except Exception as error:  # a damaged notebook too: it fails alone
+        if ENDING.is_set():  # interrupted by us, and the pipeline at work will run it again
+            raise
         kind = "" if isinstance(error, E2EError) else f"{type(error).__name__}: "
         write_json(failure, facts | {"error": scrub_text(f"{kind}{error}")})
         raise

@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 
 # Before torch and the hub's client are imported: they read these once.
@@ -25,9 +26,11 @@ import torch
 
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> Iterator[None]:
-    """Every test starts from the same random state and one thread."""
+    """Every test starts from the same random state and one thread, and leaves no figure open."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries still draw from it
     torch.manual_seed(0)
     torch.set_num_threads(1)
     yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")  # many left open are warned about, which is an error

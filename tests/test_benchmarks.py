@@ -1,5 +1,6 @@
 """The benchmark measures what it says: arithmetic by hand, and both paths on a small shape."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from tiny_models import CONFIGS, tiny_model
 
-from benchmarks import step
+from benchmarks import checkpoint, step
 from benchmarks.__main__ import cases, growth
 from benchmarks.floor import block_parameters, step_flops
 from benchmarks.shapes import Shape, shapes
@@ -78,9 +79,23 @@ def test_the_readme_has_the_table_of_the_committed_files(tmp_path):
 def test_every_shape_has_its_cases():
     for name, shape in shapes("cpu").items():
         found = [*cases(name), *growth(name, shape)]
-        assert len(found) == 18
+        assert len(found) == 19
+        precisions = [case.path for case, _ in cases(name, "cuda")]
+        assert [precisions.count(p) for p in ("default", "fp32", "tf32", "bf16")] == [7, 1, 1, 0]
         assert {case.objective for case, _ in found} == {"local", "e2e", "e2e_ds"}
     assert shapes("cuda")["gpt2"].rows * shapes("cuda")["gpt2"].context == 8192
+
+
+@pytest.mark.parametrize(
+    ("path", "device", "expected"),
+    [
+        ("default", "cpu", "fp32"), ("bf16", "cpu", "bf16"), ("default", "cuda", "bf16"),
+        ("fp32", "cuda:0", "fp32"), ("plain", "cpu", "fp32"),
+    ],
+)  # fmt: skip
+def test_a_path_is_computed_in_the_precision_it_names(path, device, expected):
+    case = Case("tiny", "e2e", path, 2, 0.2)
+    assert {c.precision for c in step.configs(TINY, case, device)} == {expected}
 
 
 @pytest.mark.slow
@@ -102,3 +117,26 @@ def test_bad_input_ends_in_a_sentence(arguments, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_checkpoint_costs(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "STEPS", 2)
+    monkeypatch.setattr(checkpoint, "SAVES", 2)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", 0.5)
+    checkpoint.main(str(tmp_path / "out.jsonl"), "smoke")
+    hardware, *lines = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert "cpu" in hardware["hardware"]
+    assert [(line["spliced"], line["saes"]) for line in lines] == [(False, 3), (True, 6)]
+    for line in lines:
+        # Weights and two moments of each, of 64 · 320 · 2 + 320 + 64 numbers, and little else.
+        assert line["mb"] == pytest.approx(line["saes"] * 3 * 4 * 41_344 / 2**20, rel=0.1)
+        assert line["saves"] == pytest.approx(line["train_seconds"] / 0.5 + 0.5, abs=0.7)
+        share = line["saves"] * line["save_seconds"] / line["train_seconds"]
+        assert line["share_of_training"] == pytest.approx(share, rel=0.1, abs=1e-4)
+
+
+def test_the_committed_checkpoints_are_cheap():
+    lines = (ROOT / "benchmarks" / "results" / "checkpoint.jsonl").read_text().splitlines()
+    shares = [json.loads(line)["share_of_training"] for line in lines[1:]]
+    assert len(shares) == 2
+    assert max(shares) < 0.02

@@ -132,7 +132,7 @@ def test_planned_runs_have_the_names_of_the_experiment():
     plan = experiment()
     training = {"lr": 0.01, "schedule": "linear", "e2e_kl_coeff": 1.0, "ds_kl_coeff": 0.5}
     training |= {"downstream_coeff": 0.7, "warmup_fraction": 0.1, "min_lr_factor": 0.1}
-    training |= {"grad_clip": 1.0, "downstream_last_block": False}
+    training |= {"grad_clip": 1.0, "downstream_last_block": False, "precision": "tf32"}
     configs = plan.configs({"local": [0.3, 1.0]}, **training)
     parameters = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name != "hook_names"}
     parameters |= training | {"hook": HOOK, "results_folder": "somewhere", "objectives": "e2e"}

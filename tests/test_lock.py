@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -103,6 +104,34 @@ def test_a_job_ends_with_its_pipeline(tmp_path: Path) -> None:
     by_hand.kill()
     for process in (job, second, by_hand):
         process.communicate()
+
+
+def test_a_training_that_outlives_its_pipeline_saves_its_state(tmp_path: Path) -> None:
+    parameters = {
+        "results_folder": str(tmp_path), "train_data": "storyworld", "objectives": "local",
+        "sparsity_coeffs": "local:5", "train_tokens": 10_000_000, "checkpoint_seconds": 1e6,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pipeline.run_notebook", "notebooks/10_train.ipynb"]
+    command += ["--results", str(tmp_path), "--parameters", json.dumps(parameters)]
+    executed = tmp_path / "notebooks" / "10_train.ipynb"
+    with sole_pipeline(tmp_path, "r") as token:
+        job = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, VARIABLE: token},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while "tok/s" not in (executed.read_text() if executed.is_file() else ""):
+            assert time.monotonic() < deadline and job.poll() is None
+            time.sleep(0.5)
+    [said] = job.communicate(timeout=60)[1:]
+    assert job.returncode == 1
+    assert "training was stopped by SIGINT" in said and "its state is saved" in said
+    assert len(list(tmp_path.glob("saes/*/checkpoints/step-*.safetensors"))) == 1
+    assert not (tmp_path / "failed" / "10_train.json").exists(), "it did not fail"
+    assert not (tmp_path / "running" / "10_train.json").exists()
 
 
 def test_torn_copies_go_and_others_stay(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, experiment):
         for mine, theirs in zip(found.facts["curve"], expected.facts["curve"], strict=True):
             assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
     # What two processes have saved, one takes up: here at its last step.
-    rows, seen = torch.zeros(96, 8, dtype=torch.long), []
+    rows, seen = torch.zeros(96, 8, dtype=torch.long), [[] for _ in configs]
     folders = [experiment.checkpoints(tmp_path / "two", config) for config in configs]
     runs = train(
         tiny_model(),
@@ -100,9 +100,10 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, experiment):
         rows,
         progress=False,
         checkpoints=folders,
-        on_log=lambda i, entry: seen.append(i),
+        on_log=lambda i, entry: seen[i].append(entry),
     )
-    assert seen == []
+    assert seen == [run.curve for run in runs], "a tracker sees what the processes logged"
+    assert len(seen[0]) == 12
     saved = load_checkpoint(folders[1], 12).tensors[f"weight/{HOOK}.W_enc"]
     assert torch.equal(runs[1].saes[HOOK].W_enc, saved)
 

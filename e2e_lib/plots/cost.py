@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from e2e_lib.plots.style import (
     INK,
