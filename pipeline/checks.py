@@ -83,6 +83,7 @@ RULES = {
     "device": Rule(is_text, "cpu, cuda, cuda:0 or mps"),
     "tracker": _one_of("none", "wandb"),
     "precision": _one_of("auto", "fp32", "tf32", "bf16"),
+    "checkpoint_seconds": _from(0),
     "processes": _whole(1),
     "one_sae_a_job": _boolean(),
     "released": Rule(lambda v: isinstance(v, str), "a hub name or folder of SAEs, or empty"),

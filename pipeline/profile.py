@@ -67,6 +67,7 @@ class Profile:
     prepend_bos: bool = False  # start every row of text with the beginning-of-text token
     downstream_last_block: bool = False  # e2e_ds compares the last block's output too
     precision: str = "auto"  # of a training's products: fp32, tf32, bf16; auto: bf16 on cuda
+    checkpoint_seconds: float = 120.0  # a training's state is saved this often
     processes: int = 1  # that share every micro-batch of a training; one a GPU
     one_sae_a_job: bool = False  # for long trainings: a machine that dies loses one SAE
     released: str = ""  # hub name or folder of SAEs to evaluate; then nothing is trained
