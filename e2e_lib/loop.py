@@ -31,19 +31,8 @@ from e2e_lib.trainee import TrainedRun, Trainee, loss_terms
 PAPER_WINDOW_TOKENS, PAPER_WINDOW_OPENS = 500_000, 364_400 / 400_000
 SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
 TRAINING_MODULES = (
-    *(
-        "bare",
-        "clock",
-        "coding",
-        "config",
-        "hook_names",
-        "hooks",
-        "loop",
-        "losses",
-        "memory",
-        "output",
-    ),
-    *("precision", "processes", "running", "sae", "trainee"),
+    *("bare", "clock", "coding", "config", "hook_names", "hooks", "loop", "losses", "memory"),
+    *("output", "precision", "processes", "running", "sae", "trainee"),
 )
 
 
@@ -79,7 +68,7 @@ class Loop:
         check_precision(self.precision, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        elif self.device.type == "cuda":
+        elif self.device.type == "cuda" and rows.is_cpu:
             rows = rows.pin_memory()  # then a batch is moved while the one before is computed
         share = self.micro % processes.count == 0
         allowed = f"a multiple of the number of processes ({processes.count})"

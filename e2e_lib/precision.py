@@ -2,10 +2,11 @@
 
     fp32    float32 products
     tf32    the same through a CUDA GPU's tensor cores, which read 10 bits of each fraction
-    bf16    the frozen blocks' and the SAE's products in bfloat16, what is left as tf32
+    bf16    the frozen blocks' and the SAE's products in bfloat16, the unembedding's, whose small
+            differences are the KL divergence, as with tf32
 
-The weights that train, the optimiser, the residual stream, sums, losses and the unembedding, whose
-small differences are the KL divergence, stay float32 in all three. Evaluation runs in fp32.
+On a CPU tf32 is float32. The weights that train, the optimiser, the residual stream, sums and
+losses are float32 in all three, and evaluation runs in fp32.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ AUTO = "auto"
 
 
 def chosen_precision(precision: str, device: str) -> str:
-    """What `auto` means: bf16 on a CUDA GPU, else fp32 (bf16 is slower on the CPUs measured).
+    """What `auto` means: bf16 on a CUDA GPU, else fp32: a CPU took longer for bf16 (benchmarks/).
 
     It depends on the name of the device alone, so that a run is called the same on every machine.
 

@@ -8,7 +8,7 @@ trained alone, and the same whether the loop ran through or was stopped and resu
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -81,37 +81,21 @@ def train(
     good = is_number(checkpoint_seconds) and checkpoint_seconds >= 0
     require(good, "checkpoint_seconds", checkpoint_seconds, allowed)
     loop = Loop(model, configs, rows, logs, processes)
-    folders = list(checkpoints or [])
+    folders, log = list(checkpoints or []), on_log or (lambda index, entry: None)
     if folders:
-        require(
-            len(folders) == len(configs), "checkpoints", len(folders), f"{len(configs)} folders"
-        )
+        allowed = f"{len(configs)} folders"
+        require(len(folders) == len(configs), "checkpoints", len(folders), allowed)
         loop.resume(folders)
-        if on_log is not None:
-            for index, run in enumerate(loop.runs):
-                for entry in run.curve:
-                    on_log(index, entry)
-    bar = tqdm(
-        total=loop.steps * loop.step_tokens,
-        initial=loop.step * loop.step_tokens,
-        unit="tok",
-        unit_scale=True,
-        disable=not progress or not processes.first,
-        desc=f"{len(configs)} SAE{'s' * (len(configs) > 1)}",
-        mininterval=1.0,  # executed notebooks keep every update
-    )
-    saved = time.monotonic()
+        for index, run in enumerate(loop.runs):
+            for entry in run.curve:
+                log(index, entry)
+    bar, saved = _bar(loop, shown=progress and processes.first), time.monotonic()
     with bar, _signals(bool(folders)) as received, explained(loop.shapes):
         while loop.step < loop.steps:
             entries = loop.advance()
-            bar.update(loop.step_tokens)
+            _show(bar, loop, entries)
             for index, entry in enumerate(entries):
-                if on_log is not None:
-                    on_log(index, entry)
-                bar.set_postfix_str(
-                    f"loss {entry['loss']:.4g}, L0 {entry['l0']:.1f}, "
-                    f"CE +{entry['ce_increase']:.3f}"
-                )
+                log(index, entry)
             due = time.monotonic() - saved >= checkpoint_seconds
             stopping = processes.any(bool(received))
             if folders and processes.first and (due or stopping or loop.step == loop.steps):
@@ -124,6 +108,31 @@ def train(
                     "and its state is saved: start it again to go on."
                 )
     return loop.finish()
+
+
+def _bar(loop: Loop, shown: bool) -> tqdm:
+    """A bar over the tokens of the whole training."""
+    count = len(loop.runs)
+    return tqdm(
+        total=loop.steps * loop.step_tokens,
+        initial=loop.step * loop.step_tokens,
+        unit="tok",
+        unit_scale=True,
+        disable=not shown,
+        desc=f"{count} SAE{'s' * (count > 1)}",
+        mininterval=1.0,  # executed notebooks keep every update
+    )
+
+
+def _show(bar: tqdm, loop: Loop, entries: Sequence[Mapping[str, float | int]]) -> None:
+    """Move the bar on by a step, with what the last run has logged, if it has."""
+    if entries:
+        entry = entries[-1]
+        bar.set_postfix_str(
+            f"loss {entry['loss']:.4g}, L0 {entry['l0']:.1f}, CE {entry['ce_increase']:+.3f}",
+            refresh=False,
+        )
+    bar.update(loop.step_tokens)
 
 
 @contextmanager

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.errors import ResultsError
-from pipeline.compare import read_csv
+from pipeline.compare import FILES, read_csv, read_text
 
-FILES = (
-    *("metrics.csv", "claims.json", "*_features.html", "figures/*", "tables/*", "skipped/*.json"),
-    *("saes/**/*.safetensors", "saes/**/cfg.json", "saes/*/metrics.json", "saes/*/*.csv"),
+SAES = ("saes/**/*.safetensors", "saes/**/cfg.json", "saes/*/metrics.json", "saes/*/*.csv")
+OF_CLOCKS = (
+    *("figures/30_cost_*", "figures/90_claims.png", "tables/30_training_cost.*"),
+    *("tables/91_c*.*", "saes/*/checkpoints/*"),
 )
-OF_CLOCKS = ("figures/30_cost_*", "tables/30_training_cost.*", "tables/91_c*.*")
-ABOUT_CLOCKS = ("figures/90_claims.png", "saes/*/checkpoints/*")
 CLAIM = "C8"  # its ids begin so
 
 
@@ -44,8 +43,8 @@ def _files(folder: Path) -> set[str]:
     """Files that are made anew by every run and depend on no clock, by their names inside."""
     if not (folder / "metrics.csv").is_file():
         raise ResultsError(f"results folder {str(folder)!r} has no metrics.csv to compare.")
-    names = {p.relative_to(folder).as_posix() for f in FILES for p in folder.glob(f)}
-    return {n for n in names if not any(fnmatch(n, p) for p in (*OF_CLOCKS, *ABOUT_CLOCKS))}
+    names = {p.relative_to(folder).as_posix() for f in (*FILES, *SAES) for p in folder.glob(f)}
+    return {n for n in names if not any(fnmatch(n, p) for p in OF_CLOCKS)}
 
 
 def _content(path: Path) -> bytes:
@@ -59,7 +58,7 @@ def _content(path: Path) -> bytes:
         return kept.to_csv(index=False).encode()
     if path.suffix == ".json":
         try:
-            return json.dumps(_without_clocks(json.loads(path.read_bytes()))).encode()
+            return json.dumps(_without_clocks(json.loads(read_text(path)))).encode()
         except ValueError as error:
             raise ResultsError(f"{path.name!r} is no JSON.") from error
     return path.read_bytes()

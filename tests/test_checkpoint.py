@@ -22,11 +22,8 @@ from e2e_lib.checkpoint import (
 )
 from e2e_lib.errors import ConfigError, ResultsError
 from e2e_lib.losses import named_objective
-from e2e_lib.memory import OutOfMemoryError
 from e2e_lib.train import StoppedError, TrainConfig, train
 from pipeline.code_digest import imported
-
-__all__ = ["OutOfMemoryError"]  # for the programs below
 
 HOOK = "blocks.1.hook_resid_pre"
 SMALL = {"dict_ratio": 2.0, "batch_size": 4, "micro_batch_size": 2, "lr": 0.01}
@@ -258,6 +255,7 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_checkpoint as t
+from e2e_lib.memory import OutOfMemoryError
 config = t.TrainConfig(
     t.named_objective("local", 0.3), (t.HOOK,), dict_ratio=4e3, batch_size=64, micro_batch_size=64
 )
@@ -275,7 +273,7 @@ elif sys.argv[1] == "little memory":
     resource.setrlimit(resource.RLIMIT_AS, (now + 2**27, resource.RLIM_INFINITY))
     try:
         train(checkpoints=folders)
-    except t.OutOfMemoryError as error:
+    except OutOfMemoryError as error:
         print(error)
 else:
     t.assert_same([train(checkpoints=folders)], [train()])

@@ -10,8 +10,17 @@ from tiny_models import assert_sentence, random_tokens, tiny_model
 from e2e_lib.clock import Clock, charged
 from e2e_lib.errors import ConfigError
 from e2e_lib.losses import named_objective
-from e2e_lib.precision import check_precision, chosen_precision, low_products, tensor_cores
-from e2e_lib.train import StoppedError, TrainConfig, train
+from e2e_lib.precision import (
+    AUTO,
+    PRECISIONS,
+    check_precision,
+    chosen_precision,
+    low_products,
+    tensor_cores,
+)
+from e2e_lib.train import CHECKPOINT_SECONDS, StoppedError, TrainConfig, train
+from pipeline.checks import RULES
+from pipeline.profile import load_profile
 
 HOOKS = ["blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"]
 SMALL = {"dict_ratio": 3.0, "batch_size": 4, "micro_batch_size": 2, "lr": 0.01}
@@ -88,6 +97,13 @@ def test_auto_depends_on_the_name_of_the_device_alone():
         "fp32", "bf16", "bf16", "fp32",
     ]  # fmt: skip
     assert chosen_precision("tf32", "cpu") == "tf32"
+
+
+def test_a_profile_allows_the_same():
+    rule = RULES["precision"]
+    assert rule.allowed == f"one of {', '.join((AUTO, *PRECISIONS))}"
+    assert all(map(rule.good, (AUTO, *PRECISIONS)))
+    assert load_profile("smoke").checkpoint_seconds == CHECKPOINT_SECONDS
 
 
 def test_unknown_precisions_are_refused():
