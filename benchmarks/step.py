@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.shapes import Shape, shapes
+from e2e_lib.bare import runner
 from e2e_lib.config import TrainConfig
 from e2e_lib.hooks import clean_pass
 from e2e_lib.loop import Loop
@@ -36,7 +37,9 @@ class Case:
 
     shape: str
     objective: str  # local, e2e, e2e_ds
-    path: str  # plain: the tests' oracle; default: the library's; fp32, tf32, bf16: so computed
+    # plain: the tests' oracle; default: the library's; fp32, tf32, bf16: so computed; compiled: the
+    # default with the blocks through torch.compile.
+    path: str
     saes: int  # trained side by side
     active: float  # share of the latents that fire on a token; 0.5 as initialised
 
@@ -80,6 +83,13 @@ def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], 
             for sae in run.saes.values():
                 sae.b_enc += bias_for(case.active, seen, sae.W_enc)
     return lambda: loop.advance() and None
+
+
+def compile_blocks(model) -> None:
+    """From here on this process runs such blocks through torch.compile, hooks outside of them."""
+    torch._dynamo.config.recompile_limit = 4 * model.cfg.n_layers  # each block is a case of its own
+    for kind in {type(block) for block in runner(model, []).blocks}:
+        kind.forward = torch.compile(kind.forward, dynamic=False)
 
 
 def plain_terms(objective: Objective) -> oracle.Terms:
@@ -149,6 +159,8 @@ def measure(folder: Path, shape: Shape, case: Case, device: str) -> dict[str, fl
     rows = torch.randint(1, shape.vocabulary, (shape.rows, shape.context), generator=generator)
     rows = rows.to(device)
     before = memory_mb(device)
+    if case.path == "compiled":
+        compile_blocks(model)
     make = plain_step if case.path == "plain" else default_step
     step = make(model, shape, case, rows)
     ms = timed(step, device)

@@ -34,7 +34,7 @@ def markdown(lines: list[dict[str, Any]], *, short: bool = False) -> str:
         other = None if changed else plain.get(tuple(line[k] for k in keys))
         cells = [
             line["shape"] + (f" ({changed})" if changed else ""),
-            line["objective"] + ("" if line["path"] == "default" else f" in {line['path']}"),
+            line["objective"] + ("" if line["path"] == "default" else f", {line['path']}"),
             str(line["saes"]),
             f"{100 * line['active']:g} %",
             f"{other['ms']:.0f}" if other else "",

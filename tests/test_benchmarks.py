@@ -3,18 +3,22 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import CONFIGS, tiny_model
 
+from benchmarks import __main__ as bench
 from benchmarks import checkpoint, step
 from benchmarks.__main__ import cases, growth
 from benchmarks.floor import block_parameters, step_flops
 from benchmarks.shapes import Shape, shapes
 from benchmarks.step import Case
 from benchmarks.table import main, markdown
+from e2e_lib.bare import runner
+from e2e_lib.errors import E2EError
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Shape(CONFIGS["gpt2"], 2, 10, 4.0, 1)  # 4 blocks of width 12, 20 tokens, 48 latents
@@ -79,9 +83,10 @@ def test_the_readme_has_the_table_of_the_committed_files(tmp_path):
 def test_every_shape_has_its_cases():
     for name, shape in shapes("cpu").items():
         found = [*cases(name), *growth(name, shape)]
-        assert len(found) == 19
+        assert len(found) == 20
         precisions = [case.path for case, _ in cases(name, "cuda")]
         assert [precisions.count(p) for p in ("default", "fp32", "tf32", "bf16")] == [7, 1, 1, 0]
+        assert [case.path for case, _ in found].count("compiled") == 1
         assert {case.objective for case, _ in found} == {"local", "e2e", "e2e_ds"}
     assert shapes("cuda")["gpt2"].rows * shapes("cuda")["gpt2"].context == 8192
 
@@ -96,6 +101,43 @@ def test_every_shape_has_its_cases():
 def test_a_path_is_computed_in_the_precision_it_names(path, device, expected):
     case = Case("tiny", "e2e", path, 2, 0.2)
     assert {c.precision for c in step.configs(TINY, case, device)} == {expected}
+
+
+def test_the_compiled_path_runs_every_block_after_compilation(monkeypatch):
+    model, runs = tiny_model(), []
+
+    def compiled(forward, **options):
+        return lambda *args, **kwargs: runs.append(options) or forward(*args, **kwargs)
+
+    kind = type(runner(model, []).blocks[0])
+    monkeypatch.setattr(kind, "forward", kind.forward)  # put back at the end
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    step.compile_blocks(model)
+    assert torch._dynamo.config.recompile_limit == 4 * 4  # with a gradient and without, one token
+    rows = torch.randint(1, 30, (2, 10), generator=torch.Generator().manual_seed(0))
+    one_step = step.default_step(model, TINY, Case("tiny", "e2e", "compiled", 1, 0.2), rows)
+    runs.clear()
+    one_step()
+    assert runs == [{"dynamic": False}] * (1 + 3 + 3)  # before the SAE; after it clean and spliced
+
+
+@pytest.mark.parametrize("failing", ["compiled", "bf16"])
+def test_only_a_path_that_cannot_compile_is_left_out(failing, monkeypatch, capsys):
+    def measured(case, changes, *others):
+        if case.path == failing:
+            raise E2EError(f"{case.path} cannot be measured: no compiler")
+        return asdict(case) | {"ms": 1.0, "tokens_per_s": 1, "peak_mb": 1.0}
+
+    monkeypatch.setattr(bench, "measured", measured)
+    monkeypatch.setattr(bench, "ceilings", lambda *_: {"flops_per_s": 1e12})
+    if failing != "compiled":
+        with pytest.raises(E2EError, match="no compiler"):
+            bench.run("storyworld", "cpu", 1, None)
+        return
+    lines = bench.run("storyworld", "cpu", 1, None)
+    assert len(lines) == 1 + 20 - 1
+    assert "left out: compiled cannot be measured: no compiler" in capsys.readouterr().err
 
 
 @pytest.mark.slow
