@@ -175,7 +175,7 @@ def test_own_model_gets_its_own_defaults(own_model: dict[str, Any]) -> None:
     assert profile.context_size == 128
     assert profile.downstream_coeff == {1: 2.5, 2: 2.5, 3: 2.5}
     assert [len(profile.sparsity_coeffs["e2e"][layer]) for layer in (1, 2, 3)] == [3, 5, 3]
-    assert set(profile.lr.values()) == {0.01}
+    assert set(profile.lr.values()) == {0.02}
     assert profile.sparsity_coeffs["local"][1] == auto_grid("local", 3, 2.0)
 
 
