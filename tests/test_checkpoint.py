@@ -224,7 +224,7 @@ def test_killed_at_random_moments_the_weights_are_the_same_bits(tmp_path):
     place = str(Path(__file__).resolve().parent)
     program = PROGRAM.format(tests=place, folder=str(tmp_path))
     environment = os.environ | {"PYTHONPATH": str(Path(place).parent), "OMP_NUM_THREADS": "1"}
-    wanted = int(os.environ.get("E2E_KILLS", "6"))
+    wanted = int(os.environ.get("E2E_KILLS", "4"))
     chance, kills = random.Random(7), 0
     for _ in range(wanted + 3):
         process = subprocess.Popen(

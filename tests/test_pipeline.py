@@ -264,7 +264,7 @@ def test_a_failing_run_names_the_notebook_and_the_reason(
 ) -> None:
     """`make run` on data that does not exist: non-zero exit, one sentence, no table."""
     texts = {"train_data": "no/such.jsonl", "validation_data": "no/other.jsonl"}
-    chosen = {"objectives": ["local"], "seeds": [0], "train_tokens": 4096, **texts}
+    chosen = {"objectives": ["local"], "seeds": [0], "train_tokens": 4096, "sweeps": {}, **texts}
     results = tmp_path / "results"
     assert run(load_profile("smoke", chosen), results, cores=2) == 1
     error = capsys.readouterr().err
