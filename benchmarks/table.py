@@ -19,7 +19,6 @@ def markdown(lines: list[dict[str, Any]], *, short: bool = False) -> str:
     if short:
         whole = [line for line in cases if not any(key in line for key in CHANGED)]
         cases = [x for x in whole if x["active"] < 0.5 or x["objective"] == "e2e"]
-        cases = [x for x in cases if x["path"] in ("plain", "default")]
     keys = ("shape", "objective", "saes", "active")
     plain = {tuple(line[k] for k in keys): line for line in cases if line["path"] == "plain"}
     rows = [
