@@ -68,12 +68,12 @@ test: export OMP_NUM_THREADS = 1
 test: lint
 	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about 17 minutes."
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
-	@$(BIN)/python tests/check_notebooks.py
+	@$(BIN)/python tests/notebooks/check_notebooks.py
 
 reference: $(READY)
 	@echo "Copying results/storyworld to results/reference, and its claims into the README."
 	@$(BIN)/python -m pipeline.reference results/storyworld
-	@$(BIN)/python -m e2e_lib.claims results/reference README.md
+	@$(BIN)/python -m e2e_lib.analysis.claims.verdicts results/reference README.md
 
 verify: export HF_HUB_OFFLINE = 1
 verify: $(READY)

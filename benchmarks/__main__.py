@@ -27,9 +27,9 @@ from benchmarks.floor import ceilings, step_flops
 from benchmarks.shapes import Shape, shapes, write_model
 from benchmarks.step import Case
 from benchmarks.table import markdown
+from e2e_lib.data.models import check_device
 from e2e_lib.errors import E2EError, require
-from e2e_lib.models import check_device
-from e2e_lib.provenance import provenance
+from e2e_lib.runs.provenance import provenance
 
 OBJECTIVES = ("local", "e2e", "e2e_ds")
 LATE = 0.01  # share of latents that fire late in a training, roughly

@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.__main__ import ROOT, hardware
-from e2e_lib.config import TrainConfig
-from e2e_lib.experiment import Experiment, from_parameters, parse_sparsity_coeffs
-from e2e_lib.loop import Loop
-from e2e_lib.models import load_model
-from e2e_lib.runs import source_path
-from e2e_lib.train import CHECKPOINT_SECONDS
-from pipeline.profile import load_profile
-from pipeline.stages import stages
+from e2e_lib.core.config import TrainConfig
+from e2e_lib.core.loop import Loop
+from e2e_lib.core.train import CHECKPOINT_SECONDS
+from e2e_lib.data.models import load_model
+from e2e_lib.runs.experiment import Experiment, from_parameters, parse_sparsity_coeffs
+from e2e_lib.runs.tables import source_path
+from pipeline.plan.profile import load_profile
+from pipeline.plan.stages import stages
 
 STEPS, SAVES, WARM = 30, 7, 3  # timed; and steps before
 

@@ -16,15 +16,15 @@ import pandas as pd
 import torch
 
 from benchmarks.step import oracle, plain_terms
-from e2e_lib.config import TrainConfig, learning_rate_factor
-from e2e_lib.data import load_rows
-from e2e_lib.evaluate import evaluate
-from e2e_lib.losses import named_objective
-from e2e_lib.models import load_model
-from e2e_lib.sae import SAE
-from e2e_lib.sources import source_pair
-from e2e_lib.train import build_saes, train
-from e2e_lib.trainee import resolved_objective
+from e2e_lib.core.config import TrainConfig, learning_rate_factor
+from e2e_lib.core.evaluate import evaluate
+from e2e_lib.core.losses import named_objective
+from e2e_lib.core.sae import SAE
+from e2e_lib.core.sae_run import resolved_objective
+from e2e_lib.core.train import build_saes, train
+from e2e_lib.data.models import load_model
+from e2e_lib.data.rows import load_rows
+from e2e_lib.data.text import source_pair
 
 HOOK, SEEDS, ROWS, CONTEXT, THREADS = "blocks.2.hook_resid_pre", (0, 1, 2), 1600, 128, 2
 METRICS = ("ce_increase", "kl", "l0", "mse")

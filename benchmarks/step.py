@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.shapes import Shape, shapes
-from e2e_lib.bare import runner
-from e2e_lib.config import TrainConfig
-from e2e_lib.hooks import clean_pass
-from e2e_lib.loop import Loop
-from e2e_lib.losses import Objective, named_objective
-from e2e_lib.models import load_model
-from e2e_lib.precision import AUTO, PRECISIONS, chosen_precision
-from e2e_lib.provenance import peak_memory
-from e2e_lib.trainee import resolved_objective
+from e2e_lib.core.config import TrainConfig
+from e2e_lib.core.hooks import clean_pass
+from e2e_lib.core.loop import Loop
+from e2e_lib.core.losses import Objective, named_objective
+from e2e_lib.core.sae_run import resolved_objective
+from e2e_lib.data.models import load_model
+from e2e_lib.engine.device import AUTO, PRECISIONS, chosen_precision
+from e2e_lib.engine.frozen_model import runner
+from e2e_lib.runs.provenance import peak_memory
 from tests import oracle
 
 LEAST_SECONDS, LEAST_STEPS, MOST_STEPS = 2.0, 3, 200

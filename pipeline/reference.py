@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from e2e_lib.analysis.matched import across_seeds, main_runs, similar
+from e2e_lib.analysis.warm_start import compared_runs
 from e2e_lib.errors import E2EError, ResultsError
-from e2e_lib.matching import across_seeds, main_runs, similar
-from e2e_lib.runs import REFERENCE, metrics_table, project_path
-from e2e_lib.warm_start import compared_runs
+from e2e_lib.runs.tables import REFERENCE, metrics_table, project_path
 
 FOLDERS = ("figures", "tables", "skipped")
 FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")

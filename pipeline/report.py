@@ -18,10 +18,10 @@ from urllib.parse import quote
 
 from e2e_lib.errors import E2EError
 from e2e_lib.files import write_text
-from pipeline.notebook_html import notebook_title, write_notebook_html, write_style_sheet
-from pipeline.profile import ROOT
-from pipeline.result_files import Json, read_all, read_json, read_rows
-from pipeline.stages import ALL_NOTEBOOKS, TRAIN
+from pipeline.pages.notebook_html import notebook_title, write_notebook_html, write_style_sheet
+from pipeline.pages.result_files import Json, read_all, read_json, read_rows
+from pipeline.plan.profile import ROOT
+from pipeline.plan.stages import ALL_NOTEBOOKS, TRAIN
 
 VERDICTS = {True: ("✓", "holds"), False: ("✗", "does not hold"), None: ("–", "not testable here")}
 PROVENANCE = (
@@ -62,7 +62,7 @@ def head(profile: Json) -> str:
     """Title, style, and what was run in one sentence."""
     name = escape(str(profile.get("name", "")))
     model = escape(str(profile.get("model", "")).removesuffix("/").split("../")[-1])
-    style = (ROOT / "pipeline" / "report.css").read_text(encoding="utf-8")
+    style = (ROOT / "pipeline" / "pages" / "report.css").read_text(encoding="utf-8")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

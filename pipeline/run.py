@@ -17,22 +17,22 @@ import yaml
 
 from e2e_lib.errors import ConfigError, E2EError, first_sentence, require
 from e2e_lib.files import write_json, write_text, writing
-from pipeline.executor import (
+from pipeline.execution.executor import (
     cancel_leftovers,
     cluster_folder,
     executor_of,
     snakemake_command,
     start_snakemake,
 )
-from pipeline.fresh import drop_torn_copies, in_words, of_other_code, settle
-from pipeline.lock import retire, sole_pipeline
-from pipeline.notebook_parameters import NOTEBOOKS
-from pipeline.pins import pinned
-from pipeline.profile import ROOT, Profile, load_profile
-from pipeline.progress import watch
+from pipeline.execution.fresh import drop_torn_copies, in_words, of_other_code, settle
+from pipeline.execution.lock import retire, sole_pipeline
+from pipeline.execution.progress import watch
+from pipeline.plan.notebook_parameters import NOTEBOOKS
+from pipeline.plan.pins import pinned
+from pipeline.plan.profile import ROOT, Profile, load_profile
+from pipeline.plan.shrink import shrunk
+from pipeline.plan.stages import Stage, stages
 from pipeline.report import write_report
-from pipeline.shrink import shrunk
-from pipeline.stages import Stage, stages
 from pipeline.table import set_aside
 
 WORDS = {"model": "MODEL", "train_data": "TRAIN", "validation_data": "VALIDATION"}

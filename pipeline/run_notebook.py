@@ -26,11 +26,11 @@ from traitlets import default
 
 from e2e_lib.errors import E2EError
 from e2e_lib.files import write_json
-from pipeline.code_digest import digest
-from pipeline.lock import ENDING, end_with_pipeline, sole_job
-from pipeline.notebook_parameters import check_parameters
-from pipeline.profile import ROOT
-from pipeline.scrub import scrub_file, scrub_text
+from e2e_lib.source_code import digest
+from pipeline.execution.lock import ENDING, end_with_pipeline, sole_job
+from pipeline.execution.scrub import scrub_file, scrub_text
+from pipeline.plan.notebook_parameters import check_parameters
+from pipeline.plan.profile import ROOT
 
 
 class NotebookError(E2EError):

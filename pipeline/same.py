@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.errors import ResultsError
-from pipeline.compare import FILES, read_csv, read_text
+from pipeline.compare.differences import FILES, read_csv, read_text
 
 SAES = ("saes/**/*.safetensors", "saes/**/cfg.json", "saes/*/metrics.json", "saes/*/*.csv")
 OF_CLOCKS = (

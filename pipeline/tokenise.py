@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from e2e_lib.data import row_blocks, token_stream
+from e2e_lib.data.models import model_path
+from e2e_lib.data.rows import row_blocks, token_stream
+from e2e_lib.data.text import TextSource, read_documents
 from e2e_lib.errors import ConfigError, DataError, E2EError, ModelError, first_sentence, require
 from e2e_lib.files import write_json
-from e2e_lib.models import model_path
-from e2e_lib.sources import TextSource, read_documents
 
 SHARD_TOKENS = 50_000_000  # of a parquet file: 100 to 200 MB
 

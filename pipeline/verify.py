@@ -5,8 +5,8 @@
 
 Nothing is trained: metrics.json, rows.csv and curve.csv of each run are records of its training.
 Everything made of them and of the shipped weights is made again in a scratch folder: figures' data
-and texts, tables, metrics.csv, claims.json. Tolerances: pipeline/tolerances.py. Exit status 1 if a
-number differs.
+and texts, tables, metrics.csv, claims.json. Tolerances: pipeline/compare/tolerances.py. Exit
+status 1 if a number differs.
 """
 
 import argparse
@@ -18,18 +18,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from e2e_lib.analysis.claims.measures import WRITTEN
+from e2e_lib.analysis.matched import across_seeds, main_runs, similar
+from e2e_lib.analysis.warm_start import compared_runs
+from e2e_lib.core.sae import SPARSITY, WEIGHTS
 from e2e_lib.errors import E2EError, ResultsError
-from e2e_lib.matching import across_seeds, main_runs, similar
-from e2e_lib.measures import WRITTEN
-from e2e_lib.runs import REFERENCE, metrics_table, project_path, write_metrics_table
-from e2e_lib.sae import SPARSITY, WEIGHTS
-from e2e_lib.warm_start import compared_runs
-from pipeline.compare import FILES, Lacking, Outcome, compare_folders
-from pipeline.executor import environment
-from pipeline.notebook_parameters import NOTEBOOKS
-from pipeline.profile import ROOT, read_profile
+from e2e_lib.runs.tables import REFERENCE, metrics_table, project_path, write_metrics_table
+from pipeline.compare.differences import FILES, Lacking, Outcome, compare_folders
+from pipeline.execution.executor import environment
+from pipeline.plan.notebook_parameters import NOTEBOOKS
+from pipeline.plan.profile import ROOT, read_profile
+from pipeline.plan.stages import CLAIMS, Stage, stages
 from pipeline.run_notebook import run_notebook
-from pipeline.stages import CLAIMS, Stage, stages
 
 SCRATCH = "build/verify"
 SHOWN = 100  # differences that are printed one by one

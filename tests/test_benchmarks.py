@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import CONFIGS, tiny_model
 
 from benchmarks import __main__ as bench
 from benchmarks import checkpoint, step
@@ -17,8 +16,9 @@ from benchmarks.floor import block_parameters, step_flops
 from benchmarks.shapes import Shape, shapes
 from benchmarks.step import Case
 from benchmarks.table import main, markdown
-from e2e_lib.bare import runner
+from e2e_lib.engine.frozen_model import runner
 from e2e_lib.errors import E2EError
+from tests.helpers.tiny_models import CONFIGS, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Shape(CONFIGS["gpt2"], 2, 10, 4.0, 1)  # 4 blocks of width 12, 20 tokens, 48 latents

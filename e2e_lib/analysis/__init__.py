@@ -1,0 +1,1 @@
+"""One module a question: tables and tensors in, tidy tables out."""

@@ -1,0 +1,1 @@
+"""Subject-verb agreement: does a spliced model still do the task?"""

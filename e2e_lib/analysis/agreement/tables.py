@@ -1,0 +1,165 @@
+"""From preferences of single prompts to faithfulness with intervals: pandas and numpy only.
+
+Source: the paper's Table 7 and Fig 24; the two definitions of faithfulness stand in
+`faithfulness`. Every interval is a 95 % bootstrap over prompts, the same resample for the clean,
+the empty and every spliced model, and on top over seeds where there are several.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from e2e_lib.analysis.matched import OBJECTIVES
+from e2e_lib.analysis.statistics import (
+    RESAMPLES,
+    Array,
+    Interval,
+    mean_and_resamples,
+    mean_interval,
+    over_groups,
+    percentiles,
+)
+
+ENOUGH = 0.8  # faithfulness that counts as enough
+
+
+def agreement_table(clean: dict[str, Sequence[float]], seed: int = 0) -> pd.DataFrame:
+    """Does the untouched model agree? One row a task.
+
+    clean: per task the preferences of its prompts. Columns: task, n_prompts, accuracy (share of
+    prompts with a preference above 0; chance is 0.5), low, high, m (mean preference), m_low,
+    m_high.
+    """
+    rows = []
+    for task, values in clean.items():
+        preferences = np.asarray(values, dtype=float)
+        m = mean_interval(preferences, seed=seed)
+        accuracy = mean_interval(preferences > 0, seed=seed)
+        labels = {"task": task, "n_prompts": len(preferences)}
+        rows.append(labels | _columns("accuracy", accuracy, "") | _columns("m", m, "m_"))
+    return pd.DataFrame(rows)
+
+
+def faithfulness_table(prompts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Table 7: one row a match, layer, objective and task.
+
+    prompts: as `faithfulness.spliced_table` returns it. Columns: match, layer, objective, task,
+    n_seeds, n_prompts, m_clean, m_empty, m_spliced, faithfulness, low, high, faithfulness_paper,
+    low_paper, high_paper. Per seed the ratio of means over prompts; then the mean over seeds.
+    """
+    rows = []
+    for keys, own in prompts.groupby(["match", "layer", "objective", "task"], sort=False):
+        plain, paper = _ratios(own, seed)
+        means = own[["clean", "empty", "spliced"]].mean()
+        rows.append(
+            dict(zip(["match", "layer", "objective", "task"], keys, strict=True))
+            | {"n_seeds": own["seed"].nunique(), "n_prompts": own["prompt"].nunique()}
+            | {f"m_{name}": value for name, value in means.items()}
+            | _columns("faithfulness", _interval(*plain, seed), "")
+            | _columns("faithfulness_paper", _interval(*paper, seed), "", "_paper")
+        )
+    return pd.DataFrame(rows)
+
+
+def difference_table(prompts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Which of two objectives stays closer to the clean model? One row a match, layer, task, pair.
+
+    The value is how much farther the second's m(SAE) / m(clean) is from 1 than the first's, so
+    above 0 the first is more faithful; mean over the seeds that have both. Columns: match, layer,
+    task, first, second, value, low, high, n_seeds.
+    """
+    rows = []
+    for (match, layer, task), own in prompts.groupby(["match", "layer", "task"], sort=False):
+        for first, second in combinations(OBJECTIVES, 2):
+            both = [set(own.loc[own["objective"] == name, "seed"]) for name in (first, second)]
+            common = own[own["seed"].isin(both[0] & both[1])]
+            if common.empty:
+                continue
+            (a, a_samples), (b, b_samples) = (
+                _ratios(common[common["objective"] == name], seed)[1] for name in (first, second)
+            )
+            value = np.abs(b - 1) - np.abs(a - 1)
+            samples = np.abs(b_samples - 1) - np.abs(a_samples - 1)
+            labels = {"match": match, "layer": layer, "task": task, "first": first}
+            labels |= {"second": second}
+            interval = _interval(value, samples, seed)._asdict()
+            rows.append(labels | interval | {"n_seeds": len(value)})
+    columns = ["match", "layer", "task", "first", "second", "value", "low", "high", "n_seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def kept_curve(prompts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Fig 24: faithfulness against the number of kept features.
+
+    prompts: as `faithfulness.kept_table` returns it. Columns: layer, objective, task, active, kept,
+    faithfulness, low, high, faithfulness_paper, low_paper, high_paper.
+    """
+    rows = []
+    keys = ["layer", "objective", "task", "active", "kept"]
+    for values, own in prompts.groupby(keys, sort=False):
+        plain, paper = _ratios(own, seed)
+        rows.append(
+            dict(zip(keys, values, strict=True))
+            | _columns("faithfulness", _interval(*plain, seed), "")
+            | _columns("faithfulness_paper", _interval(*paper, seed), "", "_paper")
+        )
+    return pd.DataFrame(rows)
+
+
+def needed_table(prompts: pd.DataFrame, seed: int = 0, enough: float = ENOUGH) -> pd.DataFrame:
+    """The smallest number of kept features with which faithfulness reaches `enough`.
+
+    prompts: as `faithfulness.kept_table` returns it. Columns: layer, objective, task, active,
+    needed, low, high by the printed definition, and needed_paper, low_paper, high_paper by the
+    authors'. NaN: not reached even with all features. The ranking is not resampled.
+    """
+    rows = []
+    keys = ["layer", "objective", "task", "active"]
+    for values, own in prompts.groupby(keys, sort=False):
+        curves = [_ratios(part, seed) for _, part in own.groupby("kept")]
+        counts = np.sort(own["kept"].unique()).astype(float)
+        row = dict(zip(keys, values, strict=True))
+        for which, suffix in ((0, ""), (1, "_paper")):
+            curve = np.stack([ratios[which][0] for ratios in curves])
+            samples = np.stack([ratios[which][1] for ratios in curves])
+            [value] = _first(counts, curve, enough)  # each SAE has one seed
+            spread = _first(counts, samples, enough).ravel()
+            low, high = np.quantile(spread, [0.025, 0.975], method="nearest")
+            found = Interval(*(np.nan if np.isinf(x) else float(x) for x in (value, low, high)))
+            row |= _columns(f"needed{suffix}", found, "", suffix)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _first(counts: Array, curves: Array, enough: float) -> Array:
+    """The first of `counts` at which each curve (first axis) is enough; infinity: none is."""
+    reached = curves >= enough
+    return np.where(reached.any(axis=0), counts[reached.argmax(axis=0)], np.inf)
+
+
+def _ratios(own: pd.DataFrame, seed: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Both definitions: per seed the value (seeds,), and resampled over prompts (resamples, seeds).
+
+    own: one row a seed and prompt. Every call with as many prompts draws the same resamples.
+    """
+    spliced = own.pivot_table(index="prompt", columns="seed", values="spliced").to_numpy()
+    per_prompt = own.drop_duplicates("prompt").sort_values("prompt")
+    clean, empty = per_prompt["clean"].to_numpy()[:, None], per_prompt["empty"].to_numpy()[:, None]
+    n = len(spliced)
+    weights = mean_and_resamples(n, RESAMPLES, np.random.default_rng(seed))
+    m, m_clean, m_empty = weights @ spliced, weights @ clean, weights @ empty
+    plain, paper = (m - m_empty) / (m_clean - m_empty), m / m_clean
+    return (plain[0], plain[1:]), (paper[0], paper[1:])
+
+
+def _interval(values: Array, samples: Array, seed: int) -> Interval:
+    """Mean over seeds, and the interval of resamples over prompts and then over seeds."""
+    resampled = over_groups(samples, np.random.default_rng(seed + 1))
+    return Interval(float(values.mean()), *percentiles(resampled))
+
+
+def _columns(name: str, interval: Interval, start: str, end: str = "") -> dict[str, float]:
+    names = (name, f"{start}low{end}", f"{start}high{end}")
+    return dict(zip(names, interval, strict=True))

@@ -1,0 +1,1 @@
+"""What a latent stands for: explained, scored, shown, compared with the truth."""

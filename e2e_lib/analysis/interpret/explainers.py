@@ -1,0 +1,207 @@
+"""Explainers that are language models: what they are asked, how their answers are read.
+
+`PromptExplainer` writes the two prompts and reads the two kinds of answer; whoever answers is a
+function from messages to text. Here: a local Hugging Face model. `endpoint`: a chat endpoint.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from e2e_lib.analysis.interpret.features import Example
+from e2e_lib.analysis.interpret.protocol import AnswerError, Feature
+from e2e_lib.data.models import check_device
+from e2e_lib.errors import ModelError, first_sentence, require
+
+SCALE = 10  # activations are shown as whole numbers from 0 to this
+LONGEST_EXPLANATION = 400  # characters
+Message = dict[str, str]  # role and content, as chat templates take them
+
+EXPLAIN = """\
+You study single units of a neural network that reads text token by token. Below are excerpts on \
+which one unit is most active. Each line holds a token, a tab and the unit's activity there, from \
+0 (silent) to 10 (its maximum).
+
+{excerpts}
+
+What makes this unit active? Consider the active tokens themselves, what comes before them and \
+what is likely to follow. Answer with one short phrase that completes "This unit is active on", \
+and nothing else."""
+
+SIMULATE = """\
+A unit of a neural network that reads text token by token is described like this: it is active on \
+{explanation}
+
+Estimate how active it is on every token of an excerpt, from 0 (silent) to 10 (its maximum). Most \
+units are silent on most tokens. The excerpt has {n} tokens; here they are, as a JSON list:
+
+{tokens}
+
+Answer with a JSON list of exactly {n} numbers, one for each token in order, and nothing else."""
+
+
+class MalformedError(AnswerError):
+    """An answer that is not of the form asked for; asked again, the model may do better."""
+
+
+class PromptExplainer:
+    """Explains and simulates by asking a language model.
+
+    Args:
+        name: which model, for tables and for the file of finished features.
+        ask: messages and the greatest number of tokens to answer with → the model's answer. Raises
+            AnswerError or ExplainerError.
+        attempts: how often a question is asked until its answer has the form asked for; 1 for a
+            model that always answers the same.
+    """
+
+    def __init__(
+        self, name: str, ask: Callable[[list[Message], int], str], attempts: int = 3
+    ) -> None:
+        require(attempts >= 1, "attempts", attempts, "at least 1")
+        self.name, self.ask, self.attempts = name, ask, attempts
+
+    def explain(self, feature: Feature) -> str:
+        """A phrase that completes "This unit is active on"."""
+        explanation: str = self._answer(explain_prompt(feature.shown), 200, read_explanation)
+        return explanation
+
+    def simulate(self, feature: Feature, explanation: str, example: Example) -> list[float]:
+        """The activity that the model expects from the explanation alone, a number each token."""
+        n = len(example.tokens)
+        prompt = SIMULATE.format(
+            explanation=explanation, n=n, tokens=json.dumps(example.tokens, ensure_ascii=False)
+        )
+        numbers: list[float] = self._answer(prompt, 20 + 6 * n, lambda text: read_numbers(text, n))
+        return numbers
+
+    def _answer(self, prompt: str, tokens: int, read: Callable[[str], Any]) -> Any:
+        """Ask until the answer can be read."""
+        messages = [{"role": "user", "content": prompt}]
+        for _ in range(self.attempts - 1):
+            try:
+                return read(self.ask(messages, tokens))
+            except MalformedError:
+                continue
+        return read(self.ask(messages, tokens))
+
+
+def explain_prompt(examples: Sequence[Example]) -> str:
+    """Excerpts as lines of token and activity; 10 is the largest activity in any of them."""
+    largest = max(max(example.activations) for example in examples)
+    excerpts = []
+    for number, example in enumerate(examples, 1):
+        lines = [
+            f"{json.dumps(token, ensure_ascii=False)[1:-1]}\t{round(SCALE * value / largest)}"
+            for token, value in zip(example.tokens, example.activations, strict=True)
+        ]
+        excerpts.append("\n".join([f"Excerpt {number}", *lines]))
+    return EXPLAIN.format(excerpts="\n\n".join(excerpts))
+
+
+def read_explanation(answer: str) -> str:
+    """The explanation on one line, without the words that the prompt began.
+
+    >>> read_explanation('"This unit is active on verbs\\n in the plural."')
+    'verbs in the plural.'
+    """
+    text = " ".join(answer.split()).strip("\"'` ")
+    opening = "this unit is active on "
+    text = text[len(opening) :] if text.lower().startswith(opening) else text
+    if not text:
+        raise MalformedError("The model's explanation was empty.")
+    return text[:LONGEST_EXPLANATION]
+
+
+def read_numbers(answer: str, n: int) -> list[float]:
+    """The `n` numbers of the JSON list in an answer, whatever stands round it.
+
+    >>> read_numbers('Sure: ```json\\n[0, 10, 2.5]\\n```', 3)
+    [0.0, 10.0, 2.5]
+    """
+    start, end = answer.find("["), answer.rfind("]")
+    try:
+        values = json.loads(answer[start : end + 1]) if 0 <= start < end else None
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, list):
+        raise MalformedError("The model's simulation was not a JSON list.")
+    if len(values) != n:
+        raise MalformedError(f"The model's simulation has {len(values)} numbers instead of {n}.")
+    if not all(type(value) in (int, float) and abs(value) < math.inf for value in values):
+        raise MalformedError("The model's simulation holds something that is not a finite number.")
+    return [float(value) for value in values]
+
+
+class LocalModel:
+    """A Hugging Face causal language model that answers by greedy decoding.
+
+    With a chat template in its tokenizer the question is put as a user's turn, otherwise as plain
+    text. Nothing that a model folder brings as code is run.
+
+    Args:
+        name_or_folder: a folder in Hugging Face layout or a hub name.
+        device: `cpu`, `cuda`, ...
+
+    Raises:
+        ModelError: no such device, or the model cannot be loaded.
+    """
+
+    def __init__(self, name_or_folder: str, device: str = "cpu") -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        check_device(device)
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(name_or_folder)
+            model = AutoModelForCausalLM.from_pretrained(name_or_folder, dtype="auto")
+        except Exception as error:  # the library raises a dozen classes here
+            raise ModelError(
+                f"explainer_model is {name_or_folder!r}, but it must be a folder in Hugging Face "
+                f"layout or a hub name that can be loaded: {first_sentence(error)}."
+            ) from error
+        self.model: Any = model.eval()
+        self.model.to(device)
+
+    @torch.no_grad()
+    def __call__(self, messages: list[Message], tokens: int) -> str:
+        """The answer, of at most `tokens` tokens.
+
+        Raises:
+            AnswerError: question and answer do not fit the model's context.
+        """
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+            ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        else:
+            text = "\n\n".join(message["content"] for message in messages) + "\n\n"
+            ids = self.tokenizer(text, return_tensors="pt")["input_ids"]
+        context = getattr(self.model.config, "max_position_embeddings", math.inf)
+        length = ids.shape[1]
+        if length + tokens > context:
+            raise AnswerError(
+                f"The question has {length} tokens and its answer up to {tokens}, but the model's "
+                f"context is {context}."
+            )
+        end = self.tokenizer.eos_token_id
+        answer = self.model.generate(
+            ids.to(self.model.device),
+            attention_mask=torch.ones_like(ids).to(self.model.device),
+            max_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=end
+            if self.tokenizer.pad_token_id is None
+            else self.tokenizer.pad_token_id,
+        )
+        return str(self.tokenizer.decode(answer[0, length:], skip_special_tokens=True))
+
+
+def local_explainer(name_or_folder: str, device: str = "cpu") -> PromptExplainer:
+    """An explainer that is a local model."""
+    name = f"local:{Path(name_or_folder).name}"
+    return PromptExplainer(name, LocalModel(name_or_folder, device), attempts=1)

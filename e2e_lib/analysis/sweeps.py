@@ -1,0 +1,156 @@
+"""What one hyperparameter, or the seed, changes: tables of runs in, tidy tables out. No torch.
+
+Source: the paper's appendices C, E and F: Figs 13-15 (learning rate), 16 (dictionary ratio), 17
+(training tokens), 18 (seeds). Its figures show curves; the numbers here say how far apart they
+lie, as `pareto.ratio_of_curves` of runs at the same λ. Tables of runs are `matching.sweep_runs`
+and `matching.main_runs`.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from e2e_lib.analysis.matched import in_order
+from e2e_lib.analysis.pareto import nothing, ratio_of_curves
+from e2e_lib.analysis.statistics import RESAMPLES, mean_interval, percentiles
+
+COMMAND = "`make run PROFILE=storyworld`"  # trains one of each kind, for who has none
+MIN_RUNS = 2  # λ that make a curve; sweeps are short
+QUANTITIES = {  # x at which the curves are compared, and y
+    "CE increase at equal L0": ("l0", "ce_increase"),
+    "alive at equal CE increase": ("ce_increase", "alive"),
+}
+Pairs = list[tuple[pd.DataFrame, pd.DataFrame]]
+
+
+def setting_of(column: str) -> str:
+    """The column that tells a sweep's settings apart: warm starts differ in tokens trained since.
+
+    >>> setting_of("lr"), setting_of("init_from")
+    ('lr', 'train_tokens')
+    """
+    return "train_tokens" if column == "init_from" else column
+
+
+def sweep_ratios(
+    runs: pd.DataFrame,
+    rows: pd.DataFrame,
+    column: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every setting of a sweep against the main runs of the same layer, objective, seeds and λ.
+
+    runs: `sweep_runs(table, column)`; rows: `row_table`. CE increase at equal L0 and alive elements
+    at equal CE increase, each over the main runs', with a 95 % interval over seeds and rows of text
+    (alive elements are no mean over rows: their interval is that of where they are compared).
+
+    Columns: layer, objective, column, setting, main (the main runs' setting), quantity and those of
+    `ratio_of_curves`; `note` says why there is no value.
+    """
+    setting, table = setting_of(column), []
+    swept = runs[~runs["main"]]
+    for (layer, objective, value), own in swept.groupby(["layer", "objective", setting]):
+        same = (runs["layer"] == layer) & (runs["objective"] == objective) & runs["main"]
+        labels = {"layer": layer, "objective": objective, "column": column, "setting": value}
+        labels |= {"main": runs.loc[same, setting].iloc[0] if same.any() else np.nan}
+        for quantity, (x, y) in QUANTITIES.items():
+            ratio = _ratio(_by_seed(own, runs[same]), rows, x, y, resamples, seed)
+            table.append(labels | {"quantity": quantity} | ratio)
+    found = pd.DataFrame(table)
+    return in_order(found, ["layer", "objective", "quantity", "setting"]) if table else found
+
+
+def gap_to_e2e(
+    runs: pd.DataFrame,
+    rows: pd.DataFrame,
+    column: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Local at each setting of a sweep against e2e's main runs: CE increase at equal L0 (C9).
+
+    runs: `sweep_runs(table, column)` with both objectives; e2e's main runs are those at the sweep's
+    λ, so that both curves are equally coarse. Above 1: local is worse. The main runs of local are
+    the setting they have. Columns: layer, column, setting, main (whether it is the main setting)
+    and those of `ratio_of_curves`.
+    """
+    table = []
+    for (layer, value), own in runs[runs["objective"] == "local"].groupby(["layer", column]):
+        e2e = runs[(runs["layer"] == layer) & (runs["objective"] == "e2e") & runs["main"]]
+        labels = {"layer": layer, "column": column, "setting": value, "main": own["main"].all()}
+        ratio = _ratio(_by_seed(own, e2e), rows, *QUANTITIES["CE increase at equal L0"],
+                       resamples, seed)  # fmt: skip
+        table.append(labels | ratio)
+    return pd.DataFrame(table)
+
+
+def _by_seed(first: pd.DataFrame, second: pd.DataFrame) -> Pairs:
+    """Both curves for every seed in which each has enough runs."""
+    seeds = [
+        one
+        for one in sorted(set(first["seed"]) & set(second["seed"]))
+        if all((runs["seed"] == one).sum() >= MIN_RUNS for runs in (first, second))
+    ]
+    return [(first[first["seed"] == one], second[second["seed"] == one]) for one in seeds]
+
+
+def _ratio(
+    pairs: Pairs, rows: pd.DataFrame, x: str, y: str, resamples: int, seed: int
+) -> dict[str, Any]:
+    if not pairs:
+        return nothing(f"no seed has {MIN_RUNS} λ of both curves", 0)
+    return ratio_of_curves(pairs, rows, x=x, y=y, resamples=resamples, seed=seed)
+
+
+def seed_spread(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """Fig 18 in numbers: standard deviation over seeds as a share of the mean, averaged over λ.
+
+    runs: `main_runs`. λ with one seed are left out. Interval: 95 %, λ resampled. Columns: layer,
+    objective, metric (l0, ce_increase, alive), spread, low, high, n_coeffs, n_seeds.
+    """
+    metrics, table = ["l0", "ce_increase", "alive"], []
+    for (layer, objective), own in runs.groupby(["layer", "objective"]):
+        groups = own.groupby("sparsity_coeff")[metrics]
+        shares = (groups.std(ddof=1) / groups.mean()).dropna()
+        for metric in metrics if len(shares) else ():
+            interval = mean_interval(shares[metric].to_numpy(), resamples, seed)
+            row = {"layer": layer, "objective": objective, "metric": metric}
+            row |= dict(zip(("spread", "low", "high"), interval, strict=True))
+            table.append(row | {"n_coeffs": len(shares), "n_seeds": own["seed"].nunique()})
+    return pd.DataFrame(table)
+
+
+def alive_trends(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """Appendix C: rank correlation of alive elements with gradient norm and with CE increase.
+
+    Spearman's, over the runs of one layer and objective. Interval: 95 %, runs resampled. Columns:
+    layer, objective, against, correlation, low, high, n_runs; a group of under three runs, or in
+    which one of the two never varies, is left out.
+    """
+    rng, table = np.random.default_rng(seed), []
+    for (layer, objective), own in runs.groupby(["layer", "objective"]):
+        for against in ("grad_norm", "ce_increase"):
+            known = own.dropna(subset=[against, "alive"])  # released SAEs have no gradient norm
+            x, y = (known[name].to_numpy(dtype=float) for name in (against, "alive"))
+            if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+                continue
+            chosen = rng.integers(0, len(x), (resamples, len(x)))
+            samples = _rank_correlation(x[chosen], y[chosen])
+            low, high = percentiles(samples)
+            row = {"layer": layer, "objective": objective, "against": against}
+            value = float(_rank_correlation(x[None], y[None])[0])
+            row |= {"correlation": value, "low": low, "high": high, "n_runs": len(x)}
+            table.append(row)
+    columns = ["layer", "objective", "against", "correlation", "low", "high", "n_runs"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each row of x with that of y; NaN where a row is constant."""
+    ranks = [rankdata(values, axis=1) for values in (x, y)]  # ties share their mean rank
+    ranks = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
+    norms = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
+    return (ranks[0] * ranks[1]).sum(axis=1) / np.where(norms > 0, norms, np.nan)

@@ -1,0 +1,1 @@
+"""The method: the SAE, the splice, the loss, the loop and every metric."""

@@ -1,0 +1,217 @@
+"""Every metric's one definition. Evaluation reads text that training never saw.
+
+| metric | definition | averaged over |
+|---|---|---|
+| ce_clean, ce_spliced | next-token cross-entropy, nats; last position dropped | predicted tokens |
+| ce_increase | ce_spliced − ce_clean | predicted tokens |
+| kl | KL(clean ‖ spliced) in nats | all tokens |
+| top1_agreement | share of tokens with the same most likely next token in both | all tokens |
+| l0 | number of codes above 0 | all tokens |
+| alive | latents that fired at least once on the evaluation tokens (a count) | – |
+| mse | squared error of one element of the activation | tokens and dimensions |
+| explained_variance | 1 − Σ‖error‖² / Σ‖target − mean target‖² (a ratio of sums) | all tokens |
+| l2_ratio | ‖SAE output‖ / ‖SAE input‖ | all tokens |
+
+The suffix `_paper` marks the authors' variant: `explained_variance_paper` is the mean over tokens
+of each token's ratio, with prediction and target swapped at the SAE itself (facts §1.10), and
+`ce_increase_paper`, `kl_paper`, `l0_paper` are read off rows drawn from the training text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformer_lens.model_bridge import TransformerBridge
+
+from e2e_lib.core.hooks import (
+    SplicedPass,
+    clean_pass,
+    hooks_to_keep,
+    later_blocks,
+    layer_of,
+    spliced_pass,
+)
+from e2e_lib.core.sae import SAE
+from e2e_lib.engine.logits import TokenMetrics, token_metrics
+from e2e_lib.engine.sae_kernel import Coded
+
+
+@dataclass
+class Evaluation:
+    """Metrics of one set of SAEs spliced in together."""
+
+    # ce_clean, ce_spliced, ce_increase, kl, top1_agreement, eval_tokens
+    model: dict[str, float | int]
+    saes: dict[str, dict[str, float | int]]  # by hook: l0, alive, mse, explained_variance, ...
+    blocks: pd.DataFrame  # one row a position of the residual stream from the SAE on
+    rows: pd.DataFrame  # one row a row of text: ce_clean, ce_increase, kl, l0 (means over tokens)
+    frequency: dict[str, Float[Tensor, " d_sae"]]  # by hook: share of tokens a latent fired on
+
+
+class Reconstruction:
+    """Running mean squared error and explained variance of a prediction of an activation."""
+
+    def __init__(self) -> None:
+        self.tokens, self.width, self.late_tokens = 0, 0, 0
+        self.error, self.late_error, self.ratio, self.layernorm_ratio = 0.0, 0.0, 0.0, 0.0
+        self.sum: Tensor | None = None
+        self.sum_of_squares = 0.0
+
+    def add(
+        self,
+        predicted: Float[Tensor, "batch pos d"],
+        target: Float[Tensor, "batch pos d"],
+        *,
+        swapped: bool = False,
+    ) -> None:
+        """Count one batch; `swapped` exchanges the two in the authors' explained variance."""
+        error = (predicted - target).double().square().sum(-1)
+        wide = target.double()
+        self.tokens += error.numel()
+        self.width = target.shape[-1]
+        self.error += float(error.sum())
+        self.late_error += float(error[:, 1:].sum())
+        self.late_tokens += error[:, 1:].numel()
+        total = wide.sum((0, 1))
+        self.sum = total if self.sum is None else self.sum + total
+        self.sum_of_squares += float(wide.square().sum())
+        pair = (target, predicted) if swapped else (predicted, target)
+        self.ratio += float(_token_explained_variance(*pair).sum())
+        normed = (F.layer_norm(t, t.shape[-1:]) for t in pair)
+        self.layernorm_ratio += float(_token_explained_variance(*normed).sum())
+
+    def result(self) -> dict[str, float | int]:
+        """The metrics over everything added."""
+        assert self.sum is not None, "add at least one batch"
+        spread = self.sum_of_squares - float(self.sum.square().sum()) / self.tokens
+        return {
+            "mse": self.error / self.tokens / self.width,
+            "mse_after_first": self.late_error / max(1, self.late_tokens) / self.width,
+            "explained_variance": 1 - self.error / spread,
+            "explained_variance_paper": self.ratio / self.tokens,
+            "explained_variance_layernorm": self.layernorm_ratio / self.tokens,
+        }
+
+
+def _token_explained_variance(
+    predicted: Float[Tensor, "batch pos d"], target: Float[Tensor, "batch pos d"]
+) -> Float[Tensor, "batch pos"]:
+    """The authors' form: per token, against the spread round this batch's mean target."""
+    spread = (target - target.mean((0, 1))).square().sum(-1)
+    return 1 - (predicted - target).square().sum(-1) / spread
+
+
+class _Latents:
+    """Running counts of codes and norms of one SAE."""
+
+    def __init__(self, d_sae: int, device: torch.device) -> None:
+        self.fired = torch.zeros(d_sae, device=device)
+        self.l0_rows: list[Tensor] = []
+        self.ratio_sums = torch.zeros(2, dtype=torch.double)
+        self.ratio_counts = torch.zeros(2)
+
+    def add(self, inputs: Float[Tensor, "batch pos d"], coded: Coded) -> None:
+        self.fired += coded.fired
+        self.l0_rows.append(coded.l0.mean(-1).cpu())
+        lengths = inputs.norm(dim=-1).clamp_min(1e-12)
+        ratio = (coded.output.norm(dim=-1) / lengths).double().cpu()
+        for i, part in enumerate((ratio[:, :1], ratio[:, 1:])):
+            self.ratio_sums[i] += part.sum()
+            self.ratio_counts[i] += part.numel()
+
+    def result(self) -> dict[str, float | int]:
+        first, after = (self.ratio_sums / self.ratio_counts).tolist()
+        return {
+            "l0": float(torch.cat(self.l0_rows).mean()),
+            "alive": int((self.fired > 0).sum()),
+            "l2_ratio": float(self.ratio_sums.sum() / self.ratio_counts.sum()),
+            "l2_ratio_first": first,
+            "l2_ratio_after_first": after,
+        }
+
+
+class _Evaluator:
+    """Running metrics of one set of SAEs."""
+
+    def __init__(self, model: TransformerBridge, saes: Mapping[str, SAE]) -> None:
+        self.saes = saes
+        last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+        later = [*later_blocks(model, list(saes)), last]
+        self.later = [h for h in later if h not in saes]
+        self.reconstructions = {h: Reconstruction() for h in [*saes, *self.later]}
+        device = next(iter(saes.values())).b_enc.device
+        self.latents = {h: _Latents(sae.d_sae, device) for h, sae in saes.items()}
+        self.rows: list[dict[str, Tensor]] = []
+
+    def add(
+        self,
+        run: SplicedPass,
+        clean: Mapping[str, Tensor],
+        clean_ce: Float[Tensor, "batch predicted"],
+        metrics: TokenMetrics,
+    ) -> None:
+        for hook in self.saes:
+            self.latents[hook].add(run.inputs[hook], run.coded[hook])
+            self.reconstructions[hook].add(run.outputs[hook], run.inputs[hook], swapped=True)
+        for hook in self.later:
+            self.reconstructions[hook].add(run.activations[hook], clean[hook])
+        per_row = {"ce_clean": clean_ce, "ce_spliced": metrics.cross_entropy}
+        per_row |= {"kl": metrics.kl, "top1_agreement": metrics.top1_agreement}
+        self.rows.append({k: v.mean(-1).cpu() for k, v in per_row.items()})
+
+    def result(self, tokens: int) -> Evaluation:
+        rows = pd.DataFrame(
+            {k: torch.cat([r[k] for r in self.rows]).double().numpy() for k in self.rows[0]}
+        )
+        rows["ce_increase"] = rows.ce_spliced - rows.ce_clean
+        l0 = torch.stack([torch.cat(x.l0_rows) for x in self.latents.values()]).mean(0)
+        rows["l0"] = l0.double().numpy()
+        rows.insert(0, "row", range(len(rows)))
+        model = {k: float(v) for k, v in rows.drop(columns=["row", "l0"]).mean().items()}
+        results = {h: r.result() for h, r in self.reconstructions.items()}
+        blocks = [{"hook": h, "block": _block(h)} | r for h, r in results.items()]
+        saes = {h: results[h] | self.latents[h].result() for h in self.saes}
+        frequency = {h: x.fired.cpu() / tokens for h, x in self.latents.items()}
+        keep = ["row", "ce_clean", "ce_increase", "kl", "l0"]
+        return Evaluation(
+            model | {"eval_tokens": tokens}, saes, pd.DataFrame(blocks), rows[keep], frequency
+        )
+
+
+def _block(hook: str) -> int:
+    """The residual stream before block `k` is k, after the last block n_layers."""
+    return layer_of(hook) + hook.endswith("hook_resid_post")
+
+
+@torch.no_grad()
+def evaluate(
+    model: TransformerBridge,
+    sae_sets: Sequence[Mapping[str, SAE]],
+    rows: Int[Tensor, "rows pos"],
+    *,
+    batch_size: int = 16,
+) -> list[Evaluation]:
+    """Evaluate several sets of SAEs on the same rows; each set is spliced in together.
+
+    Args:
+        model: a frozen model.
+        sae_sets: each a mapping from hook name to SAE; the sets share the clean passes.
+        rows: held-out text, at least one row of at least two tokens.
+        batch_size: rows a pass. Only `explained_variance_paper` depends on it.
+    """
+    evaluators = [_Evaluator(model, saes) for saes in sae_sets]
+    wanted = sorted({h for e in evaluators for h in [*hooks_to_keep(model, e.saes), *e.later]})
+    for batch in rows.split(batch_size):
+        tokens = batch.to(model.cfg.device)
+        clean = clean_pass(model, tokens, wanted)
+        assert clean.hidden is not None
+        runs = [spliced_pass(model, clean, e.saes, e.later) for e in evaluators]
+        hidden = [run.hidden for run in runs if run.hidden is not None]
+        clean_ce, metrics = token_metrics(clean.head, tokens, clean.hidden, hidden)
+        for evaluator, run, own in zip(evaluators, runs, metrics, strict=True):
+            evaluator.add(run, clean.activations, clean_ce, own)
+    return [e.result(rows.numel()) for e in evaluators]

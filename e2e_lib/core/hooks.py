@@ -1,0 +1,244 @@
+"""How SAEs are spliced into a frozen model, and what the two passes share.
+
+`clean_pass` runs the model as it is, without gradient, and keeps the activations asked for.
+`spliced_pass` runs it again with the SAEs' outputs in place. Everything before the first SAE is
+the same in both passes, so the spliced pass starts from the residual stream that the clean pass
+saw there: earlier blocks hand it on untouched. A pass that wants no output ends at its last hook.
+Logits are made from the hidden states only where somebody asks for them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from e2e_lib.core.sae import SAE
+from e2e_lib.engine.forward import Hook, run_hooked
+from e2e_lib.engine.frozen_model import runner
+from e2e_lib.engine.logits import Head
+from e2e_lib.engine.sae_kernel import Coded
+from e2e_lib.errors import ModelError, closest, require
+from e2e_lib.names import layer_of as layer_of
+from e2e_lib.names import resid_pre as resid_pre
+
+
+@dataclass
+class CleanPass:
+    """What the untouched model computed. Nothing here carries a gradient."""
+
+    tokens: Int[Tensor, "batch pos"]
+    activations: dict[str, Float[Tensor, "batch ..."]]  # (batch, pos, width) at most hooks
+    hidden: Float[Tensor, "batch pos d_model"] | None  # after the last norm; None: stopped early
+    head: Head  # from `hidden` to logits
+
+    @property
+    def logits(self) -> Float[Tensor, "batch pos vocab"] | None:
+        """The logits of all tokens, made anew at each call."""
+        with torch.no_grad():
+            return None if self.hidden is None else self.head(self.hidden)
+
+
+@dataclass
+class SplicedPass:
+    """What the model computed with SAEs in place; dictionaries are by hook name."""
+
+    inputs: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)
+    coded: dict[str, Coded] = field(default_factory=dict)  # output, sums and counts of its codes
+    activations: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)
+    hidden: Float[Tensor, "batch pos d_model"] | None = None  # after the last norm
+    head: Head | None = None  # from `hidden` to logits
+
+    @property
+    def outputs(self) -> dict[str, Float[Tensor, "batch pos d"]]:
+        """What each SAE put in place of its input."""
+        return {name: coded.output for name, coded in self.coded.items()}
+
+    @property
+    def logits(self) -> Float[Tensor, "batch pos vocab"] | None:
+        """The logits of all tokens, made anew at each call."""
+        return None if self.hidden is None or self.head is None else self.head(self.hidden)
+
+
+def later_blocks(model: TransformerBridge, hook_names: Sequence[str]) -> tuple[str, ...]:
+    """resid_pre of every block after the last of `hook_names`: what `e2e_ds` compares."""
+    # After an SAE at hook_resid_post, the next resid_pre is its own output: compare from there on.
+    first = max(layer_of(h) + h.endswith("hook_resid_post") for h in hook_names) + 1
+    return tuple(resid_pre(k) for k in range(first, model.cfg.n_layers))
+
+
+def check_hook(model: TransformerBridge, hook_name: str) -> None:
+    """Raise ModelError naming the nearest hooks if the model has no `hook_name`."""
+    known = model.hook_dict
+    if hook_name not in known:
+        n = model.cfg.n_layers
+        raise ModelError(
+            f"hook is {hook_name!r}, but the model has no such hook: it has blocks 0 to {n - 1} "
+            f"with names like {closest(hook_name, known)}."
+        )
+
+
+def hook_width(model: TransformerBridge, hook_name: str) -> int:
+    """Width of the activation at a hook, found by running one token."""
+    check_hook(model, hook_name)
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
+    activation = clean_pass(model, token, [hook_name], logits=False).activations[hook_name]
+    require(activation.ndim == 3, "hook", hook_name, "one of shape (batch, position, width)")
+    return activation.shape[-1]
+
+
+def activation_scale(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
+) -> dict[str, float]:
+    """Typical size of an element at each hook: root of the median over tokens of the mean square.
+
+    A median, because some models' first position is a hundred times larger than all others.
+    """
+    for name in hook_names:
+        check_hook(model, name)
+    kept = clean_pass(model, tokens, hook_names, logits=False).activations
+    return {h: float(a.float().square().mean(-1).median().sqrt()) for h, a in kept.items()}
+
+
+@torch.no_grad()
+def clean_pass(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    hook_names: Sequence[str] = (),
+    *,
+    logits: bool = True,
+) -> CleanPass:
+    """Run the untouched model; without `logits`, stop as soon as the last hook has been seen."""
+    kept: dict[str, Tensor] = {}
+    run = runner(model, list(hook_names))
+    hidden = run_hooked(run, tokens, {h: _reader(kept, h) for h in hook_names}, whole=logits)
+    return CleanPass(tokens, kept, hidden, run.head)
+
+
+def spliced_pass(
+    model: TransformerBridge,
+    clean: CleanPass,
+    saes: Mapping[str, SAE],
+    record: Sequence[str] = (),
+    *,
+    logits: bool = True,
+    p_norm: float = 1.0,
+    count: bool = True,
+) -> SplicedPass:
+    """Run the model with each SAE's output in place of the activation at its hook.
+
+    An SAE after another reads what the earlier one changed (paper section 2.2). If `clean` holds
+    the residual stream before the first SAE's block, the blocks before it are not run again.
+
+    Args:
+        clean: the clean pass over the same tokens.
+        saes: autoencoders by hook name.
+        record: further hooks whose spliced activations are wanted.
+        logits: whether the output is wanted; if not, stop after the last hook.
+        p_norm: of the sparsity term, for `Coded.power_sum`.
+        count: whether codes are counted, for `Coded.l0` and `Coded.fired`.
+    """
+    result = SplicedPass()
+    others = [name for name in record if name not in saes]
+    run = runner(model, [*saes, *others])
+    hooks = {name: _splicer(result, name, saes[name], p_norm, count) for name in saes}
+    hooks |= {name: _reader(result.activations, name) for name in others}
+    first = min(map(layer_of, saes))
+    start = clean.activations.get(resid_pre(first)) if first > 0 else None
+    result.hidden = run_hooked(run, clean.tokens, hooks, whole=logits, first=first, start=start)
+    result.head = run.head
+    for name in set(record) & set(saes):
+        result.activations[name] = result.coded[name].output
+    return result
+
+
+def replaced_pass(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    hook_name: str,
+    activation: Float[Tensor, "batch pos d"],
+    start: Float[Tensor, "batch pos d_model"] | None = None,
+) -> Float[Tensor, "batch pos vocab"]:
+    """Logits of the model with `activation` in place of its own at `hook_name`.
+
+    start: the residual stream before the hook's block, if known: the blocks before it then need
+    not run. At that very hook the activation itself will do.
+    """
+    layer = layer_of(hook_name)
+    start = activation if hook_name == resid_pre(layer) else start
+    run = runner(model, [hook_name])
+    hooks = {hook_name: lambda value: activation}
+    hidden = run_hooked(run, tokens, hooks, whole=True, first=layer, start=start)
+    assert hidden is not None
+    return run.head(hidden)
+
+
+def apply_saes(
+    clean: CleanPass, saes: Mapping[str, SAE], *, p_norm: float = 1.0, count: bool = True
+) -> SplicedPass:
+    """Each SAE on its own clean activation, the rest of the model unseen: `local` training."""
+    result = SplicedPass()
+    for name, sae in saes.items():
+        result.inputs[name] = clean.activations[name]
+        result.coded[name] = sae.autoencode(clean.activations[name], p_norm, count=count)
+    return result
+
+
+def hooks_to_keep(model: TransformerBridge, saes: Mapping[str, SAE]) -> list[str]:
+    """Hooks that a clean pass must keep for the SAEs' inputs and for a spliced pass to start."""
+    return list(dict.fromkeys([*saes, resid_pre(min(map(layer_of, saes)))]))
+
+
+@torch.no_grad()
+def generate(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    saes: Mapping[str, SAE] | None = None,
+    *,
+    max_new_tokens: int = 40,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> Int[Tensor, "batch new_pos"]:
+    """Continue `tokens` with the SAEs spliced in (none: the model itself); temperature 0 = greedy.
+
+    Returns prompt and continuation. Sampling is seeded and leaves the global generator alone.
+    """
+    require(temperature >= 0, "temperature", temperature, "at least 0")
+    require(top_k is None or top_k >= 1, "top_k", top_k, "None or at least 1")
+    generator = torch.Generator(tokens.device).manual_seed(seed)
+    unused, saes = SplicedPass(), saes or {}
+    run = runner(model, list(saes))
+    hooks = {name: _splicer(unused, name, sae, 1.0, False) for name, sae in saes.items()}
+    for _ in range(max_new_tokens):  # no cache: SAEs may sit anywhere, and texts are short
+        hidden = run_hooked(run, tokens[:, -model.cfg.n_ctx :], hooks, whole=True)
+        assert hidden is not None
+        scores = run.head(hidden[:, -1:])[:, -1]
+        if temperature == 0:
+            new = scores.argmax(-1, keepdim=True)
+        else:
+            if top_k is not None:
+                kth = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
+                scores = scores.masked_fill(scores < kth, -torch.inf)
+            probabilities = (scores / temperature).softmax(-1)
+            new = torch.multinomial(probabilities, 1, generator=generator)
+        tokens = torch.cat([tokens, new], dim=1)
+    return tokens
+
+
+def _reader(kept: dict[str, Tensor], name: str) -> Hook:
+    def read(activation: Tensor) -> None:
+        kept[name] = activation
+
+    return read
+
+
+def _splicer(result: SplicedPass, name: str, sae: SAE, p_norm: float, count: bool) -> Hook:
+    def splice(activation: Tensor) -> Tensor:
+        result.inputs[name] = activation
+        result.coded[name] = sae.autoencode(activation, p_norm, count=count)
+        return result.coded[name].output
+
+    return splice

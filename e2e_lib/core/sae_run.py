@@ -1,0 +1,272 @@
+"""One run inside the training loop: its SAEs, optimiser, loss and records."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from e2e_lib.core.config import TrainConfig, learning_rate_factor
+from e2e_lib.core.hooks import (
+    CleanPass,
+    SplicedPass,
+    apply_saes,
+    check_hook,
+    hook_width,
+    hooks_to_keep,
+    later_blocks,
+    layer_of,
+    spliced_pass,
+)
+from e2e_lib.core.losses import Objective, downstream_loss, reconstruction_loss, sparsity_loss
+from e2e_lib.core.sae import SAE
+from e2e_lib.engine.checkpoint import Checkpoint, layout_like
+from e2e_lib.engine.clock import Clock
+from e2e_lib.engine.distributed import ALONE, Processes
+from e2e_lib.engine.logits import kl_divergences
+from e2e_lib.engine.sae_kernel import Coded
+from e2e_lib.errors import E2EError, require
+
+
+class DivergedError(E2EError):
+    """The loss, its gradient or the CE increase is no longer a finite number."""
+
+
+@dataclass
+class TrainedRun:
+    """A finished run: its SAEs and what was measured while they trained."""
+
+    config: TrainConfig
+    saes: dict[str, SAE]
+    # One entry a log step: step, tokens, loss, every term, l0, ...
+    curve: list[dict[str, float | int]]
+    grad_norm: float  # mean pre-clip gradient norm over log steps after the first 2.5 % (§1.8)
+    alive_paper: dict[str, int]  # latents that fired in the authors' late training window
+    alive_window_tokens: int
+    train_tokens: int
+    train_seconds: float  # own work plus an equal share of the clean passes
+
+
+class Trainee:
+    """One configuration's SAEs, optimiser and records.
+
+    Raises:
+        ConfigError: a hook or coefficient that this model cannot have.
+    """
+
+    def __init__(self, model: TransformerBridge, config: TrainConfig) -> None:
+        self.config, self.objective = config, resolved_objective(model, config)
+        self.saes = build_saes(model, config)
+        self.parameters = {
+            f"{hook}.{name}": parameter
+            for hook, sae in self.saes.items()
+            if hook not in config.frozen
+            for name, parameter in sae.named_parameters()
+        }
+        self.optimiser = torch.optim.Adam(self.parameters.values(), lr=config.lr, fused=True)
+        self.curve: list[dict[str, float | int]] = []
+        self.fired = {h: torch.zeros_like(s.b_enc, dtype=torch.bool) for h, s in self.saes.items()}
+        self.clock = Clock(torch.device(model.cfg.device or "cpu"))
+        self.grad_norm: Tensor = torch.tensor(math.nan)
+        self.finite = "none"  # the last values that were finite, in words
+        self.last: dict[str, Tensor] = {}
+        self.coded: dict[str, Coded] = {}
+
+    def hooks(self, model: TransformerBridge) -> list[str]:
+        """What it needs of the clean pass."""
+        return [*hooks_to_keep(model, self.saes), *self.objective.downstream_hooks]
+
+    def forward(self, model: TransformerBridge, clean: CleanPass, count: bool) -> SplicedPass:
+        """The pass that its objective needs; `count` its codes only where somebody looks."""
+        objective = self.objective
+        options: dict[str, Any] = {"p_norm": objective.p_norm, "count": count}
+        if objective.needs_splice:
+            record, logits = objective.downstream_hooks, objective.kl_coeff is not None
+            return spliced_pass(model, clean, self.saes, record, logits=logits, **options)
+        return apply_saes(clean, self.saes, **options)
+
+    def backward(self, terms: dict[str, Tensor], run: SplicedPass, share: float) -> None:
+        """Add the gradient of one micro-batch, a `share` of the batch, to its parameters'."""
+        (terms["loss"] * share).backward()
+        self.last = {name: term.detach() for name, term in terms.items()}
+        self.coded = {h: Coded(*(t.detach() for t in c)) for h, c in run.coded.items()}
+
+    def update(self, step: int, steps: int, processes: Processes = ALONE) -> None:
+        """One optimiser step on the gradient, averaged over processes, its joint norm clipped."""
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                parameter.grad = processes.mean(parameter.grad)
+        parameters, clip = list(self.parameters.values()), self.config.grad_clip
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        if self.grad_norm.is_cpu:  # an accelerator would have to stop and wait: there, `log` looks
+            self.check_finite(step)
+        # On a CPU the norm is at hand, and a gradient within it need not be read and written again.
+        if clip is not None and not (self.grad_norm.is_cpu and self.grad_norm <= clip):
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip, self.grad_norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.lr * learning_rate_factor(step, steps, self.config)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def check_finite(self, step: int, **others: float) -> None:
+        """Raise DivergedError unless loss, gradient norm and `others` are finite numbers."""
+        values = {"loss": float(self.last["loss"]), "gradient norm": float(self.grad_norm)}
+        values |= {name.replace("_", " "): value for name, value in others.items()}
+        shown = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+        if all(map(math.isfinite, values.values())):
+            self.finite = f"{shown} at step {step}"
+            return
+        raise DivergedError(
+            f"training diverged at step {step} with {shown} (last finite: {self.finite}), in a run "
+            f"of objective {self.objective.name} with sparsity_coeff "
+            f"{self.objective.sparsity_coeff:g}: choose an lr below {self.config.lr:g} or a "
+            "smaller grad_clip."
+        )
+
+    def note_fired(self) -> None:
+        """Remember which latents fired in the last micro-batch."""
+        for hook, coded in self.coded.items():
+            self.fired[hook] |= coded.fired > 0
+
+    def share_measurements(self, processes: Processes) -> None:
+        """Make every process see the means over all of them, and every latent that fired."""
+        self.last = {name: processes.mean(value) for name, value in self.last.items()}
+        self.coded = {
+            hook: coded._replace(l0=processes.mean(coded.l0.mean()))
+            for hook, coded in self.coded.items()
+        }
+        for hook, fired in self.fired.items():
+            self.fired[hook] = processes.mean(fired.float()) > 0
+
+    def log(self, step: int, tokens: int, ce_increase: float) -> dict[str, float | int]:
+        """Append one line to the training curve. Raises DivergedError."""
+        terms = {k: float(v) for k, v in self.last.items()}
+        l0 = [float(coded.l0.mean()) for coded in self.coded.values()]
+        self.check_finite(step, CE_increase=ce_increase)
+        entry = {"step": step, "tokens": tokens} | terms
+        entry |= {"l0": sum(l0) / len(l0), "ce_increase": ce_increase}
+        entry |= {"grad_norm": float(self.grad_norm), "lr": self.optimiser.param_groups[0]["lr"]}
+        self.curve.append(entry)
+        return entry
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that later steps depend on: tensors, and what is none."""
+        tensors: dict[str, Tensor] = {f"weight/{name}": p for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"adam/{name}/{key}"] = value
+        tensors |= {f"fired/{hook}": fired for hook, fired in self.fired.items()}
+        return tensors, {"curve": self.curve, "seconds": self.clock.read()}
+
+    @torch.no_grad()
+    def restore(self, saved: Checkpoint) -> None:
+        """Take up the state that `state` gave."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(saved.tensors[f"weight/{name}"])
+            prefix = f"adam/{name}/"
+            self.optimiser.state[parameter] = {
+                key.removeprefix(prefix): (
+                    layout_like(value, parameter) if value.ndim else value.to(parameter.device)
+                )
+                for key, value in saved.tensors.items()
+                if key.startswith(prefix)
+            }
+        for hook in self.fired:
+            self.fired[hook].copy_(saved.tensors[f"fired/{hook}"])
+        self.curve = saved.facts["curve"]
+        self.clock = Clock(self.clock.device, saved.facts["seconds"])
+
+    def finish(self, tokens: int, window_tokens: int, steps: int) -> TrainedRun:
+        """What the run ended with."""
+        norms = [e["grad_norm"] for e in self.curve if e["step"] > 0.025 * steps]
+        return TrainedRun(
+            config=replace(self.config, objective=self.objective),
+            saes={h: sae.eval().requires_grad_(False) for h, sae in self.saes.items()},
+            curve=self.curve,
+            grad_norm=sum(norms) / max(1, len(norms)),
+            alive_paper={h: int(f.sum()) for h, f in self.fired.items()},
+            alive_window_tokens=window_tokens,
+            train_tokens=tokens,
+            train_seconds=self.clock.read(),
+        )
+
+
+def resolved_objective(model: TransformerBridge, config: TrainConfig) -> Objective:
+    """The objective with the hooks that its downstream term compares; all hooks checked."""
+    objective = config.objective
+    for hook in [*config.hook_names, *objective.downstream_hooks]:
+        check_hook(model, hook)
+    first = min(map(layer_of, config.hook_names))
+    early = [h for h in objective.downstream_hooks if layer_of(h) < first]
+    allowed = f"hooks from the first SAE's block ({config.hook_names[0]}) on"
+    require(not early, "downstream_hooks", early, allowed)
+    if objective.downstream_coeff is None or objective.downstream_hooks:
+        return objective
+    hooks = later_blocks(model, config.hook_names)
+    if config.downstream_last_block:
+        hooks = (*hooks, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post")
+    require(
+        len(hooks) > 0,
+        "layer",
+        config.hook_names[-1],
+        f"before the last block ({model.cfg.n_layers - 1}) for a downstream term, or "
+        "downstream_hooks must be given",
+    )
+    return replace(objective, downstream_hooks=hooks)
+
+
+def build_saes(model: TransformerBridge, config: TrainConfig) -> dict[str, SAE]:
+    """The SAEs a run starts from: initialised from its seed, or warm-started from saved ones."""
+    saes = {}
+    widths = {hook: hook_width(model, hook) for hook in config.hook_names}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        for hook, width in widths.items():
+            d_sae = int(config.dict_ratio * width)
+            require(d_sae >= 1, "dict_ratio", config.dict_ratio, f"at least 1/{width}: d_sae >= 1")
+            sae = SAE(width, d_sae)
+            if hook in config.init_from:
+                sae = SAE.load(Path(config.init_from[hook]))
+                require(sae.d_in == width, "init_from", config.init_from[hook], f"of d_in {width}")
+            saes[hook] = sae.to(model.cfg.device)
+    for hook in config.frozen:
+        saes[hook].requires_grad_(False)
+    return saes
+
+
+def loss_terms(
+    objective: Objective,
+    clean: CleanPass,
+    run: SplicedPass,
+    kl: Float[Tensor, ""] | None = None,
+) -> dict[str, Tensor]:
+    """Every term the objective computes, and `loss`, their weighted sum.
+
+    Terms of several SAEs are summed over the hooks, as in the authors' code.
+
+    kl: of this pass, if `kl_divergences` has computed it along with others'.
+    """
+    terms: dict[str, Tensor] = {}
+    sparsities = [
+        sparsity_loss(coded.power_sum, coded.output.shape[-1], objective.p_norm)
+        for coded in run.coded.values()
+    ]
+    terms["sparsity"] = torch.stack(sparsities).sum()
+    if objective.local_coeff is not None:
+        parts = [reconstruction_loss(run.outputs[h], run.inputs[h]) for h in run.outputs]
+        terms["reconstruction"] = torch.stack(parts).sum()
+    if objective.kl_coeff is not None:
+        assert clean.hidden is not None and run.hidden is not None
+        if kl is None:
+            (kl,) = kl_divergences(clean.head, clean.hidden, [run.hidden])
+        terms["kl"] = kl
+    if objective.downstream_coeff is not None:
+        hooks = objective.downstream_hooks
+        terms["downstream"] = downstream_loss(run.activations, clean.activations, hooks)
+    terms["loss"] = objective.total(terms)
+    return terms

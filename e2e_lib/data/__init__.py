@@ -1,0 +1,1 @@
+"""What goes in: language models, text, rows of tokens, SAEs of others."""

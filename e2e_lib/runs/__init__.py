@@ -1,0 +1,1 @@
+"""What comes out: run folders and the tables made of them."""

@@ -1,0 +1,129 @@
+"""What analyses of saved SAEs read again: the language model, held-out rows of text, the SAEs.
+
+Analyses that only need tables read them through `runs`; this is for those that run the model.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from e2e_lib.core.hooks import clean_pass
+from e2e_lib.core.sae import SAE, firing_frequency
+from e2e_lib.data.models import load_model
+from e2e_lib.data.rows import held_out_rows
+from e2e_lib.data.text import source_pair
+from e2e_lib.errors import ResultsError
+from e2e_lib.runs.provenance import model_digest, source_path
+from e2e_lib.runs.tables import run_config, sae_folder
+
+
+class Subject(NamedTuple):
+    """The frozen model behind a results folder, and text that no SAE of it was trained on."""
+
+    model: TransformerBridge
+    rows: Int[Tensor, "rows pos"]
+
+
+class SavedSAE(NamedTuple):
+    """A saved SAE, where it sits, and the share of evaluation tokens on which each latent fired."""
+
+    sae: SAE
+    hook: str
+    frequency: Float[Tensor, " d_sae"]
+
+
+def load_subject(
+    results: Path,
+    model: str,
+    validation_data: str,
+    n_rows: int,
+    *,
+    device: str = "cpu",
+) -> Subject:
+    """The model that the runs of `results` were trained on, and its first held-out rows.
+
+    Context size and processing are the runs' own. The rows are the ones that the runs were
+    evaluated on (the first of them, if fewer are asked for; further ones of the source, if more).
+
+    Args:
+        results: a folder with finished runs.
+        model, validation_data: as notebook 10_train takes them.
+        n_rows: rows of text.
+
+    Raises:
+        ResultsError: the runs were trained on a model with another name or other weights, or the
+            folder holds no finished run.
+        ModelError, DataError: model or text cannot be read.
+    """
+    config = run_config(results)
+    path = source_path(model)
+    digest = model_digest(path)
+    name = Path(model).name if digest else model
+    recorded = (Path(str(config["model"])).name, config.get("contents", {}).get("model"))
+    if (Path(name).name, digest) != recorded:
+        raise ResultsError(
+            f"model is {name!r}, but the runs in {results.name!r} were trained on "
+            f"{config['model']!r}" + (" with other weights." if recorded[0] == name else ".")
+        )
+    language_model = load_model(
+        path,
+        device,
+        processed=config["processed"],
+        revision=config.get("model_revision", "main"),
+    )
+    text = source_path(validation_data)
+    contents = config.get("contents", {})
+    named = [(config.get(f"{k}_data"), contents.get(k)) for k in ("train", "validation")]
+    pair = source_pair(
+        # One source for both is split by document digest, wherever it lies now.
+        text if named[0] == named[1] else str(named[0][0]),
+        text,
+        config["context_size"],
+        config.get("prepend_bos", False),
+        config.get("data_revision"),
+    )
+    words, d_vocab = language_model.tokenizer, language_model.cfg.d_vocab
+    rows = held_out_rows(*pair, words, d_vocab, n_rows)
+    return Subject(language_model, rows.to(language_model.cfg.device))
+
+
+def load_saes(
+    results: Path, runs: pd.DataFrame | Iterable[str], device: str = "cpu"
+) -> dict[str, SavedSAE]:
+    """SAEs by run name, of those `runs` whose weights are there.
+
+    runs: names, or rows of the metrics table (columns run and hook). The committed reference ships
+    the weights of matched runs only; a run without weights is left out.
+    """
+    pairs = (
+        zip(runs["run"], runs["hook"], strict=True)
+        if isinstance(runs, pd.DataFrame)
+        else ((name, None) for name in runs)
+    )
+    saved: dict[str, SavedSAE] = {}
+    for name, hook in pairs:
+        try:
+            folder = sae_folder(results, name, hook)
+        except ResultsError:
+            continue
+        hook = hook or run_config(results, name)["hook_names"][0]
+        sae = SAE.load(folder, device).eval().requires_grad_(False)
+        saved[name] = SavedSAE(sae, hook, firing_frequency(folder).to(device))
+    return saved
+
+
+def clean_activations(
+    subject: Subject, hook: str, batch_size: int = 16
+) -> Float[Tensor, "rows pos d"]:
+    """The model's activations at a hook on all rows; memory for all of them at once is needed."""
+    parts = [
+        clean_pass(subject.model, tokens, [hook], logits=False).activations[hook]
+        for tokens in subject.rows.split(batch_size)
+    ]
+    return torch.cat(parts)

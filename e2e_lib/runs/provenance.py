@@ -1,0 +1,219 @@
+"""Where the project is, and which code, versions and hardware stand behind a result."""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from e2e_lib.storyworld import STORYWORLD_FOLDER
+
+PACKAGES = (
+    *("torch", "transformers", "transformer-lens", "datasets", "tokenizers", "safetensors"),
+    *("numpy", "pandas", "scipy"),
+)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# Two processors that differ in these round sums differently: the last digits of a result, and
+# whatever grows out of them, are theirs.
+CPU_FLAGS = re.compile(
+    r"(sse4_2|avx|avx2|fma|f16c|avx512\w*|avx_\w+|amx_\w+|asimd|sve2?|bf16|i8mm)"
+)
+
+
+def project_path(path: str | Path) -> Path:
+    """An absolute path as it is; a relative one under the project's root.
+
+    The root is the folder of the nearest pyproject.toml above the working directory, else above
+    the package, else the working directory: notebooks and the pipeline start in different folders.
+    """
+    path = Path(path).expanduser()
+    if path.is_absolute():
+        return path
+    here = Path.cwd()
+    for start in (here, Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "pyproject.toml").is_file() and (folder / "e2e_lib").is_dir():
+                return folder / path
+    return here / path
+
+
+def source_path(name: str) -> str:
+    """A model or data parameter with a relative local path resolved; other names unchanged."""
+    return str(project_path(name)) if project_path(name).exists() else name
+
+
+def shown_path(path: Path) -> str:
+    """A path as notebooks print it: relative to the project, so that no machine's folders show."""
+    root = project_path(".")
+    return os.path.relpath(path, root) if path.is_relative_to(root) else path.name
+
+
+def content_digest(name: str) -> str | None:
+    """Digest of a local file, or of a model folder's configuration and weights; None if not local.
+
+    Text from `storyworld` is made by the package, whose version and commit are recorded: None too.
+    """
+    return _digest(project_path(name))
+
+
+def model_digest(name: str) -> str | None:
+    """`content_digest` of a language model; of `storyworld`, that of the shipped weights."""
+    return _digest(STORYWORLD_FOLDER) if name == "storyworld" else content_digest(name)
+
+
+def _digest(path: Path) -> str | None:
+    files = [path] if path.is_file() else sorted(path.glob("*.json")) + sorted(path.glob("*.saf*"))
+    if not files:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, code, versions and hardware behind a result; names no host and no folder.
+
+    `code` is a digest of the library's own files: it tells code apart where there is no commit,
+    or where the tree was not clean.
+    """
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "clean_tree": _git("status", "--porcelain", "--untracked-files=no") == "",
+        "code": code_digest(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpus": os.cpu_count(),
+    } | hardware()
+
+
+def hardware() -> dict[str, Any]:
+    """What decides speed and last digits: processor, cores, memory, GPU, and torch's use of them.
+
+    cpu: the model's name; cpu_flags: its instruction sets that touch rounding; cpus_usable: cores
+    that this process may use; memory_mb: of the machine. instruction_set and blas: what torch
+    computes with; gpu: None where torch sees none, else name, memory in MB and CUDA's version.
+    """
+    import torch  # the tables of runs do without
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    gpu = None
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        gpu = {"name": card.name, "count": torch.cuda.device_count()}
+        gpu |= {"memory_mb": card.total_memory >> 20, "cuda": torch.version.cuda}
+    return {
+        **_processor(),
+        "cpus_usable": usable,
+        "memory_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "blas": blas[1] if blas else None,
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+def peak_memory() -> dict[str, int | None]:
+    """MB that this process held at most until now, in memory and (None: unused) on the GPU.
+
+    SAEs that train side by side share a process: the peak is of all of them together.
+    """
+    import resource
+
+    import torch
+
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB; bytes on macOS
+    with suppress(OSError):  # Linux's count above starts at what the starting process held
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        resident = int(status.partition("VmHWM:")[2].split()[0])
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "peak_memory_mb": resident >> (20 if sys.platform == "darwin" else 10),
+        "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() >> 20 if used else None,
+    }
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the library's own files, names and contents."""
+    library = Path(__file__).resolve().parents[1]
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(library.rglob("*.py")):
+        digest.update(f"{file.relative_to(library).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def hub_commits(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """The commits behind a run's hub model and data sets, as the hub's cache on this disk has them.
+
+    None for what is no hub name (its digest is in `config`) or where the cache does not say.
+    """
+    found = {}
+    for key, kind, revision in (
+        ("model", "models", "model_revision"),
+        ("train_data", "datasets", "data_revision"),
+        ("validation_data", "datasets", "data_revision"),
+    ):
+        name = str(config.get(key)).split(":")[0]
+        found[key] = _cached_commit(kind, name, str(config.get(revision, "main")))
+    return found
+
+
+def _cached_commit(kind: str, name: str, revision: str) -> str | None:
+    if name == "storyworld" or project_path(name).exists() or ".." in f"{name}/{revision}":
+        return None
+    if COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    reference = Path(HF_HUB_CACHE) / f"{kind}--{name.replace('/', '--')}" / "refs" / revision
+    try:
+        found = reference.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return found if COMMIT.fullmatch(found) else None
+
+
+def this_code() -> str:
+    """The code and the processor at work, in words for the last line of a notebook."""
+    facts = provenance()
+    commit = str(facts["commit"])[:10] + ("" if facts["clean_tree"] else " with changes")
+    return (
+        f"commit {commit}, code {facts['code']}, Python {facts['python']}, "
+        f"torch {facts['packages']['torch'].split('+')[0]} with {facts['instruction_set']}"
+    )
+
+
+@cache
+def _processor() -> dict[str, Any]:
+    """Name and instruction sets of the processor, where the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
+    return {
+        "cpu": facts.get("model name") or platform.processor() or None,
+        "cpu_flags": sorted({flag for flag in flags if CPU_FLAGS.fullmatch(flag)}),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(project_path(".")), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

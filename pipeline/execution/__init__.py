@@ -1,0 +1,1 @@
+"""How stages are run, and what need not run again."""

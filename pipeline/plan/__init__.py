@@ -1,0 +1,1 @@
+"""What a profile runs: its keys, its grid, its stages."""

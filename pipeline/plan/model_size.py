@@ -1,0 +1,196 @@
+"""What a profile takes from the language model: layers, context, learning rate, λ grids, β."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from e2e_lib.errors import ModelError, require
+from pipeline.plan import measure
+from pipeline.plan.checks import OBJECTIVES, is_integer, is_number, list_of
+
+ROOT = Path(__file__).resolve().parents[2]
+STORYWORLD = ROOT / "e2e_lib" / "storyworld" / "model"
+AUTO, AUTO_MIDDLE = "auto", "auto middle"
+# λ of the densest and of the sparsest SAE worth training, for a model nobody has tuned yet, on
+# activations of size 1. Codes grow with the activation's size s, squared errors with s², KL not at
+# all: so λ grows with s where errors are squared and shrinks with it where KL stands alone.
+AUTO_SPARSITY = {"local": (0.4, 2.0), "e2e": (0.4, 5.0), "e2e_ds": (1.2, 9.0)}
+AUTO_DOWNSTREAM = 2.5  # the authors' β, but for their layer 10, where they took 0.05
+AUTO_LR_TIMES_WIDTH = 1.28  # 0.02 at width 64; the authors, on 1,000 times the tokens, 5e-4 at 768
+AUTO_CONTEXT_SIZE = 128  # longer rows cost more time than the small models here gain from them
+
+
+# Of the models that shipped profiles name, so that a profile can be read without a network.
+KNOWN_SHAPES = {"gpt2": (12, 768, 1024), "roneneldan/TinyStories-1M": (8, 64, 2048)}
+
+
+class ModelShape(NamedTuple):
+    """Blocks, width of the residual stream, and longest row of text of a language model."""
+
+    n_layers: int
+    d_model: int
+    n_ctx: int
+
+
+def model_shape(model: str) -> ModelShape:
+    """The size of `model`, from its config alone. Raises ModelError, in one sentence."""
+    folder = STORYWORLD if model == "storyworld" else ROOT / model
+    if not (folder / "config.json").is_file():
+        if folder.is_dir():
+            raise ModelError(f"MODEL {model} is a folder without a config.json.")
+        known = KNOWN_SHAPES.get(model)
+        return ModelShape(*known) if known else _hub_shape(model)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+        return _shape(model, config)
+    except ModelError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+        raise ModelError(
+            f"MODEL {model}: its config.json is no JSON that describes a language model "
+            f"({type(e).__name__})."
+        ) from e
+
+
+def _hub_shape(model: str) -> ModelShape:
+    """The size of a model on the Hugging Face hub (or in the local cache of it)."""
+    from transformers import AutoConfig  # slow to import, and rarely needed
+
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except Exception as error:  # the hub's client raises a dozen kinds
+        reason = str(error).strip().splitlines()[0][:160]
+        raise ModelError(
+            f"MODEL {model} is neither a folder here nor a model that the Hugging Face hub "
+            f"gives us ({type(error).__name__}: {reason})"
+        ) from error
+    return _shape(model, config.get_text_config().to_dict())
+
+
+def _shape(model: str, config: Mapping[str, Any]) -> ModelShape:
+    """Read the three numbers under the names that the architectures use for them."""
+    names = {
+        "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
+        "d_model": ("hidden_size", "n_embd", "d_model"),
+        "n_ctx": ("max_position_embeddings", "n_positions", "n_ctx", "seq_length"),
+    }
+    found = {key: [config[n] for n in known if n in config] for key, known in names.items()}
+    for key, values in found.items():
+        if not values:
+            raise ModelError(f"MODEL {model}: its config.json has none of {names[key]} ({key}).")
+    return ModelShape(**{key: int(values[0]) for key, values in found.items()})
+
+
+def by_model(
+    values: Mapping[str, Any], objectives: tuple[str, ...], shape: ModelShape
+) -> dict[str, Any]:
+    """The keys whose allowed values or defaults depend on the size of the model."""
+    context = values["context_size"]
+    context = min(AUTO_CONTEXT_SIZE, shape.n_ctx) if context == AUTO else context
+    allowed = f"an integer from 2 to the model's context of {shape.n_ctx}"
+    require(is_integer(context) and 2 <= context <= shape.n_ctx, "context_size", context, allowed)
+
+    layers = values["layers"]
+    if layers in (AUTO, AUTO_MIDDLE):
+        usual = default_layers(shape.n_layers)
+        layers = usual if layers == AUTO else (usual[len(usual) // 2],)
+    allowed = f"a list of different layers of the model, each from 0 to {shape.n_layers - 1}"
+    fits = list_of(is_integer)(layers) and all(0 <= layer < shape.n_layers for layer in layers)
+    require(fits, "layers", layers, allowed)
+    middle = values["middle_layer"]
+    middle = sorted(layers)[len(layers) // 2] if middle == AUTO else middle
+    require(middle in layers, "middle_layer", middle, f"one of layers = {list(layers)}")
+
+    downstream = values["downstream_coeff"]
+    downstream = AUTO_DOWNSTREAM if downstream == AUTO else downstream
+    return {
+        "context_size": context,
+        "layers": tuple(layers),
+        "middle_layer": middle,
+        "downstream_coeff": _downstream(downstream, layers),
+        "sparsity_coeffs": _sparsity(
+            values["sparsity_coeffs"],
+            objectives,
+            layers,
+            middle,
+            lambda: measure.activation_scales(values, layers, context),
+        ),
+    }
+
+
+def default_layers(n_layers: int) -> tuple[int, ...]:
+    """Early, middle and late block, as the paper's 2, 6, 10 of 12; the last block is left out.
+
+    >>> default_layers(12), default_layers(5)
+    ((2, 6, 10), (1, 2, 3))
+    """
+    last = max(n_layers - 2, 0)
+    wanted = (round(n_layers / 6), round(n_layers / 2), round(5 * n_layers / 6))
+    return tuple(sorted({min(layer, last) for layer in wanted}))
+
+
+def default_lr(d_model: int) -> float:
+    """Adam's learning rate for a model nobody has tuned: the wider, the smaller.
+
+    >>> default_lr(64), default_lr(768)
+    (0.02, 0.0017)
+    """
+    return float(f"{AUTO_LR_TIMES_WIDTH / d_model:.2g}")
+
+
+def _downstream(value: Any, layers: Any) -> dict[int, float]:
+    """β by layer, out of one number or a mapping."""
+    given = value if isinstance(value, dict) else dict.fromkeys(layers, value)
+    allowed = "a number of at least 0, or such a number for each of the layers"
+    good = all(is_number(beta) and beta >= 0 for beta in given.values())
+    require(good and set(layers) <= set(given), "downstream_coeff", value, allowed)
+    return {layer: float(given[layer]) for layer in layers}
+
+
+def _sparsity(
+    value: Any,
+    objectives: tuple[str, ...],
+    layers: Any,
+    middle: int,
+    measured: Callable[[], dict[int, float]],
+) -> dict[str, dict[int, tuple[float, ...]]]:
+    """λ by objective and layer, out of `auto`, or a list or a mapping for each objective."""
+    if isinstance(value, str) and value.split()[:1] == [AUTO]:
+        words = value.split()[1:] or ["5", "3"]
+        allowed = "auto, or auto and how many λ the middle and the other layers get, as auto 5 3"
+        good = len(words) == 2 and all(re.fullmatch("[1-9][0-9]?", word) for word in words)
+        require(good, "sparsity_coeffs", value, allowed)
+        counts = [int(word) for word in words]
+        size = measured()
+        return {
+            o: {k: auto_grid(o, counts[k != middle], size[k]) for k in layers} for o in objectives
+        }
+    allowed = "a list of numbers of at least 0 for each of the objectives (and layers)"
+    require(isinstance(value, dict), "sparsity_coeffs", value, allowed)
+    grids: dict[str, dict[int, tuple[float, ...]]] = {}
+    for key in value:
+        require(key in OBJECTIVES, "sparsity_coeffs key", key, f"one of {', '.join(OBJECTIVES)}")
+    for objective in objectives:
+        given = value.get(objective)
+        given = given if isinstance(given, dict) else dict.fromkeys(layers, given)
+        for layer in layers:
+            grid, place = given.get(layer), f"sparsity_coeffs of {objective} at layer {layer}"
+            good = list_of(lambda v: is_number(v) and v >= 0)(grid)
+            require(good, place, grid, "a list of different numbers of at least 0")
+        grids[objective] = {layer: tuple(map(float, given[layer])) for layer in layers}
+    return grids
+
+
+def auto_grid(objective: str, count: int, scale: float) -> tuple[float, ...]:
+    """`count` λ of two digits, evenly spaced on a log scale, for activations of size `scale`.
+
+    >>> auto_grid("local", 3, 1.0), auto_grid("e2e", 2, 2.0)
+    ((0.4, 0.89, 2.0), (0.2, 2.5))
+    """
+    factor = 1 / scale if objective == "e2e" else scale
+    low, high = (factor * bound for bound in AUTO_SPARSITY[objective])
+    steps = max(count - 1, 1)
+    return tuple(float(f"{low * (high / low) ** (i / steps):.2g}") for i in range(count))

@@ -1,0 +1,117 @@
+"""What a profile sets in single notebooks, and which parameters notebooks have.
+
+    notebook_parameters: {29_faithfulness: {examples: 1000, kept_singly: 100}}
+
+The parameters cell of a notebook says which names there are and of which type. Those that follow
+from the profile's own keys, such as the model, cannot be set a second time here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from e2e_lib.errors import ConfigError, closest, require
+from pipeline.plan.checks import Rule, as_number, is_integer, is_number
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+# All that these two take comes from the profile's own keys; of the other notebooks, these four.
+BY_PROFILE = ("10_train", "11_published")
+SET_BY_PIPELINE = ("results_folder", "model", "validation_data", "device")
+TYPES = {
+    "str": Rule(lambda v: isinstance(v, str), "a text"),
+    "int": Rule(is_integer, "a whole number"),
+    "float": Rule(is_number, "a number"),
+    "bool": Rule(lambda v: isinstance(v, bool), "true or false"),
+}
+INTERPRETABILITY, AUTO = "28_interpretability", "auto"  # its backend, chosen by the environment
+
+Parameter = str | int | float | bool
+NotebookParameters = dict[str, dict[str, Parameter]]
+
+
+def notebook_types(notebook: Path) -> dict[str, str]:
+    """Names and types (`str`, `int`, `float`, `bool`) of a notebook's parameters."""
+    import papermill  # slow to import, and most profiles set nothing here
+
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: facts["inferred_type_name"] for name, facts in found.items()}
+
+
+def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless every parameter is in the notebook's parameters cell."""
+    known = notebook_types(notebook)
+    for key in parameters:
+        if key not in known:
+            raise ConfigError(
+                f"{key} is no parameter of {notebook.name}; its parameters include "
+                f"{closest(key, known)}."
+                if known
+                else f"{key} is no parameter of {notebook.name}, which takes none."
+            )
+
+
+def checked_notebook_parameters(value: Any) -> NotebookParameters:
+    """Parameters by notebook, if the notebooks exist and take such parameters.
+
+    Raises:
+        ConfigError: an unknown notebook or parameter, one that the pipeline sets, a wrong type.
+    """
+    key = "notebook_parameters"
+    require(_nested(value), key, value, "a mapping from notebooks to mappings of their parameters")
+    notebooks = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    for name in value:
+        if name not in notebooks:
+            raise ConfigError(
+                f"{key} has no notebook {name!r}; nearest: {closest(name, notebooks)}."
+            )
+        if name in BY_PROFILE:
+            raise ConfigError(f"{key} cannot set {name}, whose parameters are the profile's keys.")
+    return {name: _checked(name, own) for name, own in value.items() if own}
+
+
+def _checked(notebook: str, own: Mapping[str, Any]) -> dict[str, Parameter]:
+    """The parameters of one notebook; numbers that YAML reads as text are numbers."""
+    path = NOTEBOOKS / f"{notebook}.ipynb"
+    check_parameters(path, own)
+    types, found = notebook_types(path), dict[str, Parameter]()
+    for name, value in own.items():
+        if name in SET_BY_PIPELINE:
+            raise ConfigError(f"{name} of {notebook} is set by the pipeline, from other keys.")
+        rule = TYPES[types[name]]
+        if types[name] == "float" and isinstance(value, str):
+            value = as_number(value)
+        require(rule.good(value), f"{name} of {notebook}", value, rule.allowed)
+        found[name] = value
+    if notebook == INTERPRETABILITY and found.get("backend") == AUTO:
+        found["backend"] = _backend()
+    return found
+
+
+def _backend() -> str:
+    """Who explains features where a profile leaves it open, as of now.
+
+    Decided before anything starts, so that an endpoint that is named later has the notebook run
+    again, and one that is named by half is an error at once.
+    """
+    from e2e_lib.analysis.interpret.endpoint import (
+        chosen_backend,  # imports torch, which few profiles need here
+    )
+
+    return chosen_backend()
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(own, dict) for own in value.values())
+
+
+def joined(below: Any, above: Any) -> Any:
+    """Parameters of both, by notebook; where both set one, that of `above`.
+
+    What is no mapping of mappings comes back as it is, for `checked_notebook_parameters`.
+
+    >>> joined({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}, "b": {"z": 4}})
+    {'a': {'x': 1, 'y': 3}, 'b': {'z': 4}}
+    """
+    if not (_nested(below) and _nested(above)):
+        return above
+    return {name: {**below.get(name, {}), **above.get(name, {})} for name in {**below, **above}}

@@ -1,0 +1,71 @@
+"""Branches of the hub, pinned: what `main` stood for when a results folder was begun.
+
+A profile names a commit where one is known, and a branch or tag elsewhere. That becomes a commit
+before anything starts, is recorded in the results folder's pins.json, and stays the same there, so
+that a run which goes on tomorrow reads the files it began with.
+"""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from e2e_lib.data.text import READERS, named_split
+from e2e_lib.files import write_json
+from e2e_lib.runs.provenance import project_path, source_path
+from pipeline.plan.profile import Profile
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def pinned(profile: Profile, results: Path) -> Profile:
+    """`profile` with each hub revision that is no commit replaced by the commit it stands for.
+
+    Where the hub cannot be asked, the revision stays as it is: a cached copy may serve it.
+    """
+    path = results / "pins.json"
+    pins: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    changes: dict[str, Any] = {}
+    for key, kind, name in _sources(profile):
+        revision = getattr(profile, key)
+        if not _on_hub(name) or COMMIT.fullmatch(revision):
+            continue
+        pin = f"{kind} {name} {revision}"
+        if pin not in pins:
+            commit = _commit(kind, name, revision)
+            if commit is None:
+                print(f"{key} stays {revision!r}: the hub says nothing about {name}.")
+                continue
+            pins[pin] = commit
+        changes[key] = pins[pin]
+    if changes:
+        write_json(path, pins)
+    return replace(profile, **changes)
+
+
+def _sources(profile: Profile) -> list[tuple[str, str, str]]:
+    """Revision key, kind and name of what may come from the hub; one name for each key."""
+    texts = (profile.train_data, profile.validation_data)
+    data = {named_split(source_path(name))[0] for name in texts}
+    sources = [("model_revision", "model", profile.model)]
+    if len(data) == 1:  # a commit of one data set means nothing to another
+        sources.append(("data_revision", "dataset", data.pop()))
+    if profile.released and "," not in profile.released:
+        sources.append(("released_revision", "model", profile.released))
+    return sources
+
+
+def _on_hub(name: str) -> bool:
+    local = name == "storyworld" or project_path(name).exists()
+    return not local and Path(name).suffix not in READERS
+
+
+def _commit(kind: str, name: str, revision: str) -> str | None:
+    """The commit that the hub has for a revision; None if it cannot be asked or has none."""
+    from huggingface_hub import HfApi  # slow to import, and rarely needed
+
+    try:
+        return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10).sha
+    except Exception:  # the client raises a dozen kinds; loading will say what is wrong
+        return None

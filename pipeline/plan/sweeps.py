@@ -1,0 +1,153 @@
+"""Sweeps of a profile: one parameter varied beside the main grid, at few λ, layers and seeds.
+
+    sweeps:
+      lr: {values: [0.003, 0.03]}
+      warm_start: {values: [50000], sparsity_coeffs: {e2e: [0.4, 1.9]}, seeds: 2}
+
+Only `values` must be given. A value that is the main grid's own trains nothing again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from e2e_lib.errors import ConfigError, require
+from pipeline.plan.checks import OBJECTIVES, Rule, as_number, is_integer, is_number, list_of
+
+WARM_START = "warm_start"
+POSITIVE = Rule(lambda v: is_number(v) and v > 0, "a number above 0")
+WHOLE = Rule(lambda v: is_integer(v) and v >= 1, "a whole number of at least 1")
+VALUES = {"lr": POSITIVE, "dict_ratio": POSITIVE, "train_tokens": WHOLE, WARM_START: WHOLE}
+KEYS = ("values", "layers", "sparsity_coeffs", "seeds")
+USUAL_COEFFS = 3  # λ of a sweep: the ends and the middle of the main grid
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one sweep trains; everything it does not name is as in the main grid."""
+
+    values: tuple[float, ...]  # of the parameter; warm_start: tokens of training after the start
+    layers: tuple[int, ...]  # in the file: some of the profile's; else its middle layer
+    seeds: tuple[int, ...]  # in the file: how many of the profile's; else the first alone
+    # λ by objective and layer. In the file: a list of them (or a mapping from layers to lists), or
+    # how many of the main grid's, evenly spread; for each objective, or once for all of them.
+    sparsity_coeffs: dict[str, dict[int, tuple[float, ...]]]
+    # warm_start only
+    start: dict[int, float] | None = None  # λ of the local SAE to start from; else the middle one
+    lr: float | None = None  # after the start; else the profile's
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "Sweep":
+        """The sweep that `dataclasses.asdict` and JSON made `facts` of."""
+        values = {key: tuple(facts[key]) for key in ("values", "layers", "seeds")}
+        coeffs = {
+            objective: {int(k): tuple(grid) for k, grid in grids.items()}
+            for objective, grids in facts["sparsity_coeffs"].items()
+        }
+        start = facts["start"] and {int(k): coeff for k, coeff in facts["start"].items()}
+        return cls(**values, sparsity_coeffs=coeffs, start=start, lr=facts["lr"])
+
+
+def make_sweeps(value: Any, main: Mapping[str, Any]) -> dict[str, Sweep]:
+    """Sweeps by name; `main` holds the profile's other keys. Raises ConfigError, one sentence."""
+    allowed = f"a mapping from some of {', '.join(VALUES)} to what each varies"
+    require(isinstance(value, dict), "sweeps", value, allowed)
+    for name in value:
+        require(name in VALUES, "sweeps key", name, f"one of {', '.join(VALUES)}")
+    return {name: _sweep(name, given, main) for name, given in value.items()}
+
+
+def _sweep(name: str, given: Any, main: Mapping[str, Any]) -> Sweep:
+    warm = name == WARM_START
+    place, keys = f"sweeps.{name}", [*KEYS, *(("start", "lr") if warm else ())]
+    require(isinstance(given, dict), place, given, f"a mapping with some of {', '.join(keys)}")
+    for key in given:
+        if key not in keys:
+            raise ConfigError(f"{place}.{key} is no key of a sweep; allowed are {', '.join(keys)}.")
+    layers = given.get("layers", [main["middle_layer"]])
+    allowed = f"a list of some of the profile's layers {list(main['layers'])}"
+    known = list_of(is_integer)(layers) and set(layers) <= set(main["layers"])
+    require(known, f"{place}.layers", layers, allowed)
+    count = given.get("seeds", 1)
+    allowed = "a whole number of at least 1: how many of the profile's seeds"
+    require(WHOLE.good(count), f"{place}.seeds", count, allowed)
+    return Sweep(
+        _values(f"{place}.values", given.get("values"), VALUES[name]),
+        tuple(layers),
+        tuple(main["seeds"][:count]),
+        _coeffs(place, given.get("sparsity_coeffs", USUAL_COEFFS), layers, main, warm),
+        _start(place, given.get("start"), layers, main) if warm else None,
+        _number(f"{place}.lr", given["lr"]) if warm and "lr" in given else None,
+    )
+
+
+def _values(place: str, given: Any, rule: Rule) -> tuple[float, ...]:
+    values = given
+    if isinstance(given, list | tuple):
+        values = [as_number(v) if isinstance(v, str) else v for v in given]
+    require(list_of(rule.good)(values), place, given, f"a list of different values, {rule.allowed}")
+    return tuple(values)
+
+
+def _number(place: str, value: Any) -> float:
+    value = as_number(value) if isinstance(value, str) else value
+    require(POSITIVE.good(value), place, value, POSITIVE.allowed)
+    return float(value)
+
+
+def _coeffs(
+    place: str, given: Any, layers: Any, main: Mapping[str, Any], warm: bool
+) -> dict[str, dict[int, tuple[float, ...]]]:
+    """λ by objective and layer. An objective that the profile does not train is left out."""
+    known = [o for o in OBJECTIVES if not (warm and o == "local")]
+    wanted = given if isinstance(given, dict) else dict.fromkeys(known, given)
+    for objective in wanted:
+        words = f"one of {', '.join(known)}"
+        require(objective in known, f"{place}.sparsity_coeffs key", objective, words)
+    return {
+        objective: {
+            layer: _grid(
+                f"{place}.sparsity_coeffs of {objective} at layer {layer}",
+                wanted[objective],
+                main["sparsity_coeffs"][objective][layer],
+                layer,
+            )
+            for layer in layers
+        }
+        for objective in wanted
+        if objective in main["objectives"]
+    }
+
+
+def _grid(place: str, given: Any, main: tuple[float, ...], layer: int) -> tuple[float, ...]:
+    """λ of one objective and layer: a list of its own, or so many of the main grid's."""
+    if WHOLE.good(given):
+        return evenly(main, given)
+    grid: Any = given.get(layer) if isinstance(given, dict) else given
+    good = list_of(lambda v: is_number(v) and v >= 0)(grid)
+    allowed = "a list of different numbers of at least 0, or how many of the main grid's"
+    require(good, place, grid, allowed)
+    return tuple(map(float, grid))
+
+
+def _start(place: str, given: Any, layers: Any, main: Mapping[str, Any]) -> dict[int, float]:
+    """λ of the local SAE to start from, by layer; it must be one that the main grid trains."""
+    grids = main["sparsity_coeffs"].get("local")
+    require("local" in main["objectives"], place, "asked for", "absent: no local SAE is trained")
+    for layer in layers:
+        allowed = f"a λ of local's grid at layer {layer}, {list(grids[layer])}"
+        known = given is None or (is_number(given) and given in grids[layer])
+        require(known, f"{place}.start", given, allowed)
+    return {layer: evenly(grids[layer], 1)[0] if given is None else given for layer in layers}
+
+
+def evenly(grid: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """`count` members of `grid`, evenly spread with both ends; one alone is the middle one.
+
+    >>> evenly((1.0, 2.0, 3.0, 4.0, 5.0), 3), evenly((1.0, 2.0, 3.0), 1), evenly((1.0,), 2)
+    ((1.0, 3.0, 5.0), (2.0,), (1.0,))
+    """
+    if count == 1:
+        return (grid[len(grid) // 2],)
+    places = {round(i * (len(grid) - 1) / (count - 1)) for i in range(count)}
+    return tuple(grid[i] for i in sorted(places))

@@ -1,0 +1,162 @@
+"""The interpolated summary ratio by hand, and the bootstrap against a known interval."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from e2e_lib.analysis import pareto, statistics
+
+CURVES = {"local": [(10, 1.0), (20, 0.6), (40, 0.2)], "e2e": [(5, 0.5), (25, 0.3), (50, 0.1)],
+          "e2e_ds": [(8, 0.4), (16, 0.4), (60, 0.4)]}  # fmt: skip
+
+
+def runs_of(seeds: tuple[int, ...] = (0,), layer: int = 2) -> pd.DataFrame:
+    rows = [
+        (f"{o}{k}s{s}", layer, o, s, float(l0), ce * (1 + 0.5 * s), 100 - l0)
+        for o, curve in CURVES.items() for k, (l0, ce) in enumerate(curve) for s in seeds
+    ]  # fmt: skip
+    columns = ["run", "layer", "objective", "seed", "l0", "ce_increase", "alive"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def rows_of(runs: pd.DataFrame, n: int = 50, noise: float = 0.0) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    parts = []
+    for row in runs.itertuples():
+        factor = 1 + noise * rng.standard_normal(n)
+        factor /= factor.mean()
+        values = {"ce_increase": row.ce_increase * factor, "l0": row.l0 * np.ones(n)}
+        parts.append(pd.DataFrame({"run": row.run, "row": range(n)} | values))
+    return pd.concat(parts)
+
+
+def test_window_is_what_all_curves_share():
+    assert pareto.shared_window(runs_of(), "l0", [0]) == (10, 40)
+
+
+def test_ratio_by_hand():
+    runs = runs_of()
+    found = pareto.interpolated_ratio(runs, rows_of(runs), "e2e", points=4)
+    # At L0 10, 20, 30, 40: e2e 0.45, 0.35, 0.26, 0.18; local 1, 0.6, 0.4, 0.2.
+    by_hand = np.mean([0.45 / 1, 0.35 / 0.6, 0.26 / 0.4, 0.18 / 0.2])
+    assert found["value"] == pytest.approx(by_hand)
+    assert (found["window_low"], found["window_high"], found["n_runs"]) == (10, 40, 6)
+    assert found["low"] == pytest.approx(by_hand) == pytest.approx(found["high"])  # no noise
+
+
+def test_reverse_ratio_by_hand():
+    runs = runs_of()
+    found = pareto.interpolated_ratio(
+        runs, rows_of(runs), "local", reference="e2e", x="ce_increase", y="l0",
+        window=(0.3, 0.5), points=3,
+    )  # fmt: skip
+    # At CE 0.3, 0.4, 0.5: local L0 35, 30, 25; e2e 25, 15, 5.
+    assert found["value"] == pytest.approx(np.mean([35 / 25, 30 / 15, 25 / 5]))
+
+
+def test_curves_are_sorted_before_interpolation():
+    x, y = np.array([[3.0, 1.0, 2.0]]), np.array([[30.0, 10.0, 20.0]])
+    assert pareto.interpolate(np.array([1.5, 9.0]), x, y).tolist() == [[15.0, 30.0]]
+
+
+def test_seeds_are_averaged_and_widen_the_interval():
+    runs = runs_of((0, 1))
+    runs.loc[(runs["seed"] == 1) & (runs["objective"] == "e2e"), "ce_increase"] *= 2
+    one, two = (
+        pareto.interpolated_ratio(runs[runs["seed"] == s], rows_of(runs), "e2e") for s in (0, 1)
+    )
+    both = pareto.interpolated_ratio(runs, rows_of(runs), "e2e")
+    assert both["value"] == pytest.approx((one["value"] + two["value"]) / 2)
+    assert both["n_seeds"] == 2
+    assert (both["low"], both["high"]) == pytest.approx((one["value"], two["value"]))
+
+
+def test_noise_between_rows_gives_an_interval_round_the_value():
+    runs = runs_of()
+    found = pareto.interpolated_ratio(runs, rows_of(runs, noise=0.5), "e2e")
+    assert found["low"] < found["value"] < found["high"]
+    again = pareto.interpolated_ratio(runs, rows_of(runs, noise=0.5), "e2e")
+    assert found == again
+
+
+def test_rows_are_resampled_together_for_all_runs():
+    # The same hard rows for every run: ratios do not move, however rows are drawn.
+    runs = runs_of()
+    rows = rows_of(runs)
+    hard = 1 + np.arange(50) / 50
+    rows["ce_increase"] *= np.tile(hard / hard.mean(), len(runs))
+    found = pareto.interpolated_ratio(runs, rows, "e2e")
+    assert found["high"] - found["low"] < 1e-12
+
+
+def test_a_seed_with_two_lambdas_is_no_curve():
+    runs = runs_of((0, 1))
+    runs = runs[~((runs["seed"] == 1) & (runs["run"] == "e2e0s1"))]
+    assert pareto.curve_seeds(runs) == [0]
+    found = pareto.interpolated_ratio(runs[runs["seed"] == 1], rows_of(runs), "e2e")
+    assert np.isnan(found["value"])
+    assert "3 runs" in found["note"]
+
+
+def test_curves_without_a_common_range():
+    runs = runs_of()
+    runs.loc[runs["objective"] == "local", "l0"] += 1000
+    found = pareto.interpolated_ratio(runs, rows_of(runs), "e2e")
+    assert np.isnan(found["value"])
+    assert "share no range of l0" in found["note"]
+
+
+def test_summary_has_a_row_a_layer_objective_and_quantity():
+    runs = pd.concat([runs_of(layer=1).assign(run=lambda t: t["run"] + "early"), runs_of()])
+    table = pareto.summary_ratios(runs, rows_of(runs), resamples=50)
+    assert len(table) == 12
+    table = table[table["layer"] == 2]
+    at_l0 = table[(table["quantity"] == "CE increase at equal L0") & (table["compared"] == "e2e")]
+    alone = pareto.interpolated_ratio(runs_of(), rows_of(runs_of()), "e2e")
+    assert at_l0["value"].item() == pytest.approx(alone["value"])
+
+
+def test_mean_interval_is_the_known_one():
+    # Mean of n normal values: ± 1.96 σ / √n.
+    values = np.random.default_rng(0).normal(5, 2, 400)
+    interval = statistics.mean_interval(values, resamples=4000)
+    half = 1.96 * values.std() / 20
+    assert interval.value == values.mean()
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_weights_resample_a_mean():
+    rng = np.random.default_rng(0)
+    weights = statistics.resample_weights(100, 3000, rng)
+    assert weights.sum(axis=1) == pytest.approx(1)
+    x = rng.normal(size=100)
+    assert (weights @ x).std() == pytest.approx(x.std() / 10, rel=0.05)
+
+
+def test_difference_of_means_over_seeds():
+    rng = np.random.default_rng(0)
+    first = [rng.normal(1 + s, 0.1, 300) for s in (0, 1)]
+    second = [rng.normal(0, 0.1, 300) for _ in (0, 1)]
+    found = statistics.difference_interval(first, second)
+    assert found.value == pytest.approx(1.5, abs=0.02)
+    # Two seeds, 1 and 2: drawn twice each time, so the interval is their range.
+    assert (found.low, found.high) == pytest.approx((1, 2), abs=0.05)
+
+
+def test_one_value_has_no_interval():
+    interval = statistics.mean_interval([3.0])
+    assert interval.value == 3
+    assert np.isnan(interval.low)
+
+
+def test_mean_differences_pair_seeds():
+    table = pd.DataFrame(
+        [(2, o, s, x + v) for o, v in (("local", 0.5), ("e2e", 0.1)) for s in (0, 1)
+         for x in (0.0, 0.2)] + [(2, "local", 7, 0.9)],
+        columns=["layer", "objective", "seed", "max_cosine"],
+    )  # fmt: skip
+    row = statistics.mean_differences(table, [("local", "e2e"), ("local", "e2e_ds")]).iloc[0]
+    assert row["value"] == pytest.approx(0.4)  # seed 7 has no partner
+    assert row["n_seeds"] == 2
+    assert len(statistics.mean_differences(table, [("local", "e2e_ds")])) == 0

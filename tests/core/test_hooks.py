@@ -1,0 +1,354 @@
+"""Splicing: equal to two full hooked passes, but without the work that both passes share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+
+from e2e_lib.core import hooks
+from e2e_lib.core.hooks import apply_saes, clean_pass, generate, hooks_to_keep, spliced_pass
+from e2e_lib.core.losses import Objective
+from e2e_lib.core.sae import SAE
+from e2e_lib.core.train import loss_terms
+from e2e_lib.engine.frozen_model import runner
+from e2e_lib.errors import ConfigError, ModelError
+from tests.helpers import oracle
+from tests.helpers.tiny_models import (
+    ARCHITECTURES,
+    D_MODEL,
+    D_VOCAB,
+    N_CTX,
+    N_LAYERS,
+    assert_sentence,
+    identity_sae,
+    random_tokens,
+    small_sae,
+    tiny_model,
+)
+
+LATER = ("blocks.2.hook_resid_pre", "blocks.3.hook_resid_pre")
+HOOK_SETS = {
+    "resid_pre": (("blocks.1.hook_resid_pre",), LATER),
+    "first_resid_pre": (("blocks.0.hook_resid_pre",), LATER),
+    "mlp_out": (("blocks.1.hook_mlp_out",), LATER),
+    "attn_out": (("blocks.1.hook_attn_out",), LATER[1:]),
+    "resid_post": (("blocks.1.hook_resid_post",), LATER[1:]),
+    "three": (
+        ("blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.2.hook_attn_out"),
+        ("blocks.3.hook_resid_pre", "blocks.3.hook_resid_post"),
+    ),
+}
+OBJECTIVES = {
+    "local": Objective(0.7, local_coeff=1.0),
+    "local_p": Objective(0.7, local_coeff=2.0, p_norm=2.0),  # below 1: tests of coding
+    "e2e": Objective(0.3, kl_coeff=1.0),
+    "e2e_ds": Objective(0.3, kl_coeff=0.5, downstream_coeff=2.5),
+    "ds_alone": Objective(0.3, downstream_coeff=2.5),
+    "all_terms": Objective(0.3, 0.7, 0.5, 2.5, p_norm=1.5),
+    "logged_only": Objective(0.0, local_coeff=0.0, kl_coeff=0.5, downstream_coeff=0.0),
+}
+PARAMETERS = ("W_enc", "b_enc", "W_dec", "b_dec")
+
+
+def library_terms(model, saes, objective, tokens):
+    """The loss terms by the library's own path."""
+    needed = [*hooks_to_keep(model, saes), *objective.downstream_hooks]
+    logits = objective.kl_coeff is not None
+    clean = clean_pass(model, tokens, needed, logits=logits)
+    p = objective.p_norm
+    if objective.needs_splice:
+        record = objective.downstream_hooks
+        run = spliced_pass(model, clean, saes, record, logits=logits, p_norm=p)
+    else:
+        run = apply_saes(clean, saes, p_norm=p)
+    return loss_terms(objective, clean, run)
+
+
+def oracle_weights(sae: SAE) -> oracle.Weights:
+    return {n: getattr(sae, n).detach().clone().requires_grad_() for n in PARAMETERS}
+
+
+@pytest.mark.parametrize("hook_set", HOOK_SETS)
+@pytest.mark.parametrize("processed", [False, True], ids=["raw", "processed"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_losses_and_gradients_equal_the_oracle(architecture, processed, hook_set):
+    model = tiny_model(architecture, processed)
+    names, later = HOOK_SETS[hook_set]
+    tokens = random_tokens(3)
+    for title, base in OBJECTIVES.items():
+        wanted = later if base.downstream_coeff is not None else ()
+        objective = Objective(**(vars(base) | {"downstream_hooks": wanted}))
+        saes = {name: small_sae(seed=i) for i, name in enumerate(names)}
+        weights = {name: oracle_weights(sae) for name, sae in saes.items()}
+        terms = oracle.Terms(
+            base.sparsity_coeff,
+            base.local_coeff,
+            base.kl_coeff,
+            base.downstream_coeff,
+            wanted,
+            base.p_norm,
+        )
+        expected = oracle.losses(model, tokens, weights, terms)
+        expected["loss"].backward()
+        found = library_terms(model, saes, objective, tokens)
+        found["loss"].backward()
+        assert found.keys() == expected.keys(), title
+        for name in expected:
+            torch.testing.assert_close(
+                found[name], expected[name], rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
+        for hook, sae in saes.items():
+            for name in PARAMETERS:
+                ours, theirs = getattr(sae, name).grad, weights[hook][name].grad
+                if theirs is None:  # only the terms without weight would reach it
+                    assert ours is None or not ours.any()
+                    continue
+                largest = float(theirs.abs().max())
+                assert largest > 1e-4, "a comparison of zeros would show nothing"
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * max(1, largest))
+    assert all(p.grad is None for p in model.original_model.parameters())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_spliced_pass_equals_the_oracle_everywhere(architecture):
+    model, tokens = tiny_model(architecture), random_tokens(2)
+    saes = {"blocks.2.hook_resid_pre": small_sae()}
+    record = ("blocks.3.hook_resid_pre", "blocks.3.hook_resid_post", "blocks.2.hook_mlp_out")
+    clean = clean_pass(model, tokens, [*saes, *record])
+    logits, activations = oracle.clean(model, tokens)
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=2e-5)
+    close(clean.logits, logits)
+    for name in [*saes, *record]:
+        close(clean.activations[name], activations[name])
+    seen = oracle.splice(model, tokens, {n: oracle_weights(s) for n, s in saes.items()}, record)
+    run = spliced_pass(model, clean, saes, record)
+    close(run.logits, seen.logits)
+    for name in record:
+        close(run.activations[name], seen.recorded[name])
+    assert not torch.allclose(run.logits, logits), "the SAE must change something"
+
+
+def test_an_sae_after_another_reads_the_changed_activation():
+    model, tokens = tiny_model(), random_tokens(2)
+    first, second = "blocks.1.hook_resid_pre", "blocks.2.hook_resid_pre"
+    saes = {first: small_sae(seed=0), second: small_sae(seed=1)}
+    clean = clean_pass(model, tokens, [first, second])
+    run = spliced_pass(model, clean, saes, [second])
+    alone = spliced_pass(model, clean, {first: saes[first]}, [second])
+    torch.testing.assert_close(run.inputs[second], alone.activations[second])
+    assert not torch.allclose(run.inputs[second], clean.activations[second])
+    assert torch.equal(run.activations[second], run.outputs[second])
+    local = apply_saes(clean, saes)
+    assert torch.equal(local.inputs[second], clean.activations[second])
+
+
+# ------------------------------------------------------------------ what is not computed
+@contextmanager
+def counted_blocks(model) -> Iterator[list[int]]:
+    """How often each block's MLP ran."""
+    calls = [0] * N_LAYERS
+    handles = []
+    sites = runner(model, []).sites
+    for i in range(N_LAYERS):
+
+        def count(module, args, output, i=i):
+            calls[i] += 1
+
+        mlp = sites[f"blocks.{i}.hook_mlp_out"].module
+        handles.append(mlp.register_forward_hook(count))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_blocks_before_the_first_sae_are_not_run_again(architecture):
+    model, tokens, hook = tiny_model(architecture), random_tokens(2), "blocks.2.hook_resid_pre"
+    saes = {hook: small_sae()}
+    clean = clean_pass(model, tokens, [hook])
+    spliced_pass(model, clean, saes)  # the first one looks once at what blocks return
+    with counted_blocks(model) as calls:
+        spliced_pass(model, clean, saes)
+    assert calls == [0, 0, 1, 1]
+    with counted_blocks(model) as calls:
+        clean_pass(model, tokens)
+    assert calls == [1, 1, 1, 1], "the model must be whole again"
+    with counted_blocks(model) as calls:
+        spliced_pass(model, clean_pass(model, tokens), saes)  # nothing kept to start from
+    assert calls == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("hook", "ran"),
+    [
+        ("blocks.2.hook_resid_pre", [1, 1, 0, 0]),
+        ("blocks.1.hook_mlp_out", [1, 1, 0, 0]),
+        ("blocks.3.hook_resid_post", [1, 1, 1, 1]),
+        ("blocks.0.hook_resid_pre", [0, 0, 0, 0]),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_pass_without_logits_stops_early(architecture, hook, ran):
+    model, tokens = tiny_model(architecture), random_tokens(2)
+    with counted_blocks(model) as calls:
+        clean = clean_pass(model, tokens, [hook], logits=False)
+    assert calls == ran
+    assert clean.logits is None
+    torch.testing.assert_close(clean.activations[hook], oracle.clean(model, tokens)[1][hook])
+
+
+def test_a_spliced_pass_without_logits_stops_after_the_last_recorded_hook():
+    model, tokens = tiny_model(), random_tokens(2)
+    saes = {"blocks.1.hook_resid_pre": small_sae()}
+    clean = clean_pass(model, tokens, list(saes))
+    record = ["blocks.2.hook_resid_pre"]
+    with counted_blocks(model) as calls:
+        run = spliced_pass(model, clean, saes, record, logits=False)
+    assert calls == [0, 1, 0, 0]
+    assert run.logits is None
+    torch.testing.assert_close(
+        run.activations[record[0]], spliced_pass(model, clean, saes, record).activations[record[0]]
+    )
+
+
+@pytest.mark.parametrize("hook", ["ln_final.hook_normalized", "blocks.1.ln2.hook_normalized"])
+def test_hooks_off_the_residual_stream_are_found(hook):
+    model, tokens = tiny_model(), random_tokens(2)
+    clean = clean_pass(model, tokens, [hook], logits=False)
+    torch.testing.assert_close(clean.activations[hook], oracle.clean(model, tokens)[1][hook])
+    assert hooks.hook_width(model, hook) == D_MODEL
+
+
+class BrokenSAE(SAE):
+    def autoencode(self, x, p_norm=1.0, *, count=True):
+        raise RuntimeError("broken on purpose")
+
+
+def hook_count(model) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neo"])
+def test_the_model_is_whole_again_after_an_exception(architecture):
+    model, tokens, hook = tiny_model(architecture), random_tokens(2), "blocks.2.hook_resid_pre"
+    run = runner(model, [hook])
+    hooks_before, before = hook_count(run.model), clean_pass(model, tokens).logits
+    clean = clean_pass(model, tokens, [hook])
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        spliced_pass(model, clean, {hook: BrokenSAE(D_MODEL, 5)})
+    assert hook_count(run.model) == hooks_before
+    assert all("forward" not in vars(block) for block in run.blocks)
+    assert torch.equal(clean_pass(model, tokens).logits, before), (
+        "the failing hook must be gone too"
+    )
+
+
+def test_gradients_reach_the_sae_but_nothing_frozen():
+    model, tokens, hook = tiny_model(), random_tokens(2), "blocks.2.hook_resid_pre"
+    clean = clean_pass(model, tokens, [hook])
+    assert not clean.logits.requires_grad
+    assert not any(a.requires_grad for a in clean.activations.values())
+    sae = small_sae()
+    spliced_pass(model, clean, {hook: sae}).logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in sae.parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+# ------------------------------------------------------------------ hook names
+@pytest.mark.parametrize(
+    "name", ["blocks.1.hook_resid_prex", "blocks.7.hook_resid_pre", "resid_pre", ""]
+)
+def test_a_hook_that_the_model_lacks(name):
+    with pytest.raises(ModelError) as caught:
+        hooks.check_hook(tiny_model(), name)
+    assert_sentence(caught, "hook", repr(name), "blocks 0 to 3", "blocks.")
+
+
+def test_the_nearest_hook_names_are_offered():
+    with pytest.raises(ModelError, match=r"blocks\.1\.hook_resid_pre"):
+        hooks.check_hook(tiny_model(), "blocks.1.hook_resid_prex")
+
+
+def test_a_hook_of_another_rank():
+    with pytest.raises(ConfigError) as caught:
+        hooks.hook_width(tiny_model(), "blocks.1.attn.hook_pattern")
+    assert_sentence(caught, "hook", "blocks.1.attn.hook_pattern", "(batch, position, width)")
+
+
+def test_hook_widths():
+    model = tiny_model()
+    assert hooks.hook_width(model, "blocks.1.hook_resid_pre") == D_MODEL
+    assert hooks.hook_width(model, "blocks.1.mlp.hook_post") == 4 * D_MODEL
+
+
+@pytest.mark.parametrize(
+    ("names", "layers"),
+    [
+        (["blocks.1.hook_resid_pre"], [2, 3]),
+        (["blocks.1.hook_mlp_out"], [2, 3]),
+        (["blocks.0.hook_resid_pre", "blocks.2.hook_attn_out"], [3]),
+        (["blocks.3.hook_resid_pre"], []),
+        (["blocks.1.hook_resid_post"], [3]),  # resid_pre 2 is the SAE's own output
+    ],
+)
+def test_later_blocks(names, layers):
+    assert hooks.later_blocks(tiny_model(), names) == tuple(hooks.resid_pre(k) for k in layers)
+
+
+# ------------------------------------------------------------------ generation
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_greedy_generation_is_an_argmax_loop(architecture):
+    model, prompt = tiny_model(architecture), random_tokens(2, 4)
+    text = prompt
+    for _ in range(6):
+        text = torch.cat([text, model(text)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(generate(model, prompt, max_new_tokens=6, temperature=0.0), text)
+
+
+def test_generation_with_saes():
+    model, prompt, hook = tiny_model(), random_tokens(1, 4), "blocks.2.hook_resid_pre"
+    plain = generate(model, prompt, max_new_tokens=12, temperature=0.0)
+    same = generate(model, prompt, {hook: identity_sae()}, max_new_tokens=12, temperature=0.0)
+    assert torch.equal(plain, same)
+    zero = small_sae()
+    with torch.no_grad():
+        for parameter in (zero.W_enc, zero.b_enc, zero.b_dec):
+            parameter.zero_()
+    other = generate(model, prompt, {hook: zero}, max_new_tokens=12, temperature=0.0)
+    assert not torch.equal(plain, other)
+    assert torch.equal(plain, generate(model, prompt, max_new_tokens=12, temperature=0.0))
+
+
+def test_sampling_is_seeded_and_leaves_the_global_generator_alone():
+    model, prompt = tiny_model(), random_tokens(1, 4)
+    state = torch.get_rng_state()
+    first, again, other = (generate(model, prompt, seed=s, max_new_tokens=15) for s in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_top_k_restricts_sampling():
+    model, prompt = tiny_model(), random_tokens(1, 4)
+    greedy = generate(model, prompt, max_new_tokens=8, temperature=0.0)
+    assert torch.equal(greedy, generate(model, prompt, max_new_tokens=8, top_k=1))
+    everything = generate(model, prompt, max_new_tokens=8, seed=1)
+    assert torch.equal(everything, generate(model, prompt, max_new_tokens=8, seed=1, top_k=D_VOCAB))
+
+
+def test_generation_beyond_the_context():
+    text = generate(tiny_model(), random_tokens(1, N_CTX - 1), max_new_tokens=4, temperature=0.0)
+    assert text.shape == (1, N_CTX + 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"), [({"temperature": -1.0}, "temperature"), ({"top_k": 0}, "top_k")]
+)
+def test_generation_parameters_are_checked(wrong, named):
+    with pytest.raises(ConfigError) as caught:
+        generate(tiny_model(), random_tokens(1, 4), max_new_tokens=1, **wrong)
+    assert_sentence(caught, named, repr(next(iter(wrong.values()))))

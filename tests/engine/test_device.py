@@ -1,0 +1,193 @@
+"""bfloat16 products: the same training, roughly; and the settings that only a GPU feels."""
+
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from e2e_lib.core.losses import named_objective
+from e2e_lib.core.train import CHECKPOINT_SECONDS, StoppedError, TrainConfig, train
+from e2e_lib.engine.clock import Clock, charged
+from e2e_lib.engine.device import (
+    AUTO,
+    PRECISIONS,
+    check_precision,
+    chosen_precision,
+    low_products,
+    tensor_cores,
+)
+from e2e_lib.errors import ConfigError
+from pipeline.plan.checks import RULES
+from pipeline.plan.profile import load_profile
+from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
+
+HOOKS = ["blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"]
+SMALL = {"dict_ratio": 3.0, "batch_size": 4, "micro_batch_size": 2, "lr": 0.01}
+
+
+def config(objective: str = "e2e", hook: str = HOOKS[0], **others) -> TrainConfig:
+    return TrainConfig(named_objective(objective, 0.1), (hook,), **SMALL | others)
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """The types in which the frozen blocks' maps were computed."""
+    seen, real = set(), torch.nn.functional.linear
+
+    def linear(x, *others):
+        found = real(x, *others)
+        seen.add(found.dtype)
+        return found
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    return seen
+
+
+# ------------------------------------------------------------------ bf16
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("objective", ["local", "e2e", "e2e_ds"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_bf16_trains_the_same_roughly_and_keeps_float32_weights(architecture, objective, hook):
+    model, rows = tiny_model(architecture), random_tokens(80)
+    runs = [
+        train(model, [config(objective, hook, precision=p)], rows, progress=False)[0]
+        for p in ("fp32", "bf16")
+    ]
+    exact, low = (run.saes[hook] for run in runs)
+    assert all(p.dtype == torch.float32 for p in low.parameters())
+    assert not torch.equal(exact.W_enc, low.W_enc), "it was in force"
+    for entry, other in zip(runs[0].curve, runs[1].curve, strict=True):
+        assert other["loss"] == pytest.approx(entry["loss"], rel=0.05)
+        assert other["l0"] == pytest.approx(entry["l0"], rel=0.05)
+
+
+def test_bf16_is_for_the_blocks_and_not_for_the_unembedding(products):
+    model = tiny_model("llama")  # GPT-2's blocks multiply by addmm
+    train(model, [config(precision="bf16")], random_tokens(8), progress=False, logs=1)
+    assert products == {torch.bfloat16, torch.float32}
+    products.clear()
+    train(model, [config("local", precision="bf16")], random_tokens(24), progress=False, logs=1)
+    assert torch.bfloat16 in products
+    products.clear()
+    train(model, [config()], random_tokens(8), progress=False)
+    assert products == {torch.float32}
+
+
+def test_bf16_resumes_in_the_same_bits(tmp_path):
+    rows, model, stops = random_tokens(40), tiny_model(), [5]
+    chosen, folder = config(precision="bf16"), [tmp_path / "checkpoints"]
+
+    def interrupt(index, entry):
+        if entry["step"] in stops:
+            stops.clear()
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StoppedError):
+        train(model, [chosen], rows, progress=False, checkpoints=folder, on_log=interrupt)
+    [again] = train(model, [chosen], rows, progress=False, checkpoints=folder)
+    [whole] = train(model, [chosen], rows, progress=False)
+    assert torch.equal(again.saes[HOOKS[0]].W_dec, whole.saes[HOOKS[0]].W_dec)
+    assert again.curve == whole.curve
+
+
+# ------------------------------------------------------------------ choice
+def test_auto_depends_on_the_name_of_the_device_alone():
+    assert [chosen_precision("auto", d) for d in ("cpu", "cuda", "cuda:3", "mps")] == [
+        "fp32", "bf16", "bf16", "fp32",
+    ]  # fmt: skip
+    assert chosen_precision("tf32", "cpu") == "tf32"
+
+
+def test_a_profile_allows_the_same():
+    rule = RULES["precision"]
+    assert rule.allowed == f"one of {', '.join((AUTO, *PRECISIONS))}"
+    assert all(map(rule.good, (AUTO, *PRECISIONS)))
+    assert load_profile("smoke").checkpoint_seconds == CHECKPOINT_SECONDS
+
+
+def test_unknown_precisions_are_refused():
+    with pytest.raises(ConfigError) as caught:
+        chosen_precision("fp16", "cpu")
+    assert_sentence(caught, "precision", "'fp16'", "auto, fp32, tf32, bf16")
+    with pytest.raises(ConfigError) as caught:
+        config(precision="auto")
+    assert_sentence(caught, "precision", "'auto'", "fp32, tf32, bf16")
+
+
+def test_a_list_has_one_precision():
+    configs = [config(), replace(config(), precision="bf16")]
+    with pytest.raises(ConfigError) as caught:
+        train(tiny_model(), configs, random_tokens(8), progress=False)
+    assert_sentence(caught, "precision", "'bf16', 'fp32'", "the same in every run")
+
+
+def test_a_gpu_without_bfloat16_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    check_precision("tf32", torch.device("cuda"))
+    check_precision("bf16", torch.device("cpu"))
+    with pytest.raises(ConfigError) as caught:
+        check_precision("bf16", torch.device("cuda"))
+    assert_sentence(caught, "precision", "'bf16'", "fp32 or tf32")
+
+
+def test_tensor_cores_are_used_inside_alone():
+    setting = torch.backends.cuda.matmul
+    before = setting.fp32_precision
+    for precision, inside in (("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32")):
+        with pytest.raises(ZeroDivisionError), tensor_cores(precision):
+            assert setting.fp32_precision == inside
+            _ = 1 / 0
+        assert setting.fp32_precision == before
+    with low_products("tf32", torch.device("cpu")):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+# ------------------------------------------------------------------ clock
+class Event:
+    """A CUDA event that passes when told to."""
+
+    passed, now = False, 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self, stream):
+        Event.now += 500.0
+        self.at = Event.now
+
+    def query(self):
+        return Event.passed
+
+    def elapsed_time(self, other):
+        return other.at - self.at
+
+
+def test_seconds_of_a_gpu_are_read_from_its_events_without_waiting(monkeypatch):
+    waited = []
+    for name, value in {
+        "Event": Event, "current_stream": lambda device: None,
+        "synchronize": lambda device: waited.append(setattr(Event, "passed", True)),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    cuda = torch.device("cuda")
+    first, second = Clock(cuda, 10.0), Clock(cuda)
+    with charged(first, second):
+        pass
+    with charged(first):
+        pass
+    assert not waited
+    assert (first.read(), second.read()) == (10.75, 0.25)
+    assert len(waited) == 2, "once for each that had something to read"
+    with charged(first):
+        pass
+    assert first.read() == 11.25
+    assert len(waited) == 2, "what has passed is read at once"
+
+
+def test_seconds_of_a_cpu():
+    one, other = Clock(torch.device("cpu"), 1.0), Clock(torch.device("cpu"))
+    with charged(one, other):
+        torch.randn(100, 100) @ torch.randn(100, 100)
+    assert other.read() > 0
+    assert one.read() == 1.0 + other.read()

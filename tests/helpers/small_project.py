@@ -1,0 +1,116 @@
+"""The project, copied, with the real pipeline and library and few notebooks that only count.
+
+Each stand-in notebook has the parameters and the imports of the real one, the latter where nothing
+executes them, and writes a line whenever it runs. The one that trains leaves made-up runs.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook
+
+from e2e_lib.source_code import code_cells
+from pipeline.plan.notebook_parameters import NOTEBOOKS
+from pipeline.plan.profile import ROOT
+from tests.helpers.synthetic_results import write_results
+
+STAGES = (
+    *("02_one_sae_by_hand", "10_train", "20_pareto", "23_geometry", "90_claims", "91_checklist"),
+)
+# The settings of the made-up runs.
+SETTINGS = (
+    "seeds=[0,1]", "objectives=[local]", "sparsity_coeffs={local: [0.3, 1.0]}", "sweeps={}",
+    "train_tokens=400000", "lr=1e-3", "dict_ratio=10.0", "batch_size=1", "micro_batch_size=1",
+    "context_size=64",
+)  # fmt: skip
+COUNT = "with open('executions.txt', 'a') as log:\n    log.write({name!r} + {suffix} + '\\n')"
+TRAIN = """
+import shutil
+from pathlib import Path
+for made in sorted(Path("made/saes").glob(f"local-*-s{seed}")):
+    place = Path(results_folder) / "saes" / made.name
+    if not (place / "run.json").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(made, place)
+        with open("executions.txt", "a") as log:
+            log.write(f"SAE {made.name}\\n")
+"""
+
+
+def imports_of(name: str) -> str:
+    """The real notebook's imports from the library, never executed."""
+    trees = [ast.parse(cell) for cell in code_cells(NOTEBOOKS / f"{name}.ipynb")]
+    nodes = [node for tree in trees for node in tree.body]
+    lines = [ast.unparse(n) for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
+    return "\n    ".join(["if False:", *(line for line in lines if "e2e_lib" in line), "pass"])
+
+
+class SmallProject:
+    """A copy of the project in a folder of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.results = root / "results" / "r"
+        for name in ("e2e_lib", "pipeline"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, root / name, ignore=ignored)
+        stages = root / "pipeline" / "plan" / "stages.py"
+        text = stages.read_text()
+        introductions, analyses = STAGES[:1], STAGES[2:4]
+        for key, value in (("INTRODUCTIONS", introductions), ("ANALYSES", analyses)):
+            whole = rf"(?m)^{key} = \((?:[^()]|\([^()]*\))*\)$"
+            text, count = re.subn(whole, f"{key} = {value!r}", text)
+            assert count == 1
+        stages.write_text(text)
+        (root / "notebooks").mkdir()
+        for name in STAGES:
+            self.write(name, "pass")
+        write_results(root / "made", layers=(2,), coeffs=(0.3, 1.0), weights=False)
+
+    def write(self, name: str, *cells: str) -> Path:
+        """Write the stand-in for a notebook, with more `cells` of code at its end."""
+        parameters = code_cells(NOTEBOOKS / f"{name}.ipynb")[0]
+        suffix = "f' seed {seed}'" if name == "10_train" else "''"
+        count = COUNT.format(name=name, suffix=suffix)
+        train = [TRAIN] if name == "10_train" else []
+        notebook = new_notebook(
+            cells=[
+                new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+                *map(new_code_cell, [count, imports_of(name), *train, *cells]),
+            ],
+            metadata={"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}},
+        )
+        path = self.root / "notebooks" / f"{name}.ipynb"
+        nbformat.write(notebook, path)
+        return path
+
+    def command(self, *settings: str) -> list[str]:
+        """How the pipeline is started."""
+        own = ["--profile", "smoke", "--results", str(self.results), "--cores", "2"]
+        return [sys.executable, "-m", "pipeline.run", *own, *SETTINGS, *settings]
+
+    def run(self, *settings: str) -> subprocess.CompletedProcess[str]:
+        """Start the pipeline and wait for its end."""
+        return subprocess.run(
+            self.command(*settings), cwd=self.root, env=self.environment(), capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(self.root)}
+
+    def executions(self) -> Counter[str]:
+        """How often each stand-in ran, and each SAE was trained, so far."""
+        log = self.root / "executions.txt"
+        return Counter(log.read_text().splitlines() if log.exists() else [])
+
+    def done(self) -> set[str]:
+        """Stages with a marker."""
+        return {path.stem for path in (self.results / "done").glob("*.json")}

@@ -1,0 +1,107 @@
+"""The notebooks as files: stripped, numbered, parameterised, importing only what is installed."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from pipeline.plan.notebook_parameters import NOTEBOOKS
+from pipeline.plan.profile import ROOT, load_profile
+from pipeline.plan.stages import ALL_NOTEBOOKS, stages
+from pipeline.run_notebook import check_parameters
+
+PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+PARAMETER = re.compile(r"^[a-z]\w*: (str|int|float|bool) = \S.*  # \S.*$")
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code(path: Path) -> list[Any]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def test_every_notebook_of_the_pipeline_exists_and_no_other() -> None:
+    assert [path.stem for path in PATHS] == sorted(ALL_NOTEBOOKS)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_stripped_of_output(path: Path) -> None:
+    notebook = read(path)
+    nbformat.validate(notebook)
+    for cell in code(path):
+        assert not cell.outputs and cell.execution_count is None
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "version" not in notebook.metadata.get("language_info", {})  # of one person's Python
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_opens_with_a_numbered_title(path: Path) -> None:
+    first = read(path).cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {path.stem[:2]}")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_first_code_cell_is_the_parameters(path: Path) -> None:
+    """One annotated scalar a line, with a comment: `papermill --help-notebook` shows them."""
+    cells = code(path)
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == cells[:1]
+    for line in tagged[0].source.splitlines():
+        assert PARAMETER.match(line), line
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_is_short(path: Path) -> None:
+    cells = code(path)
+    assert len(cells) <= 30
+    for cell in cells[1:]:
+        assert len(cell.source.splitlines()) <= 30, cell.source[:80]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_ends_in_its_provenance(path: Path) -> None:
+    """Which runs were read and which code was at work: the last thing that it prints."""
+    last = code(path)[-1].source.splitlines()[-1]
+    assert re.fullmatch(r"(runs\.)?print_provenance\(.*\)", last), last
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_imports_are_direct_dependencies_or_the_standard_library(path: Path) -> None:
+    """Nothing that is only installed because another package wants it, no relative paths."""
+    allowed = set(sys.stdlib_module_names) | {"e2e_lib", "IPython"} | direct_modules()
+    for cell in code(path):
+        assert "../" not in cell.source
+        for node in ast.walk(ast.parse(cell.source)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] in allowed, name
+
+
+def direct_modules() -> set[str]:
+    """Modules that the packages of pyproject.toml's own dependencies bring."""
+    facts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {line.split("==")[0].lower() for line in facts["dependencies"]}
+    owners = metadata.packages_distributions().items()
+    return {module for module, names in owners if wanted & {name.lower() for name in names}}
+
+
+@pytest.mark.parametrize(
+    "name", ["smoke", "workshop", "storyworld", "tinystories", "gpt2", "published"]
+)
+def test_profiles_pass_only_parameters_that_the_notebooks_have(name: str) -> None:
+    checked = set()
+    for stage in stages(load_profile(name), "results/x"):
+        if stage.notebook not in checked:
+            check_parameters(NOTEBOOKS / f"{stage.notebook}.ipynb", stage.parameters)
+            checked.add(stage.notebook)

@@ -1,0 +1,84 @@
+"""Branches of the hub become commits, once a results folder."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+
+from pipeline.plan.pins import pinned
+from pipeline.plan.profile import Profile, load_profile
+
+DATA = "apollo-research/Skylion007-openwebtext-tokenizer-gpt2"
+
+
+class Hub:
+    """A hub whose branches move: every question gets another commit."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+
+    def repo_info(self, name: str, repo_type: str, revision: str, timeout: float) -> object:
+        self.asked.append((repo_type, name, revision))
+        return SimpleNamespace(sha=f"{len(self.asked):040x}")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    return hub
+
+
+@pytest.fixture(scope="module")
+def published() -> Profile:
+    return load_profile("published")
+
+
+def test_branches_become_commits_and_stay_them(
+    hub: Hub, published: Profile, tmp_path: Path
+) -> None:
+    first = pinned(published, tmp_path)
+    asked = [("dataset", DATA, "main"), ("model", "apollo-research/e2e-saes-gpt2", "main")]
+    assert hub.asked == asked, "the model's revision is a commit already"
+    assert first.model_revision == published.model_revision
+    assert first.data_revision == f"{1:040x}" and first.released_revision == f"{2:040x}"
+    assert pinned(published, tmp_path) == first, "a run that goes on reads what it began with"
+    assert len(hub.asked) == 2
+    assert set(json.loads((tmp_path / "pins.json").read_text()).values()) == {
+        first.data_revision,
+        first.released_revision,
+    }
+
+
+def test_a_named_split_belongs_to_its_data_set(hub: Hub, tmp_path: Path) -> None:
+    profile = replace(load_profile("tinystories"), data_revision="main")
+    assert pinned(profile, tmp_path).data_revision == f"{1:040x}"
+    assert hub.asked == [("dataset", profile.train_data, "main")]
+
+
+def test_two_data_sets_share_no_commit(hub: Hub, published: Profile, tmp_path: Path) -> None:
+    profile = replace(published, validation_data="someone/else", released="")
+    assert pinned(profile, tmp_path) == profile and not hub.asked
+
+
+def test_nothing_local_is_asked_for(hub: Hub, published: Profile, tmp_path: Path) -> None:
+    text = tmp_path / "a.jsonl"
+    text.write_text("{}")
+    profile = replace(
+        published, model=str(tmp_path), train_data=str(text), validation_data=str(text), released=""
+    )
+    assert pinned(profile, tmp_path) == profile
+    assert pinned(load_profile("smoke"), tmp_path) == load_profile("smoke")
+    assert not hub.asked and not (tmp_path / "pins.json").exists()
+
+
+def test_without_a_network_the_branch_stays(
+    published: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pinned(published, tmp_path) == published  # the tests' hub is offline
+    said = capsys.readouterr().out
+    assert f"data_revision stays 'main': the hub says nothing about {DATA}." in said
+    assert not (tmp_path / "pins.json").exists()

@@ -1,0 +1,90 @@
+"""The committed reference: what is copied to it, and that the README says what it says."""
+
+import ast
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from e2e_lib.analysis.claims.verdicts import claims_markdown
+from e2e_lib.errors import ResultsError
+from e2e_lib.runs.tables import finished_runs, metrics_table
+from pipeline.reference import FILES, copy_reference, runs_with_weights
+from tests.helpers.synthetic_results import write_results
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "results" / "reference"
+
+
+def test_reference_keeps_every_record_and_the_matched_weights(tmp_path: Path) -> None:
+    source = write_results(tmp_path / "source")
+    with pytest.raises(ResultsError, match="it must be finished"):
+        copy_reference(source, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    for name in FILES:
+        (source / name).write_text(name)
+    (source / "notebooks").mkdir()
+    (source / "notebooks" / "a.html").write_text("page")
+    (source / "notebooks" / "a.ipynb").write_text("{}")
+    copy_reference(source, tmp_path / "target")
+    copied = tmp_path / "target"
+    assert metrics_table(copied).equals(metrics_table(source))
+    kept = {f.parent.name for f in copied.glob("saes/*/sae_weights.safetensors")}
+    assert kept == runs_with_weights(metrics_table(source))
+    # Three objectives at three layers: similar CE in both seeds, similar L0 in the first.
+    assert 18 <= len(kept) <= 27
+    assert [p.name for p in (copied / "notebooks").iterdir()] == ["a.html"]
+
+
+def test_reference_is_complete_and_small() -> None:
+    table = metrics_table(REFERENCE)
+    assert len(table) == len(list(finished_runs(REFERENCE)))
+    assert set(table["objective"]) == {"local", "e2e", "e2e_ds"}
+    assert sorted(set(table["layer"])) == [1, 2, 3]
+    for run in runs_with_weights(table):
+        assert (REFERENCE / "saes" / run / "sae_weights.safetensors").is_file()
+    size = sum(f.stat().st_size for f in REFERENCE.rglob("*") if f.is_file())
+    assert size < 30e6
+
+
+def test_every_link_of_the_reference_leads_somewhere() -> None:
+    for page in (REFERENCE / "index.html", *(REFERENCE / "notebooks").glob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        links = re.findall(r"<(?:a|link)[^>]* href=['\"]([^'\"]+)['\"]", text)
+        assert links, page.name
+        for link in links:
+            if not link.startswith(("http", "#", "data:")):
+                assert (page.parent / link.split("#")[0]).exists(), (page.name, link)
+
+
+def test_reference_metrics_csv_is_the_runs_table() -> None:
+    import pandas as pd
+
+    table, written = metrics_table(REFERENCE), pd.read_csv(REFERENCE / "metrics.csv")
+    assert list(table["run"]) == list(written["run"])
+    for column in ("l0", "ce_increase", "alive", "kl"):
+        assert written[column].to_numpy() == pytest.approx(table[column].to_numpy(), rel=1e-6)
+
+
+def test_readme_table_is_the_reference_ledger() -> None:
+    readme = (ROOT / "README.md").read_text()
+    claims = json.loads((REFERENCE / "claims.json").read_text())
+    block = readme.split("<!-- claims:begin -->")[1].split("<!-- claims:end -->")[0].strip()
+    assert block == claims_markdown(claims).strip()
+
+
+def test_readme_code_names_what_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", readme, re.S)
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_readme_links_and_pictures_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+        assert (ROOT / target).exists(), target

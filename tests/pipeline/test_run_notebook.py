@@ -1,0 +1,327 @@
+"""The wrapper round papermill and the Snakemake graph, on small stand-in notebooks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from e2e_lib.errors import ConfigError
+from e2e_lib.runs.tables import metrics_table
+from e2e_lib.source_code import code_cells, digest, imported
+from pipeline.execution.executor import environment, snakemake_command
+from pipeline.execution.scrub import last_of_bars, scrub_text
+from pipeline.plan.notebook_parameters import NOTEBOOKS
+from pipeline.plan.profile import ROOT, load_profile
+from pipeline.plan.stages import ALL_NOTEBOOKS, PUBLISHED, stages
+from pipeline.run import main as command_line
+from pipeline.run import run
+from pipeline.run_notebook import NotebookError, main, run_notebook
+from pipeline.table import set_aside, wanted
+from tests.helpers.synthetic_results import write_results
+
+PARAMETERS = "\n".join(
+    [
+        'results_folder: str = "results/x"  # where',
+        "count: int = 3  # how many",
+    ]
+)
+
+COEFFS = {"local": [5.1, 8.0, 12.0], "e2e": [0.4, 0.98, 1.9], "e2e_ds": [15.0, 30.0, 58.0]}
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
+    """A notebook with a parameters cell and these code cells."""
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell("# A stand-in"),
+            new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            *map(new_code_cell, cells),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}},
+    )
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_success_leaves_marker_and_copy(tmp_path: Path) -> None:
+    notebook = write_notebook(
+        tmp_path / "a.ipynb", "import os, sys", "print(count * 2, os.getcwd())"
+    )
+    marker = run_notebook(notebook, tmp_path / "r", {"count": 21}, "a-1")
+    facts = json.loads(marker.read_text())
+    assert facts["name"] == "a-1" and facts["parameters"] == {"count": 21}
+    executed = (tmp_path / "r" / "notebooks" / "a-1.ipynb").read_text()
+    assert "42 ." in executed  # the kernel works in the project's root, whose name is scrubbed
+    assert str(ROOT) not in executed and str(tmp_path) not in executed
+    assert not list((tmp_path / "r" / "running").iterdir())
+
+
+def test_unknown_parameter_fails_before_anything_runs(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "print(1)")
+    with pytest.raises(ConfigError, match=r"cuont is no parameter of a\.ipynb.*count"):
+        run_notebook(notebook, tmp_path / "r", {"cuont": 3})
+    assert not (tmp_path / "r" / "notebooks" / "a.ipynb").exists()
+    assert not (tmp_path / "r" / "done" / "a.json").exists()
+
+
+def test_failure_is_one_sentence_and_leaves_no_marker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "raise ValueError('λ is -1,\\nbut')")
+    results = tmp_path / "r"
+    (results / "done").mkdir(parents=True)
+    (results / "done" / "a.json").write_text("{}")  # of an earlier success
+    assert main([str(notebook), "--results", str(results)]) == 1
+    assert "a.ipynb, cell 2: ValueError: λ is -1, but" in capsys.readouterr().err
+    assert not (results / "done" / "a.json").exists()
+    executed = results / "notebooks" / "a.ipynb"
+    assert "ValueError" in executed.read_text() and str(tmp_path) not in executed.read_text()
+    assert "ValueError" in json.loads((results / "failed" / "a.json").read_text())["error"]
+
+
+def test_a_dead_kernel_is_noticed(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "import os; os._exit(1)")
+    with pytest.raises(NotebookError, match=r"a\.ipynb"):
+        run_notebook(notebook, tmp_path / "r", {})
+
+
+def test_scrubbing_keeps_urls_relative_paths_and_fractions() -> None:
+    home = Path.home()
+    assert scrub_text(f"{ROOT}/results/x.csv") == "results/x.csv"
+    assert scrub_text(f"in {home / 'x'} now") in ("in ~/x now", "in …/x now")
+    assert scrub_text("/tmp/ipykernel_12/34.py:3: UserWarning") == "…/34.py:3: UserWarning"
+    for kept in ("../data/x", "https://e.org/usr/lib/x", "1/2", "e2e / local", "tokens/s"):
+        assert scrub_text(kept) == kept
+
+
+def test_of_a_progress_bar_the_last_state_is_kept() -> None:
+    def stream(name: str, text: str) -> dict[str, str]:
+        return {"output_type": "stream", "name": name, "text": text}
+
+    picture = {"output_type": "display_data", "data": {}}
+    outputs = [
+        stream("stderr", "\r 10%"),
+        stream("stderr", "\r 90%"),
+        stream("stderr", "\r100%\n"),
+        stream("stdout", "a\nb\r\n"),
+        picture,
+    ]
+    kept = [stream("stderr", "100%\n"), stream("stdout", "a\nb\r\n"), picture]
+    assert last_of_bars(outputs) == kept
+
+
+def test_stages_of_a_profile() -> None:
+    profile = load_profile("workshop")
+    todo = stages(profile, "results/x")
+    training = [stage for stage in todo if stage.saes]
+    assert len(training) == 3 * 2
+    assert sum(stage.saes for stage in training) == 3 * (3 + 5 + 3) * 2
+    assert [s.seconds for s in training] == sorted((s.seconds for s in training), reverse=True)
+    names = [stage.name for stage in todo]
+    assert len(set(names)) == len(names)
+    assert {stage.notebook for stage in todo} == set(ALL_NOTEBOOKS) - {PUBLISHED}
+    for stage in todo:
+        assert set(stage.after) <= set(names)
+    one = next(stage for stage in training if stage.name == "10_train-layer1-seed1")
+    assert one.parameters["hook"] == "blocks.1.hook_resid_pre" and one.parameters["seed"] == 1
+    assert one.parameters["objectives"] == "local,e2e,e2e_ds"
+    assert ";e2e:" in str(one.parameters["sparsity_coeffs"])
+    tokens = {"local": 9000, "e2e": 5000, "e2e_ds": 5000}
+    apart = stages(load_profile("smoke", {"train_tokens": tokens, "seeds": [0]}), "results/x")
+    names = {stage.name for stage in apart if stage.saes and "layer" in stage.name}
+    assert names == {"10_train-layer2-local-seed0", "10_train-layer2-e2e-e2e_ds-seed0"}
+
+
+def test_stages_of_sweeps() -> None:
+    sweeps = {
+        "lr": {"values": [0.003, 0.01]},  # the second is the main grid's own
+        "train_tokens": {"values": [20_000], "sparsity_coeffs": {"local": [3.0, 5.0]}},
+        "warm_start": {"values": [10_000], "seeds": 2, "start": 12.0, "lr": 0.001},
+    }
+    profile = load_profile("smoke", {"sweeps": sweeps, "sparsity_coeffs": COEFFS})
+    todo = {s.name: s for s in stages(profile, "results/x")}
+    assert {name for name in todo if name.startswith("10_train")} == {
+        "10_train-layer2-seed0", "10_train-layer2-seed1", "10_train-lr0.003-seed0",
+        "10_train-train_tokens20000-seed0", "10_train-warm_start10000-seed0",
+        "10_train-warm_start10000-seed1",
+    }  # fmt: skip
+    lr, tokens = (todo[f"10_train-{n}-seed0"] for n in ("lr0.003", "train_tokens20000"))
+    assert (lr.parameters["lr"], lr.parameters["init_from"], lr.after) == (0.003, "", ())
+    assert lr.parameters["sparsity_coeffs"] == "local:5.1,8,12;e2e:0.4,0.98,1.9;e2e_ds:15,30,58"
+    assert (tokens.parameters["train_tokens"], tokens.saes) == (20_000, 2)
+    assert tokens.parameters["sparsity_coeffs"] == "local:3,5"
+    warm = todo["10_train-warm_start10000-seed1"]
+    assert warm.after == ("10_train-layer2-seed1",)
+    assert (warm.parameters["lr"], warm.parameters["objectives"]) == (0.001, "e2e,e2e_ds")
+    assert str(warm.parameters["init_from"]).startswith("local-blocks.2.hook_resid_pre-l12-s1-")
+    assert "10_train-warm_start10000-seed1" in todo["20_pareto"].after
+
+
+def test_a_warm_start_names_the_run_that_the_notebook_makes() -> None:
+    """The name is worked out before training: cells of 10_train must come to the same one."""
+    todo = {s.name: s for s in stages(load_profile("smoke"), "results/x")}
+    main, warm = todo["10_train-layer2-seed1"], todo["10_train-warm_start10000-seed1"]
+    cells = code_cells(NOTEBOOKS / "10_train.ipynb")
+    made = dict(main.parameters)
+    for cell in cells[1:4]:  # imports, the experiment, its configurations
+        exec(cell, made)
+    names = [made["experiment"].name(config) for config in made["configs"]]
+    assert warm.parameters["init_from"] in names
+
+
+def test_a_sweep_over_several_layers_names_them() -> None:
+    given = {"lr": {"values": [0.5], "layers": [1, 3]}}
+    todo = stages(load_profile("workshop", {"sweeps": given}), "results/x")
+    named = {s.name for s in todo if "lr" in s.name}
+    assert named == {"10_train-lr0.5-layer1-seed0", "10_train-lr0.5-layer3-seed0"}
+    layer = {s.name: s.parameters["hook"] for s in todo if "lr" in s.name}
+    assert layer["10_train-lr0.5-layer3-seed0"] == "blocks.3.hook_resid_pre"
+
+
+def test_digest_follows_imports(tmp_path: Path) -> None:
+    library = tmp_path / "lib"
+    (library / "sub").mkdir(parents=True)
+    for name, text in {
+        "__init__": "",
+        "plots": "import math",
+        "train": "from lib import hooks\nfrom lib.sub.words import x",
+        "hooks": "def f():\n    import lib.late",
+        "late": "",
+        "sub/__init__": "",
+        "sub/words": "x = 1",
+    }.items():
+        (library / f"{name}.py").write_text(text)
+    found = {f.relative_to(library).as_posix() for f in imported("import lib.train", library)}
+    assert {"train.py", "hooks.py", "late.py", "sub/words.py"} <= found
+    assert "plots.py" not in found
+    write_notebook(tmp_path / "n.ipynb", "import lib.train")
+    before = digest("n", tmp_path, library)
+    (library / "plots.py").write_text("import cmath")
+    assert digest("n", tmp_path, library) == before
+    (library / "late.py").write_text("# y = 2")
+    assert digest("n", tmp_path, library) == before
+    (library / "late.py").write_text("y = 2")
+    changed = digest("n", tmp_path, library)
+    assert changed != before
+    (library / "sub" / "weights.bin").write_bytes(b"1")  # what a package loads is part of it
+    assert digest("n", tmp_path, library) != changed
+
+
+def test_a_damaged_notebook_has_a_digest(tmp_path: Path) -> None:
+    """It will fail when it runs, and alone."""
+    (tmp_path / "n.ipynb").write_text("<<<<<<< HEAD")
+    assert digest("n", tmp_path) != digest("no such notebook", tmp_path)
+    (tmp_path / "m.ipynb").write_text("<<<<<<< MAIN")
+    assert digest("n", tmp_path) != digest("m", tmp_path)
+    with pytest.raises(Exception, match="JSON"):
+        run_notebook(tmp_path / "n.ipynb", tmp_path / "r", {"x": 1})
+    assert "JSON" in json.loads((tmp_path / "r" / "failed" / "n.json").read_text())["error"]
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path) -> Path:
+    """A folder with one stand-in for every notebook; training takes any parameter it is given."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    training = stages(load_profile("smoke"), "x")[0].parameters
+    for name in ALL_NOTEBOOKS:
+        known = training if name == "10_train" else {"results_folder": "x"}
+        lines = "\n".join(f"{key}: {type(v).__name__} = {v!r}  # x" for key, v in known.items())
+        write_notebook(folder / f"{name}.ipynb", "print(1)", parameters=lines)
+    return folder
+
+
+def snakemake(results: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run the pipeline's Snakemake in `results`."""
+    command = [part for part in snakemake_command(results, 2) if part not in ("--quiet", "rules")]
+    return subprocess.run(
+        [*command, *more], env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+def test_the_graph_has_every_job(tmp_path: Path, stand_ins: Path) -> None:
+    """One job a stage, and what Snakemake keeps stays in the results folder."""
+    results = tmp_path / "results"
+    results.mkdir()
+    profile = load_profile("smoke", {"seeds": [0], "objectives": ["local"]})
+    (results / "profile.json").write_text(profile.to_json(os.path.relpath(results, ROOT)))
+    dry = snakemake(results, "--dry-run", "--config", f"notebooks={stand_ins}")
+    assert dry.returncode == 0, dry.stderr
+    jobs = len(stages(profile, "x")) + 3  # the table, the report, all
+    assert any(line.split() == ["total", str(jobs)] for line in dry.stdout.splitlines())
+    assert (results / ".snakemake").is_dir() and not (Path.cwd() / ".snakemake").exists()
+
+
+@pytest.mark.slow
+def test_a_failing_run_names_the_notebook_and_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make run` on data that does not exist: non-zero exit, one sentence, no table."""
+    texts = {"train_data": "no/such.jsonl", "validation_data": "no/other.jsonl"}
+    chosen = {"objectives": ["local"], "seeds": [0], "train_tokens": 4096, "sweeps": {}, **texts}
+    results = tmp_path / "results"
+    assert run(load_profile("smoke", chosen), results, cores=2) == 1
+    error = capsys.readouterr().err
+    assert "10_train-layer2-seed0 failed" in error and "jsonl" in error
+    assert not (results / "done" / "10_train-layer2-seed0.json").exists()
+    assert not (results / "metrics.csv").exists()
+    assert "Not finished" in (results / "index.html").read_text()
+
+
+def test_python_of_the_pipeline_is_this_one() -> None:
+    assert snakemake_command(Path("x"), 1)[0] == sys.executable
+
+
+def test_runs_of_other_settings_are_set_aside(tmp_path: Path) -> None:
+    results = write_results(tmp_path, layers=(2,), seeds=(0, 1), weights=False)
+    grids = {objective: [0.3, 1.0] for objective in ("local", "e2e", "e2e_ds")}
+    same = {"lr": 1e-3, "dict_ratio": 10.0, "sparsity_coeffs": grids}
+    same |= {"batch_size": 1, "micro_batch_size": 1, "context_size": 64}  # 400,000 in whole rows
+    profile = load_profile("smoke", same | {"train_tokens": 400_000, "seeds": [1]})
+    strangers = set_aside(results, profile)
+    assert len(strangers) == 3 * 4 * 2 - 3 * 2
+    assert {f.name for f in (results / "set_aside").iterdir()} == set(strangers)
+    kept = metrics_table(results)
+    assert set(kept["sparsity_coeff"]) == {0.3, 1.0} and set(kept["seed"]) == {1}
+    assert set_aside(tmp_path / "nothing", profile) == []
+
+
+def test_runs_of_sweeps_are_wanted() -> None:
+    sweeps = {"lr": {"values": [0.003]}, "warm_start": {"values": [20_000], "start": 8.0}}
+    profile = load_profile("smoke", {"sweeps": sweeps, "sparsity_coeffs": COEFFS})
+    row = {
+        "objective": "e2e", "layer": 2, "seed": 0, "sparsity_coeff": 0.98, "train_tokens": 39_936,
+        "dict_ratio": 5.0, "lr": 0.01, "init_from": "",
+    }  # fmt: skip
+    start = "local-blocks.2.hook_resid_pre-l8-s0-0a1b2c3d"
+    warm = row | {"train_tokens": 19_456, "init_from": start}
+    assert wanted(row, profile) and wanted(row | {"lr": 0.003}, profile) and wanted(warm, profile)
+    for other in (
+        row | {"lr": 0.03},
+        row | {"seed": 1, "lr": 0.003},  # the sweep has the first seed alone
+        row | {"init_from": start},  # of the main run's tokens
+        warm | {"init_from": ""},
+        warm | {"init_from": start.replace("l8", "l12")},
+        warm | {"objective": "local", "sparsity_coeff": 8.0},
+    ):
+        assert not wanted(other, profile), other
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file"])
+def test_a_results_folder_that_cannot_be_written_to_ends_in_one_sentence(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "place"
+    place.write_text("no folder")
+    results = place if kind == "file" else place / "below"
+    assert command_line(["--profile", "smoke", "--results", str(results)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: 'snakemake.log' cannot be written to the folder")
+    assert "\n" not in said
+    assert place.read_text() == "no folder"

@@ -1,0 +1,116 @@
+"""The pipeline on a real SLURM of one host, through Snakemake's executor plugin."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.execution.executor import CLUSTERS
+from pipeline.plan.profile import ROOT
+from tests.helpers.slurm_host import command, missing_programs, slurm_host
+from tests.helpers.small_project import SmallProject
+
+LACKING = missing_programs()
+WHOLE = "E2E_SLURM" in os.environ
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(LACKING), reason=f"no SLURM here: {', '.join(LACKING)} not found"),
+]
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    with slurm_host() as env:
+        yield env
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    """The project's SLURM profile, with what this small host wants changed as a user would."""
+    folder = tmp_path / "cluster"
+    shutil.copytree(CLUSTERS / "slurm", folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["default-resources"] |= {"mem_mb": 1500, "runtime": 30}
+    config |= {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 2}
+    config["latency-wait"] = 10
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def lose_and_finish(start: list[str], root: Path, results: Path, env: dict[str, str]) -> list[str]:
+    """Start, cancel the job of the first training, then start again; what was finished stays.
+
+    Returns the stages that were finished when the first start had ended.
+    """
+    env = {**os.environ, **env}
+    with subprocess.Popen(start, cwd=root, env=env, stderr=subprocess.PIPE, text=True) as first:
+        while not (running := sorted((results / "running").glob("10_train*.json"))):
+            assert first.poll() is None, first.communicate()[1]
+            time.sleep(0.2)
+        lost = running[0].stem
+        listed = command(env, "squeue", "--noheader", "--format=%A %k").splitlines()
+        [job] = [line.split()[0] for line in listed if line.split()[1] == f"rule_{lost}"]
+        command(env, "scancel", job)
+        errors = first.communicate()[1]
+    assert first.returncode == 1, errors
+    assert f"{lost} failed. It was killed: cancelled" in errors
+    finished = {path: path.read_text() for path in (results / "done").glob("*.json")}
+    assert (results / "done" / f"{lost}.json") not in finished and finished
+    assert not (results / "metrics.csv").exists()
+
+    second = subprocess.run(start, cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert (results / "done" / f"{lost}.json").is_file() and (results / "metrics.csv").is_file()
+    assert all(path.read_text() == text for path, text in finished.items())  # seconds and all
+    return [path.stem for path in finished]
+
+
+def test_a_cancelled_job_costs_itself_alone(
+    tmp_path: Path, slurm: dict[str, str], cluster: Path
+) -> None:
+    project = SmallProject(tmp_path / "p")
+    project.write("10_train", "import time; time.sleep(2)")
+    start = [*project.command(), "--cluster", str(cluster)]
+    where = project.environment() | slurm
+    finished = lose_and_finish(start, project.root, project.results, where)
+    counts = project.executions()
+    [kept] = [name for name in finished if name.startswith("10_train")]  # the other training
+    assert counts[f"10_train seed {kept[-1]}"] == counts["02_one_sae_by_hand"] == 1
+    assert counts["90_claims"] == 1
+
+
+def test_jobs_of_a_killed_pipeline_are_cancelled(
+    tmp_path: Path, slurm: dict[str, str], cluster: Path
+) -> None:
+    """`kill -9` leaves jobs in SLURM's queue: at the next start they end."""
+    project = SmallProject(tmp_path / "p")
+    project.write("10_train", "import time; time.sleep(20)")
+    start = [*project.command(), "--cluster", str(cluster)]
+    env = project.environment() | slurm
+    first = subprocess.Popen(start, cwd=project.root, env=env, stdout=subprocess.DEVNULL)
+    while not list((project.results / "running").glob("10_train*.json")):
+        assert first.poll() is None
+        time.sleep(0.2)
+    first.kill()
+    first.wait()
+    project.write("10_train", "pass")
+    second = subprocess.run(start, cwd=project.root, env=env, capture_output=True, text=True)
+    assert second.returncode == 0, second.stdout + second.stderr
+    # Cancelled by the second, or ended by themselves at the sight of its token: none goes on.
+    assert not command(slurm, "squeue", "--noheader").strip()
+
+
+@pytest.mark.skipif(not WHOLE, reason="the whole smoke profile: asked for by E2E_SLURM=1")
+def test_smoke_profile_on_slurm(tmp_path: Path, slurm: dict[str, str], cluster: Path) -> None:
+    """Every notebook, shrunk."""
+    results = tmp_path / "results"
+    program = [sys.executable, "-m", "pipeline.run", "--profile", "smoke", "--shrink"]
+    start = [*program, "--results", str(results), "--cluster", str(cluster)]
+    finished = lose_and_finish(start, ROOT, results, slurm)
+    assert "00_start_here" in finished
+    assert (results / "index.html").is_file() and (results / "claims.json").is_file()

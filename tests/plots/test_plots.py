@@ -1,0 +1,151 @@
+"""Every figure draws, is labelled, and is saved with its data and texts."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from e2e_lib import plots
+from e2e_lib.analysis import matched as matching
+from e2e_lib.analysis import pareto
+from e2e_lib.runs import tables as runs
+from tests.helpers.synthetic_results import write_results
+
+TEXTS = {"title": "A title", "alt": "What is seen", "caption": "A caption", "paper": "The paper"}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    results = write_results(tmp_path_factory.mktemp("plots"), weights=False)
+    table = matching.main_runs(runs.metrics_table(results))
+    matched = matching.across_seeds(table, matching.similar(table, "ce_increase"))
+    blocks = runs.block_table(results)
+    cosines = pd.concat(
+        [
+            pd.DataFrame({"max_cosine": np.linspace(0.1, 0.9, 30)}).assign(layer=k, objective=o)
+            for k in (1, 2) for o in matching.OBJECTIVES
+        ]
+    )  # fmt: skip
+    claims = pd.DataFrame({
+        "id": ["C1", "C2", "C7"], "short": ["a / b", "c", "d"], "value": [3.0, 0.6, np.nan],
+        "low": [2.5, np.nan, np.nan], "high": [3.5, np.nan, np.nan], "above": [2.0, np.nan, 0.0],
+        "below": [np.nan, 0.45, np.nan], "holds": [True, False, None],
+    })  # fmt: skip
+    return {
+        "runs": table,
+        "blocks": blocks[blocks["run"].isin(matched["run"])],
+        "ratios": pareto.summary_ratios(table, runs.row_table(results), resamples=20),
+        "cosines": cosines,
+        "means": table.assign(mean_max_cosine=0.5),
+        "claims": claims,
+    }
+
+
+def draw(tables: dict) -> dict:
+    blocks = tables["blocks"]
+    return {
+        "pareto": lambda: plots.pareto(tables["runs"]),
+        "ratio": lambda: plots.summary_ratio(tables["ratios"]),
+        "mse": lambda: plots.mse_by_block(blocks),
+        "mse_after_first": lambda: plots.mse_by_block(blocks, "mse_after_first", log=False),
+        "ev": lambda: plots.explained_variance_by_block(blocks[blocks["layer"] == 2]),
+        "histograms": lambda: plots.similarity_histograms(tables["cosines"], "max cosine"),
+        "trends": lambda: plots.similarity_trends(tables["means"]),
+        "claims": lambda: plots.claims_forest(tables["claims"]),
+    }
+
+
+NAMES = ["pareto", "ratio", "mse", "mse_after_first", "ev", "histograms", "trends", "claims"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_is_labelled_and_saved(name, tables, tmp_path):
+    figure = draw(tables)[name]()
+    plots.save_figure(figure, tables["runs"], tmp_path, name, **TEXTS)
+    with Image.open(tmp_path / "figures" / f"{name}.png") as picture:
+        assert picture.width == pytest.approx(1350, abs=1)
+        assert len(picture.getcolors(10_000)) > 5  # not blank
+    assert (tmp_path / "figures" / f"{name}.png").stat().st_size < 150_000
+    assert json.loads((tmp_path / "figures" / f"{name}.json").read_text()) == {"name": name} | TEXTS
+    assert len(pd.read_csv(tmp_path / "figures" / f"{name}.csv")) == len(tables["runs"])
+    if name == "claims":
+        return
+    labels = [axes.get_xlabel() for axes in figure.axes] + [figure.axes[0].get_ylabel()]
+    assert sum(map(bool, labels)) >= len({axes.get_title() for axes in figure.axes})
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == [x for x in ("local", "e2e", "e2e+ds") if x in shown]
+    assert {"e2e", "e2e+ds"} <= set(shown)
+
+
+def test_on_pareto_plots_up_is_better(tables):
+    figure = plots.pareto(tables["runs"])
+    assert len(figure.axes) == 6
+    for axes in figure.axes:
+        bottom, top = axes.get_ylim()
+        assert bottom > top
+    cut = plots.pareto(tables["runs"], y_limit=0.05)
+    assert cut.axes[0].get_ylim()[0] == 0.05
+
+
+def test_pareto_lines_go_through_seed_means(tables):
+    own = tables["runs"][tables["runs"]["layer"] == 2]
+    line = plots.pareto(own).axes[0].get_lines()[0]
+    local = own[own["objective"] == "local"].groupby("sparsity_coeff")[["l0", "ce_increase"]]
+    assert sorted(line.get_xdata()) == pytest.approx(sorted(local.mean()["l0"]))
+    assert list(line.get_ydata()) == sorted(line.get_ydata())
+
+
+@pytest.mark.parametrize("low, high", [(3.1, 3.9), (1.2, 8.0), (0.5, 60.0), (1e-3, 1e4)])
+def test_a_logarithmic_axis_has_at_least_three_numbers(low, high, tables):
+    """However small the range; in plain notation, and with a grid line to each."""
+    blocks = tables["blocks"].query("layer == 2")
+    middle = blocks["mse"].rank(pct=True)
+    figure = plots.mse_by_block(blocks.assign(mse=low * (high / low) ** middle))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    bottom, top = axes.get_ylim()
+    shown = [
+        label.get_text()
+        for label, place in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+        if bottom <= place <= top
+    ]
+    assert 3 <= len(shown) <= 10
+    assert all(f"{float(text):g}" == text for text in shown)
+    assert len(set(shown)) == len(shown)
+
+
+def test_labels_of_axes_are_no_longer_than_the_axes(tables):
+    figure = plots.mse_by_block(tables["blocks"], "mse_after_first")
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert axes.yaxis.label.get_window_extent().height < axes.bbox.height
+
+
+def test_styles_are_distinct():
+    for style in (plots.COLOURS, plots.MARKERS, plots.LABELS):
+        assert list(style) == list(matching.OBJECTIVES)
+        assert len(set(style.values())) == 3
+
+
+def test_one_seed_and_one_layer_draw_too(tables):
+    own = tables["runs"].query("layer == 2 and seed == 0")
+    assert len(plots.pareto(own).axes) == 2
+    blocks = tables["blocks"].query("layer == 4 and seed == 0")
+    assert len(plots.mse_by_block(blocks).axes) == 1
+
+
+def test_a_figure_takes_its_skipped_note_away(tables, tmp_path):
+    runs.skip_figure(tmp_path, "fig", "too few runs")
+    assert (tmp_path / "skipped" / "fig.json").is_file()
+    plots.save_figure(plots.pareto(tables["runs"]), tables["runs"], tmp_path, "fig", **TEXTS)
+    assert not (tmp_path / "skipped" / "fig.json").exists()
+
+
+def test_tables_are_saved_with_their_texts(tmp_path):
+    table = pd.DataFrame({"l0": [1.23456789]})
+    plots.save_table(table, tmp_path, "t", title="T", caption="C", paper="P")
+    assert (tmp_path / "tables" / "t.csv").read_text() == "l0\n1.23457\n"
+    texts = json.loads((tmp_path / "tables" / "t.json").read_text())
+    assert texts == {"name": "t", "title": "T", "caption": "C", "paper": "P"}

@@ -1,0 +1,77 @@
+"""Reading back what saved SAEs were trained on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from e2e_lib.core.hooks import resid_pre
+from e2e_lib.data.rows import load_rows
+from e2e_lib.data.text import source_pair
+from e2e_lib.errors import ResultsError
+from e2e_lib.runs.load import clean_activations, load_saes, load_subject
+from e2e_lib.runs.provenance import model_digest
+from e2e_lib.runs.tables import metrics_table, run_config
+from tests.helpers.synthetic_results import write_results
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Runs that say they were trained on StoryWorld's shipped model, with rows of 16 tokens."""
+    folder = write_results(tmp_path, layers=(1,), seeds=(0,), coeffs=(0.1, 1.0))
+    for path in folder.glob("saes/*/run.json"):
+        record = json.loads(path.read_text())
+        record["config"] |= {
+            "context_size": 16,
+            "processed": False,
+            "contents": {"model": model_digest("storyworld")},
+        }
+        path.write_text(json.dumps(record))
+    return folder
+
+
+def test_subject_is_the_model_and_the_rows_of_the_evaluation(results: Path) -> None:
+    subject = load_subject(results, "storyworld", "storyworld", 3)
+    pair = source_pair("storyworld", "storyworld", 16)
+    tokenizer, d_vocab = subject.model.tokenizer, subject.model.cfg.d_vocab
+    rows = load_rows(*pair, tokenizer, d_vocab, n_train=1, n_validation=3)
+    assert subject.rows.equal(rows.validation.long())
+    hook = resid_pre(1)
+    _, cache = subject.model.run_with_cache(subject.rows)
+    torch.testing.assert_close(clean_activations(subject, hook, batch_size=2), cache[hook])
+
+
+def test_another_model_is_refused(results: Path) -> None:
+    for path in results.glob("saes/*/run.json"):
+        record = json.loads(path.read_text())
+        record["config"]["contents"]["model"] = "another"
+        path.write_text(json.dumps(record))
+    with pytest.raises(ResultsError, match="'storyworld' with other weights"):
+        load_subject(results, "storyworld", "storyworld", 1)
+
+
+def test_another_name_is_refused(results: Path) -> None:
+    with pytest.raises(ResultsError, match=r"model is 'gpt2', but the runs .* on 'storyworld'"):
+        load_subject(results, "gpt2", "storyworld", 1)
+
+
+def test_saes_by_run_leaving_out_those_without_weights(results: Path) -> None:
+    table = metrics_table(results)
+    first = table["run"].iloc[0]
+    (results / "saes" / first / "sae_weights.safetensors").unlink()
+    saved = load_saes(results, table)
+    assert set(saved) == set(table["run"]) - {first}
+    by_name = load_saes(results, list(table["run"]))
+    assert set(by_name) == set(saved)
+    for run, one in saved.items():
+        assert one.hook == resid_pre(1) == by_name[run].hook
+        assert int((one.frequency > 0).sum()) == table.set_index("run").alive[run]
+        assert not any(p.requires_grad for p in one.sae.parameters())
+
+
+def test_a_run_that_is_not_there(results: Path) -> None:
+    with pytest.raises(ResultsError, match="no finished run 'x'"):
+        run_config(results, "x")
+    with pytest.raises(ResultsError, match="no finished run"):
+        run_config(results / "empty")
