@@ -1,40 +1,59 @@
-"""A digest of what a notebook executes: its code cells and the library's modules behind them.
+"""One digest of code: of some source, and of every module of the library that it executes.
 
 It changes when what is computed may change, so that a plotting fix retrains nothing: comments,
 docstrings, the look of the code, and what Jupyter stores when a notebook is saved do not count.
+What makes a stage of the pipeline stale, which checkpoints a training may go on from, and the code
+named in provenance are all this digest, of other sources.
 """
 
 import ast
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from pipeline.plan.notebook_parameters import NOTEBOOKS
-from pipeline.plan.profile import ROOT
-
-LIBRARY = ROOT / "e2e_lib"
+LIBRARY = Path(__file__).resolve().parent
+TRAINING = "from e2e_lib.core import train"  # what a training executes
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def digest(notebook: str, folder: Path = NOTEBOOKS, library: Path = LIBRARY) -> str:
-    """A digest of the notebook's code cells and of every module of the library behind them.
+def digest(sources: Iterable[str], library: Path = LIBRARY) -> str:
+    """A digest of `sources` and of every module of the library behind their imports.
 
     A package's own files other than code, such as weights, count with its `__init__`.
     """
-    path = folder / f"{notebook}.ipynb"
-    try:
-        cells = code_cells(path)
-    except (OSError, ValueError, LookupError):  # missing or damaged: what runs it will say so
-        cells = [path.read_text("utf-8", "replace")] if path.exists() else []
-    files = sorted({file for cell in cells for file in imported(cell, library)})
+    sources = list(sources)
+    files = sorted({file for source in sources for file in imported(source, library)})
     packages = [f.parent for f in files if f.name == "__init__.py" and f.parent != library]
     content = hashlib.sha256()
-    for text in [*map(meaning, cells), *(module_meaning(f.read_text("utf-8")) for f in files)]:
+    for text in [*map(meaning, sources), *(module_meaning(f.read_text("utf-8")) for f in files)]:
         content.update(text.encode() + b"\0")
     for file in sorted(f for package in packages for f in package.rglob("*") if _is_data(f)):
         content.update(file.read_bytes() + b"\0")
     return content.hexdigest()[:16]
+
+
+def notebook_digest(path: Path, library: Path = LIBRARY) -> str:
+    """The digest of a notebook's code cells."""
+    try:
+        cells = code_cells(path)
+    except (OSError, ValueError, LookupError):  # missing or damaged: what runs it will say so
+        cells = [path.read_text("utf-8", "replace")] if path.exists() else []
+    return digest(cells, library)
+
+
+@cache
+def training_digest() -> str:
+    """The digest of what decides the result of a training."""
+    return digest([TRAINING])
+
+
+@cache
+def library_digest(library: Path = LIBRARY) -> str:
+    """The digest of the whole library: what provenance names."""
+    files = sorted(file.relative_to(library).with_suffix("") for file in library.rglob("*.py"))
+    return digest([f"import {'.'.join((library.name, *file.parts))}" for file in files], library)
 
 
 def _is_data(file: Path) -> bool:
@@ -92,15 +111,9 @@ def _direct_imports(source: str, library: Path) -> frozenset[Path]:
     """
     plain = "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))
     try:
-        tree = ast.parse(plain)
+        names = {name for node in _executed(ast.parse(plain)) for name in _names(node, library)}
     except SyntaxError:
         return frozenset()
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     found: set[Path] = set()
     for name in names:
         package, *parts = name.split(".")
@@ -109,3 +122,33 @@ def _direct_imports(source: str, library: Path) -> frozenset[Path]:
             places = [library.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
             found |= {place / "__init__.py" for place in places} | {places[-1].with_suffix(".py")}
     return frozenset(file for file in found if file.is_file())
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those that only a type checker reads."""
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
+        return
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        yield from _executed(child)
+
+
+def _names(node: ast.AST, library: Path) -> Iterator[str]:
+    """The modules that an import statement may mean, by their full names."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if node.module == library.name:
+            homes = _public(library)
+            yield from (homes[alias.name] for alias in node.names if alias.name in homes)
+
+
+@cache
+def _public(library: Path) -> dict[str, str]:
+    """The module behind each name that the library hands on lazily: told to type checkers."""
+    face = library / "__init__.py"
+    tree = ast.parse(face.read_text("utf-8")) if face.is_file() else ast.Module([], [])
+    froms = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
+    return {alias.name: str(node.module) for node in froms for alias in node.names}

@@ -26,7 +26,7 @@ from traitlets import default
 
 from e2e_lib.errors import E2EError
 from e2e_lib.files import write_json
-from e2e_lib.source_code import digest
+from e2e_lib.source_code import notebook_digest
 from pipeline.execution.lock import ENDING, end_with_pipeline, sole_job
 from pipeline.execution.scrub import scrub_file, scrub_text
 from pipeline.plan.notebook_parameters import check_parameters
@@ -67,7 +67,7 @@ def run_notebook(
     Raises ConfigError for a parameter the notebook lacks, NotebookError when it fails.
     """
     name = name or notebook.stem
-    code = digest(notebook.stem, notebook.parent)
+    code = notebook_digest(notebook)
     facts = {"name": name, "notebook": notebook.stem, "plan": plan, "code": code}
     marker = results / "done" / f"{name}.json"
     there = marker.exists()

@@ -3,10 +3,8 @@
 `train` goes through the steps, shows them and saves; the benchmark takes single ones.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,16 +23,12 @@ from e2e_lib.engine.distributed import ALONE, Processes
 from e2e_lib.engine.logits import kl_divergences, token_metrics
 from e2e_lib.engine.memory import keep_freed_memory
 from e2e_lib.errors import require
+from e2e_lib.source_code import training_digest
 
 # The authors report alive latents from a window of 500k training tokens that opens when 364,400 of
 # 400,000 sequences have been seen (facts §1.9), while the weights still move.
 PAPER_WINDOW_TOKENS, PAPER_WINDOW_OPENS = 500_000, 364_400 / 400_000
 SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
-TRAINING_MODULES = (
-    *("names", "core/config", "core/hooks", "core/loop", "core/losses", "core/sae"),
-    *("core/sae_run", "engine/clock", "engine/device", "engine/distributed", "engine/forward"),
-    *("engine/frozen_model", "engine/logits", "engine/memory", "engine/sae_kernel"),
-)
 
 
 class Loop:
@@ -124,7 +118,7 @@ class Loop:
         """Write every run's checkpoint."""
         for run, folder in zip(self.runs, folders, strict=True):
             tensors, facts = run.state()
-            save_checkpoint(folder, self.step, tensors, facts | {"code": training_code()})
+            save_checkpoint(folder, self.step, tensors, facts | {"code": training_digest()})
 
     def resume(self, folders: Sequence[Path]) -> None:
         """Go on from the newest step of which every run has a whole checkpoint, if any.
@@ -134,7 +128,7 @@ class Loop:
         common = set.intersection(*(set(checkpoint_steps(folder)) for folder in folders))
         for step in sorted(common, reverse=True):
             saved = [load_checkpoint(folder, step) for folder in folders]
-            if all(one.facts.get("code") == training_code() for one in saved):
+            if all(one.facts.get("code") == training_digest() for one in saved):
                 self.step = step
                 for run, own in zip(self.runs, saved, strict=True):
                     run.restore(own)
@@ -144,16 +138,6 @@ class Loop:
         """What each run ended with. Processes that computed none of it have it from the first."""
         tokens, window = self.steps * self.step_tokens, len(self.window) * self.step_tokens
         return [run.finish(tokens, window, self.steps) for run in self.runs]
-
-
-@cache
-def training_code() -> str:
-    """Digest of the modules that decide what a training computes."""
-    here = Path(__file__).resolve().parents[1]
-    digest = hashlib.blake2b(digest_size=8)
-    for name in TRAINING_MODULES:
-        digest.update((here / f"{name}.py").read_bytes())
-    return digest.hexdigest()
 
 
 def _accumulate(

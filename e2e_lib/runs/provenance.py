@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from e2e_lib.source_code import library_digest
 from e2e_lib.storyworld import STORYWORLD_FOLDER
 
 PACKAGES = (
@@ -89,7 +90,7 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "HEAD"),
         "clean_tree": _git("status", "--porcelain", "--untracked-files=no") == "",
-        "code": code_digest(),
+        "code": library_digest(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "machine": platform.machine(),
@@ -143,16 +144,6 @@ def peak_memory() -> dict[str, int | None]:
         "peak_memory_mb": resident >> (20 if sys.platform == "darwin" else 10),
         "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() >> 20 if used else None,
     }
-
-
-@cache
-def code_digest() -> str:
-    """Digest of the library's own files, names and contents."""
-    library = Path(__file__).resolve().parents[1]
-    digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(library.rglob("*.py")):
-        digest.update(f"{file.relative_to(library).as_posix()}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 def hub_commits(config: Mapping[str, Any]) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from e2e_lib.source_code import digest
+from e2e_lib.source_code import notebook_digest
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.stages import Stage
 
@@ -41,7 +41,7 @@ def stale(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> dict
     for stage in todo:
         if not (done := facts(results, "done", stage.name)):
             continue
-        if done.get("code") != digest(stage.notebook, notebooks):
+        if done.get("code") != notebook_digest(notebooks / f"{stage.notebook}.ipynb"):
             reasons[stage.name] = CODE
         elif done.get("plan") != plan_digest(stage):
             reasons[stage.name] = PLAN
@@ -54,7 +54,7 @@ def of_other_code(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS)
     return {
         stage.name
         for stage in todo
-        if codes[stage.name] not in (None, digest(stage.notebook, notebooks))
+        if codes[stage.name] not in (None, notebook_digest(notebooks / f"{stage.notebook}.ipynb"))
     }
 
 

@@ -23,7 +23,7 @@ from e2e_lib.engine.checkpoint import (
     save_checkpoint,
 )
 from e2e_lib.errors import ConfigError, ResultsError
-from e2e_lib.source_code import LIBRARY, imported
+from e2e_lib.source_code import LIBRARY, TRAINING, imported
 from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
 
 HOOK = "blocks.1.hook_resid_pre"
@@ -178,20 +178,16 @@ def test_a_finished_training_is_not_repeated(folders, steps):
 def test_checkpoints_of_other_code_are_left_alone(folders, monkeypatch, steps):
     rows = random_tokens(24)
     trained(rows, checkpoints=folders)
-    monkeypatch.setattr("e2e_lib.core.loop.training_code", lambda: "other")
+    monkeypatch.setattr("e2e_lib.core.loop.training_digest", lambda: "other")
     steps.clear()
     trained(rows, checkpoints=folders)
     assert min(steps) == 0
 
 
 def test_every_module_that_training_imports_counts_as_its_code():
-    decides_nothing = {"__init__", "checkpoint", "errors", "files"}
-    found = {
-        path for path in imported("import e2e_lib.core.loop") if path.stem not in decides_nothing
-    }
-    assert {f"{name}.py" for name in loop.TRAINING_MODULES} == {
-        path.relative_to(LIBRARY).as_posix() for path in found
-    }
+    found = {path.relative_to(LIBRARY).as_posix() for path in imported(TRAINING)}
+    assert {"core/losses.py", "core/sae.py", "engine/sae_kernel.py", "engine/logits.py"} <= found
+    assert not [name for name in found if name.startswith(("plots", "analysis"))]
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])

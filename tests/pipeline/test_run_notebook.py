@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from e2e_lib.errors import ConfigError
 from e2e_lib.runs.tables import metrics_table
-from e2e_lib.source_code import code_cells, digest, imported
+from e2e_lib.source_code import code_cells, imported, notebook_digest
 from pipeline.execution.executor import environment, snakemake_command
 from pipeline.execution.scrub import last_of_bars, scrub_text
 from pipeline.plan.notebook_parameters import NOTEBOOKS
@@ -200,24 +200,24 @@ def test_digest_follows_imports(tmp_path: Path) -> None:
     assert {"train.py", "hooks.py", "late.py", "sub/words.py"} <= found
     assert "plots.py" not in found
     write_notebook(tmp_path / "n.ipynb", "import lib.train")
-    before = digest("n", tmp_path, library)
+    before = notebook_digest(tmp_path / "n.ipynb", library)
     (library / "plots.py").write_text("import cmath")
-    assert digest("n", tmp_path, library) == before
+    assert notebook_digest(tmp_path / "n.ipynb", library) == before
     (library / "late.py").write_text("# y = 2")
-    assert digest("n", tmp_path, library) == before
+    assert notebook_digest(tmp_path / "n.ipynb", library) == before
     (library / "late.py").write_text("y = 2")
-    changed = digest("n", tmp_path, library)
+    changed = notebook_digest(tmp_path / "n.ipynb", library)
     assert changed != before
     (library / "sub" / "weights.bin").write_bytes(b"1")  # what a package loads is part of it
-    assert digest("n", tmp_path, library) != changed
+    assert notebook_digest(tmp_path / "n.ipynb", library) != changed
 
 
 def test_a_damaged_notebook_has_a_digest(tmp_path: Path) -> None:
     """It will fail when it runs, and alone."""
     (tmp_path / "n.ipynb").write_text("<<<<<<< HEAD")
-    assert digest("n", tmp_path) != digest("no such notebook", tmp_path)
+    assert notebook_digest(tmp_path / "n.ipynb") != notebook_digest(tmp_path / "none.ipynb")
     (tmp_path / "m.ipynb").write_text("<<<<<<< MAIN")
-    assert digest("n", tmp_path) != digest("m", tmp_path)
+    assert notebook_digest(tmp_path / "n.ipynb") != notebook_digest(tmp_path / "m.ipynb")
     with pytest.raises(Exception, match="JSON"):
         run_notebook(tmp_path / "n.ipynb", tmp_path / "r", {"x": 1})
     assert "JSON" in json.loads((tmp_path / "r" / "failed" / "n.json").read_text())["error"]

@@ -11,6 +11,7 @@ from e2e_lib.analysis.claims import checklist
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs import provenance
 from e2e_lib.runs.flags import flagged
+from e2e_lib.source_code import library_digest
 
 HOOK = "blocks.1.hook_resid_pre"
 METRICS = {
@@ -181,17 +182,14 @@ def test_provenance_names_code_and_hardware_but_no_host_and_no_folder() -> None:
     assert str(Path.home()) not in text and str(Path.cwd()) not in text
 
 
-def test_the_digest_of_the_library_changes_with_any_of_its_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_digest_of_the_library_changes_with_any_of_its_files(tmp_path: Path) -> None:
     digests = set()
+    (tmp_path / "sub").mkdir()
     for name, text in (("a.py", "1"), ("a.py", "2"), ("sub/b.py", "1"), ("sub/c.py", "1")):
-        (tmp_path / "sub").mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-        monkeypatch.setattr(provenance, "__file__", str(tmp_path / "runs" / "provenance.py"))
-        provenance.code_digest.cache_clear()
-        digests.add(provenance.code_digest())
-    provenance.code_digest.cache_clear()
+        library_digest.cache_clear()
+        digests.add(library_digest(tmp_path))
+    library_digest.cache_clear()
     assert len(digests) == 4
 
 
