@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from e2e_lib.analysis.matched import across_seeds, main_runs, similar
-from e2e_lib.analysis.warm_start import compared_runs
+from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.errors import E2EError, ResultsError
 from e2e_lib.runs.tables import REFERENCE, metrics_table, project_path
 
@@ -32,7 +31,7 @@ def runs_with_weights(table: pd.DataFrame) -> set[str]:
     seeds = sorted(int(seed) for seed in main["seed"].unique())[:2]
     matched = across_seeds(main, similar(main, "ce_increase", seeds[0]))
     matched = matched[matched["seed"].isin(seeds)]
-    warm = compared_runs(table)
+    warm = warm_start_runs(table)
     longest = warm["train_tokens"] == warm.groupby("role")["train_tokens"].transform("max")
     warm = warm[longest]
     return {*matched["run"], *similar(main, "l0", seeds[0])["run"], *warm["run"]}

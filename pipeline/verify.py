@@ -19,8 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from e2e_lib.analysis.claims.measures import WRITTEN
-from e2e_lib.analysis.matched import across_seeds, main_runs, similar
-from e2e_lib.analysis.warm_start import compared_runs
+from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.core.sae import SPARSITY, WEIGHTS
 from e2e_lib.errors import E2EError, ResultsError
 from e2e_lib.runs.tables import REFERENCE, metrics_table, project_path, write_metrics_table
@@ -117,7 +116,7 @@ def lacking_weights(results: Path) -> Lacking:
     main = main_runs(table)
     seed = int(main["seed"].min())
     matched = across_seeds(main, similar(main, "ce_increase", seed))
-    warm = compared_runs(table)
+    warm = warm_start_runs(table)
     warm = warm[warm["role"] == "warm"]
     seeds, tokens = (
         _lacking(t, by, shipped) for t, by in ((matched, "seed"), (warm, "train_tokens"))

@@ -73,6 +73,23 @@ def sweep_runs(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return found.sort_values([*place, column, "train_tokens", *keys[2:]], ignore_index=True)
 
 
+def warm_start_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """Runs whose features are compared: warm starts, the main runs beside them, their starts.
+
+    table: `metrics_table`. Of the warm-started λ, the middle one of each layer and objective (the
+    lower of two). Returns rows of `table` with a column `role`: warm, scratch or start.
+    """
+    runs = sweep_runs(table, "init_from")
+    keys = ["layer", "objective"]
+    usual = runs.groupby(keys)["sparsity_coeff"].transform(
+        lambda coeffs: sorted(coeffs.unique())[(coeffs.nunique() - 1) // 2]
+    )
+    runs = runs[runs["sparsity_coeff"] == usual]
+    role = runs["main"].map({True: "scratch", False: "warm"})
+    starts = table[table["run"].isin(runs["init_from"])].assign(init_from="", role="start")
+    return pd.concat([runs.drop(columns="main").assign(role=role), starts], ignore_index=True)
+
+
 def _comparable(table: pd.DataFrame) -> pd.DataFrame:
     """Runs of the three objectives with one SAE each; `init_from` is "" for those from scratch."""
     start = table["init_from"].fillna("") if "init_from" in table else ""

@@ -118,7 +118,7 @@ def _legend_of_all(figure: Figure, panels: list[plt.Axes]) -> None:
 def moved_features(table: pd.DataFrame) -> Figure:
     """Cosine of every alive feature with the row it started from, a panel an objective.
 
-    table: `warm_start.moved`; a line a number of training tokens.
+    table: `geometry.moved`; a line a number of training tokens.
     """
     return _histograms(table, "cosine", "cosine with its start", _shades(table))
 
@@ -126,7 +126,7 @@ def moved_features(table: pd.DataFrame) -> Figure:
 def seed_agreement(table: pd.DataFrame) -> Figure:
     """Largest cosine with a feature of another seed: warm starts, from scratch, the local starts.
 
-    table: `warm_start.agreement`. A panel an objective; the local starts are in each of them.
+    table: `geometry.agreement_of_starts`. A panel an objective; the local starts in each.
     """
     local = table["objective"] == "local"
     shown = [table[~local]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from e2e_lib import paper, plots
-from e2e_lib.analysis import cost, matched, sweeps, warm_start
+from e2e_lib.analysis import geometry, matched, sweeps
 from e2e_lib.analysis.claims import measures, verdicts
 from e2e_lib.analysis.pareto import ratio_of_curves
 from e2e_lib.core.hooks import clean_pass
@@ -106,13 +106,13 @@ def test_no_sweep_is_an_empty_table_everywhere():
         assert runs.empty
         assert sweeps.sweep_ratios(runs, ROWS, column).empty
     assert sweeps.gap_to_e2e(matched.sweep_runs(main, "lr"), ROWS, "lr").empty
-    assert cost.cost_quality(main, ROWS).empty
-    compared = warm_start.compared_runs(main)
+    assert sweeps.cost_quality(main, ROWS).empty
+    compared = matched.warm_start_runs(main)
     assert compared.empty
-    assert warm_start.moved({}, compared).empty
-    agree = warm_start.agreement({}, compared)
+    assert geometry.moved({}, compared).empty
+    agree = geometry.agreement_of_starts({}, compared)
     assert agree.empty
-    assert warm_start.agreement_gain(agree).empty
+    assert geometry.agreement_gain(agree).empty
     assert matched.sweep_runs(TABLE.iloc[:0], "lr").empty
 
 
@@ -212,20 +212,20 @@ def test_rank_correlation_by_hand():
 # ------------------------------------------------------------------ cost
 def test_training_cost_by_hand():
     main = matched.main_runs(TABLE)
-    table = cost.training_cost(main).set_index("objective")
+    table = sweeps.training_cost(main).set_index("objective")
     assert table.loc["e2e", "ratio"] == pytest.approx(2.5)
     assert table.loc["local", "tokens_per_second"] == pytest.approx(250)
     twice = main.assign(train_tokens=np.where(main["objective"] == "e2e", 2000, 1000))
-    again = cost.training_cost(twice).set_index("objective")
+    again = sweeps.training_cost(twice).set_index("objective")
     assert again.loc["e2e", "ratio"] == pytest.approx(1.25)  # of seconds a token
-    assert cost.training_cost(main.assign(train_seconds=None)).empty  # released SAEs
+    assert sweeps.training_cost(main.assign(train_seconds=None)).empty  # released SAEs
     beside = paper.beside_table6(table.reset_index(), {2: "middle"})
     assert beside["paper_hours"].tolist() == pytest.approx([4.75, 11 + 1 / 3])
     assert beside["paper_ratio"].tolist() == pytest.approx([1, 2.386], abs=1e-3)
 
 
 def test_cost_and_quality_by_hand():
-    table = cost.cost_quality(TABLE, ROWS).set_index(["way", "setting"])
+    table = sweeps.cost_quality(TABLE, ROWS).set_index(["way", "setting"])
     assert set(table["objective"]) == {"e2e"}
     tokens = table.loc[("fewer tokens", 500)]
     assert tokens[["tokens_share", "seconds_share", "value"]].tolist() == pytest.approx(
@@ -239,7 +239,7 @@ def test_cost_and_quality_by_hand():
     # Two of ten seconds, and four more for the local SAE.
     assert warm[["seconds_share", "seconds_share_with_start"]].tolist() == pytest.approx([0.2, 0.6])
     lost = TABLE[TABLE["run"] != START]
-    found = cost.cost_quality(lost, ROWS).set_index(["way", "setting"])
+    found = sweeps.cost_quality(lost, ROWS).set_index(["way", "setting"])
     assert math.isnan(found.loc[("warm start", 200), "seconds_share_with_start"])
 
 
@@ -270,13 +270,13 @@ PLANE = pd.concat(
 
 
 def test_the_middle_lambda_is_compared():
-    compared = warm_start.compared_runs(PLANE)
+    compared = matched.warm_start_runs(PLANE)
     assert compared.groupby("role").size().to_dict() == {"scratch": 2, "start": 2, "warm": 2}
     assert set(compared["sparsity_coeff"]) == {2.0}
 
 
 def plane() -> tuple[dict[str, SavedSAE], pd.DataFrame]:
-    compared = warm_start.compared_runs(PLANE)
+    compared = matched.warm_start_runs(PLANE)
     name = {(r.role, r.seed): r.run for r in compared.itertuples()}
     saes = {
         name["start", 0]: saved(0, 90, alive=(True, False)),
@@ -291,30 +291,30 @@ def plane() -> tuple[dict[str, SavedSAE], pd.DataFrame]:
 
 def test_moved_features_by_hand():
     saes, compared = plane()
-    table = warm_start.moved(saes, compared)
+    table = geometry.moved(saes, compared)
     assert table["cosine"].tolist() == pytest.approx([cos(5), cos(30), cos(20)], abs=1e-6)
     assert table["started_alive"].tolist() == [True, False, True]
     assert set(table["train_tokens"]) == {200}
     del saes["local-s1-l2.0-"]
-    assert len(warm_start.moved(saes, compared)) == 2
+    assert len(geometry.moved(saes, compared)) == 2
 
 
 def test_agreement_by_hand():
     saes, compared = plane()
-    table = warm_start.agreement(saes, compared)
+    table = geometry.agreement_of_starts(saes, compared)
     means = table.groupby("start")["max_cosine"].mean()
     # Warm: 5 and 60 degrees to 30 alone, 30 to 5; the dead ones do not count.
     assert means["warm, 200 tokens"] == pytest.approx((cos(25) + cos(30) + cos(25)) / 3)
-    assert means[warm_start.SCRATCH] == pytest.approx(cos(45))
+    assert means[geometry.SCRATCH] == pytest.approx(cos(45))
     # The local starts: 0 degrees to 10, and 10 and 100 degrees to 0.
-    assert means[warm_start.LOCAL] == pytest.approx((cos(10) + cos(10) + cos(100)) / 3)
-    [row] = warm_start.agreement_gain(table).to_dict("records")
+    assert means[geometry.LOCAL] == pytest.approx((cos(10) + cos(10) + cos(100)) / 3)
+    [row] = geometry.agreement_gain(table).to_dict("records")
     by_seed = [(cos(25) + cos(30)) / 2, cos(25)]
     assert row["mean"] == pytest.approx(sum(by_seed) / 2)
     assert row["difference"] == pytest.approx(sum(by_seed) / 2 - cos(45))
     assert row["low"] <= row["difference"] <= row["high"]
-    alone = table[table["start"] != warm_start.SCRATCH]
-    assert warm_start.agreement_gain(alone).empty
+    alone = table[table["start"] != geometry.SCRATCH]
+    assert geometry.agreement_gain(alone).empty
 
 
 # ------------------------------------------------------------------ the start itself
@@ -346,10 +346,10 @@ def test_training_begins_at_exactly_the_saved_weights(tmp_path):
 def test_figures_are_labelled_and_better_is_up():
     runs = matched.sweep_runs(TABLE, "train_tokens")
     ratios = pd.concat([ratios_of("train_tokens"), ratios_of("lr")])
-    ways = cost.cost_quality(TABLE, ROWS)
+    ways = sweeps.cost_quality(TABLE, ROWS)
     main = matched.main_runs(TABLE)
     saes, compared = plane()
-    beside = paper.beside_table6(cost.training_cost(main), {2: "middle"})
+    beside = paper.beside_table6(sweeps.training_cost(main), {2: "middle"})
     figures = [
         plots.sweep_curves(runs, "train_tokens"),
         plots.sweep_ratios(ratios),
@@ -358,8 +358,8 @@ def test_figures_are_labelled_and_better_is_up():
         plots.alive_trends(main),
         plots.training_cost(beside),
         plots.cost_quality(ways),
-        plots.moved_features(warm_start.moved(saes, compared)),
-        plots.seed_agreement(warm_start.agreement(saes, compared)),
+        plots.moved_features(geometry.moved(saes, compared)),
+        plots.seed_agreement(geometry.agreement_of_starts(saes, compared)),
     ]
     for figure in figures:
         panels = figure.get_axes()

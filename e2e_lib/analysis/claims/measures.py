@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from e2e_lib.analysis.cost import seconds_ratios
 from e2e_lib.analysis.matched import (
     OBJECTIVES,
     across_seeds,
@@ -22,6 +21,7 @@ from e2e_lib.analysis.matched import (
 )
 from e2e_lib.analysis.pareto import interpolated_ratio
 from e2e_lib.analysis.statistics import mean_differences, mean_interval
+from e2e_lib.analysis.sweeps import seconds_ratios
 
 
 @dataclass(frozen=True)

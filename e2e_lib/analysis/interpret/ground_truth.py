@@ -17,7 +17,7 @@ from torch import Tensor
 
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import AnswerError, Feature, Sample, halfway
-from e2e_lib.analysis.scores import grouped_means
+from e2e_lib.analysis.statistics import grouped_means
 from e2e_lib.storyworld import DECOYS
 
 # The labels of StoryWorld that say something of one token, and the words round it.

@@ -14,7 +14,7 @@ from e2e_lib.analysis.interpret import ground_truth, protocol
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.labels import labelled_rows, labels_of
 from e2e_lib.analysis.interpret.protocol import AnswerError, Feature, Sample
-from e2e_lib.analysis.scores import grouped_means
+from e2e_lib.analysis.statistics import grouped_means
 from e2e_lib.data.rows import load_rows, pack_rows
 from e2e_lib.data.text import read_documents, source_pair
 from e2e_lib.errors import ConfigError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from e2e_lib import paper as paper_values
-from e2e_lib.analysis import scores
+from e2e_lib.analysis import statistics
 from e2e_lib.analysis.interpret import protocol as interpret
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import (
@@ -190,28 +190,28 @@ def score_table(groups: dict[tuple[str, int], list[float]]) -> pd.DataFrame:
 def test_differences_by_hand():
     groups = {("e2e_ds", 0): [0.5, 0.7], ("local", 0): [0.1, 0.3], ("e2e_ds", 1): [0.9, 0.9],
               ("local", 1): [0.5, math.nan], ("e2e_ds", 2): [1.0]}  # fmt: skip
-    found = scores.score_differences(score_table(groups), resamples=500)
+    found = statistics.score_differences(score_table(groups), resamples=500)
     row = found.iloc[0]
     assert len(found) == 1
     assert row["value"] == pytest.approx((0.4 + 0.4) / 2)
     assert row["low"] <= row["value"] <= row["high"]
     assert (row["n_seeds"], row["n_first"], row["n_second"]) == (2, 4, 3)
-    assert not len(scores.score_differences(score_table({("local", 0): [0.1]})))
+    assert not len(statistics.score_differences(score_table({("local", 0): [0.1]})))
 
 
 def test_p_is_exact_where_it_can_be_counted():
     # Pool {0, 0, 1, 1}: means of two draws are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4, so
     # a difference as large as the observed 1 has probability 2/16.
-    p = scores.pooled_p([np.array([1.0, 1.0])], [np.array([0.0, 0.0])], resamples=20_000)
+    p = statistics.pooled_p([np.array([1.0, 1.0])], [np.array([0.0, 0.0])], resamples=20_000)
     assert p == pytest.approx(1 / 8, abs=0.01)
-    assert scores.pooled_p([np.array([0.3, 0.3])], [np.array([0.3])], resamples=10) == 1
+    assert statistics.pooled_p([np.array([0.3, 0.3])], [np.array([0.3])], resamples=10) == 1
 
 
 def test_p_and_interval_agree_with_a_t_test_on_large_samples():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0.55, 0.3, 150), rng.normal(0.5, 0.3, 170)
     table = score_table({("e2e_ds", 0): a.tolist(), ("local", 0): b.tolist()})
-    row = scores.score_differences(table, resamples=8000).iloc[0]
+    row = statistics.score_differences(table, resamples=8000).iloc[0]
     from scipy import stats
 
     test = stats.ttest_ind(a, b, equal_var=False)
@@ -222,12 +222,12 @@ def test_p_and_interval_agree_with_a_t_test_on_large_samples():
 
 def test_grouped_means_are_over_features_then_seeds():
     table = score_table({("local", 0): [0.0, 0.0, 0.3], ("local", 1): [0.9, math.nan]})
-    found = scores.grouped_means(table, "score", ["layer", "objective"])
+    found = statistics.grouped_means(table, "score", ["layer", "objective"])
     row = found.iloc[0]
     assert (row["layer"], row["objective"], row["n"]) == (6, "local", 4)
     assert row["value"] == pytest.approx((0.1 + 0.9) / 2)
     assert row["low"] < 0.2 and row["high"] == pytest.approx(0.9)
-    assert not len(scores.grouped_means(table.iloc[:0], "score", ["layer"]))
+    assert not len(statistics.grouped_means(table.iloc[:0], "score", ["layer"]))
 
 
 def test_beside_the_paper():
