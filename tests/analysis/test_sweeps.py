@@ -15,8 +15,8 @@ from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.train import TrainConfig, build_saes, train
 from e2e_lib.runs.load import SavedSAE
+from tests.helpers.run_folders import experiment
 from tests.helpers.tiny_models import D_MODEL, random_tokens, small_sae, tiny_model
-from tests.runs.test_tables import experiment
 
 HOOK = "blocks.2.hook_resid_pre"
 COEFFS = (1.0, 2.0, 4.0)

@@ -26,10 +26,10 @@ from pipeline.pages.notebook_html import write_notebook_html
 from pipeline.plan.profile import ROOT
 from pipeline.report import number, write_report
 from pipeline.run_notebook import NotebookError, run_notebook
-from tests.analysis.claims.test_checklist import NEW, write_run
 from tests.helpers.hostile import batch
+from tests.helpers.pages import EVIL, Page, png, put
+from tests.helpers.run_folders import NEW, write_run
 from tests.helpers.tiny_models import model_folder, small_sae
-from tests.pipeline.test_report import EVIL, Page, png, put
 
 KEY = "sk-this-is-a-secret-0123456789"
 SOURCES = sorted([*(ROOT / "e2e_lib").rglob("*.py"), *(ROOT / "pipeline").rglob("*.py")])

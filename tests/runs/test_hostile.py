@@ -36,7 +36,6 @@ from e2e_lib.runs.released import ReleasedSAE, read_released
 from pipeline.plan.profile import PROFILES, make_profile
 from pipeline.report import write_report
 from pipeline.run import parse_overrides
-from tests.analysis.claims.test_checklist import write_run
 from tests.helpers.hostile import (
     SIZES,
     VALUES,
@@ -46,8 +45,9 @@ from tests.helpers.hostile import (
     json_text,
     survives,
 )
+from tests.helpers.pages import put
+from tests.helpers.run_folders import write_run
 from tests.helpers.tiny_models import small_sae
-from tests.pipeline.test_report import put
 
 HOOK = "blocks.1.hook_resid_pre"
 KINDS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]

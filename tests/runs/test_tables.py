@@ -13,6 +13,7 @@ from e2e_lib.core.train import TrainedRun, train
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs import tables as runs
 from e2e_lib.runs.experiment import Experiment
+from tests.helpers.run_folders import HOOK, experiment
 from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
 
 DESIGN_COLUMNS = [
@@ -39,18 +40,6 @@ DESIGN_COLUMNS = [
     "train_seconds",
     "device",
 ]
-HOOK = "blocks.1.hook_resid_pre"
-
-
-def experiment(**values) -> Experiment:
-    standard = {
-        "model": "tiny", "train_data": "words", "validation_data": "words", "hook_names": (HOOK,),
-        "seed": 0, "dict_ratio": 2.0, "train_tokens": 80, "eval_tokens": 40, "context_size": 10,
-        "batch_size": 4, "micro_batch_size": 4,
-    }  # fmt: skip
-    return Experiment(**(standard | values))
-
-
 Made = tuple[Experiment, list, list[TrainedRun], list[Evaluation]]
 
 

@@ -13,7 +13,7 @@ from e2e_lib.analysis.interpret import cards
 from e2e_lib.analysis.interpret.cards import Card
 from e2e_lib.analysis.interpret.features import Example, activation_histogram
 from e2e_lib.analysis.interpret.protocol import Feature, Sample
-from tests.pipeline.test_report import Page, browser, chromium
+from tests.helpers.pages import Page, browser, chromium
 
 EVIL = "<script>document.title = 'broken'</script>"
 MARKUP = ["</span>", "<img src=x onerror=\"document.title='broken'\">", "&amp;", "'\"><b>", EVIL]
