@@ -26,7 +26,7 @@ help:
 	@echo "            PROFILE=tinystories|gpt2|published  the paper's own models, on a GPU"
 	@echo "            SHRINK=1  any profile in a few steps, to try the whole path"
 	@echo "            MODEL=folder-or-hub-name TRAIN=text VALIDATION=text   a model of your own"
-	@echo "            CLUSTER=slurm|kubernetes|folder   every notebook a job of a cluster"
+	@echo "            CLUSTER=slurm|folder   every notebook a job of a cluster"
 	@echo "make test   lint, unit tests, notebooks                      (17 minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
 	@echo "make lint   ruff and mypy alone                              (one minute)"

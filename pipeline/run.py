@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="workshop")
     parser.add_argument("--results", default="", help="folder (default: results/PROFILE[-MODEL])")
     parser.add_argument("--cores", default="", help="notebooks side by side (default: all; 1 GPU)")
-    parser.add_argument("--cluster", default="", help="slurm, kubernetes or a folder like theirs")
+    parser.add_argument("--cluster", default="", help="slurm, or a folder like its own")
     parser.add_argument("--shrink", action="store_true", help="a few steps, to try the whole path")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the profile")
     given = parser.parse_args(arguments)

@@ -1,16 +1,19 @@
 """How Snakemake is started: on this machine, or with a profile of its own for a cluster.
 
-A cluster is a folder with a Snakemake profile, `config.yaml`: one of those beside this file, or
-anyone's copy. Every node must see the project and the results folder at the same path.
+A cluster is a folder with a Snakemake profile, `config.yaml`: SLURM's in pipeline/cluster, or
+anyone's own, for whatever executor of Snakemake's is installed. Every node must see the project and
+the results folder at the same path.
 """
 
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +25,6 @@ from pipeline.plan.profile import ROOT
 
 SNAKEFILE = ROOT / "pipeline" / "Snakefile"
 CLUSTERS = ROOT / "pipeline" / "cluster"
-PLUGINS = CLUSTERS / "kubernetes"  # where the executor for pods with a shared volume is
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PASSED_ON = ("HF_", "WANDB_", "E2E_")  # beginnings of what else a job on a cluster is told
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -32,14 +34,18 @@ def cluster_folder(text: str) -> Path | None:
     """The folder of the cluster's profile: by its name here or by path; None without a cluster.
 
     Raises:
-        ConfigError: there is no such profile, or SLURM's commands are not on this machine.
+        ConfigError: there is no such profile, its executor is not installed, or SLURM's commands
+            are not on this machine.
     """
     if not text:
         return None
     known = sorted(path.parent.name for path in CLUSTERS.glob("*/config.yaml"))
     folder = CLUSTERS / text if text in known else Path(text).expanduser().resolve()
-    allowed = f"one of {', '.join(known)}, or a folder with a config.yaml"
+    allowed = f"{', '.join(known)} or a folder with a config.yaml"
     require((folder / "config.yaml").is_file(), "CLUSTER", text, allowed)
+    package = f"snakemake-executor-plugin-{executor_of(folder)}"
+    if executor_of(folder) != "local" and not find_spec(re.sub(r"\W", "_", package)):
+        raise ConfigError(f"CLUSTER is {text!r}, but its executor, {package}, is not installed.")
     if executor_of(folder) == "slurm" and not shutil.which("sbatch"):
         raise ConfigError(f"CLUSTER is {text!r}, but this machine has no sbatch: no SLURM client.")
     return folder
@@ -90,7 +96,7 @@ def job_prefix(results: Path) -> str:
 def cancel_leftovers(results: Path, cluster: Path) -> int:
     """Cancel SLURM jobs of this results folder that a killed pipeline left; returns how many.
 
-    Kubernetes' are not looked for: they end themselves when they see another pipeline's token.
+    Other clusters' are not looked for: they end themselves when they see another pipeline's token.
     """
     if executor_of(cluster) != "slurm":
         return 0
@@ -114,7 +120,7 @@ def environment(token: str = "") -> dict[str, str]:
     own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # of loading weights: timings, never the same
     own |= {"PYTHONWARNINGS": "ignore:IProgress not found"}  # tqdm asks for widgets we do not need
     own |= dict.fromkeys(THREADS, "1") | quiet | ({VARIABLE: token} if token else {})
-    paths = [str(ROOT), str(PLUGINS), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, **own, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
