@@ -137,18 +137,21 @@ def _names(node: ast.AST, library: Path) -> Iterator[str]:
     """The modules that an import statement may mean, by their full names."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
+        if any(alias.name == library.name for alias in node.names):  # as e2e_lib.train, and others
+            yield from public_names(library).values()
     elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
         yield node.module
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
         if node.module == library.name:
-            homes = _public(library)
+            homes = public_names(library)
             yield from (homes[alias.name] for alias in node.names if alias.name in homes)
 
 
 @cache
-def _public(library: Path) -> dict[str, str]:
+def public_names(library: Path = LIBRARY) -> dict[str, str]:
     """The module behind each name that the library hands on lazily: told to type checkers."""
     face = library / "__init__.py"
     tree = ast.parse(face.read_text("utf-8")) if face.is_file() else ast.Module([], [])
     froms = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
-    return {alias.name: str(node.module) for node in froms for alias in node.names}
+    named = ((a, str(node.module)) for node in froms for a in node.names)
+    return {alias.name: module for alias, module in named if alias.asname == alias.name}

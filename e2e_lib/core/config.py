@@ -17,6 +17,10 @@ class TrainConfig:
 
     Raises:
         ConfigError: a value outside what its comment allows.
+
+    >>> TrainConfig(Objective(1.5, kl_coeff=1.0), ("blocks.6.hook_resid_pre",), dict_ratio=-1.0)
+    Traceback (most recent call last):
+    e2e_lib.errors.ConfigError: dict_ratio is -1.0, but it must be above 0.
     """
 
     objective: Objective

@@ -202,6 +202,12 @@ def evaluate(
         sae_sets: each a mapping from hook name to SAE; the sets share the clean passes.
         rows: held-out text, at least one row of at least two tokens.
         batch_size: rows a pass. Only `explained_variance_paper` depends on it.
+
+    >>> from e2e_lib import load_model
+    >>> model, saes = load_model("storyworld"), {"blocks.2.hook_resid_pre": SAE(64, 128)}
+    >>> [result] = evaluate(model, [saes], torch.randint(451, (2, 16)))
+    >>> result.model["eval_tokens"], result.model["kl"] > 0
+    (32, True)
     """
     evaluators = [_Evaluator(model, saes) for saes in sae_sets]
     wanted = sorted({h for e in evaluators for h in [*hooks_to_keep(model, e.saes), *e.later]})

@@ -110,7 +110,14 @@ def clean_pass(
     *,
     logits: bool = True,
 ) -> CleanPass:
-    """Run the untouched model; without `logits`, stop as soon as the last hook has been seen."""
+    """Run the untouched model; without `logits`, stop as soon as the last hook has been seen.
+
+    >>> from e2e_lib import load_model
+    >>> hook = "blocks.2.hook_resid_pre"
+    >>> clean = clean_pass(load_model("storyworld"), torch.zeros(1, 5, dtype=torch.long), [hook])
+    >>> clean.activations[hook].shape, clean.logits.shape
+    (torch.Size([1, 5, 64]), torch.Size([1, 5, 451]))
+    """
     kept: dict[str, Tensor] = {}
     run = runner(model, list(hook_names))
     hidden = run_hooked(run, tokens, {h: _reader(kept, h) for h in hook_names}, whole=logits)
@@ -139,6 +146,13 @@ def spliced_pass(
         logits: whether the output is wanted; if not, stop after the last hook.
         p_norm: of the sparsity term, for `Coded.power_sum`.
         count: whether codes are counted, for `Coded.l0` and `Coded.fired`.
+
+    >>> from e2e_lib import load_model
+    >>> model, saes = load_model("storyworld"), {"blocks.2.hook_resid_pre": SAE(64, 128)}
+    >>> clean = clean_pass(model, torch.zeros(1, 5, dtype=torch.long))
+    >>> spliced = spliced_pass(model, clean, saes)
+    >>> spliced.outputs["blocks.2.hook_resid_pre"].shape, spliced.logits.shape
+    (torch.Size([1, 5, 64]), torch.Size([1, 5, 451]))
     """
     result = SplicedPass()
     others = [name for name in record if name not in saes]
@@ -205,6 +219,10 @@ def generate(
     """Continue `tokens` with the SAEs spliced in (none: the model itself); temperature 0 = greedy.
 
     Returns prompt and continuation. Sampling is seeded and leaves the global generator alone.
+
+    >>> from e2e_lib import load_model
+    >>> generate(load_model("storyworld"), torch.tensor([[7, 8]]), max_new_tokens=3).shape
+    torch.Size([1, 5])
     """
     require(temperature >= 0, "temperature", temperature, "at least 0")
     require(top_k is None or top_k >= 1, "top_k", top_k, "None or at least 1")

@@ -81,6 +81,9 @@ class Objective:
 
     Raises:
         ConfigError: a negative weight, p_norm below or at 0, or no term beside sparsity.
+
+    >>> Objective(1.5, kl_coeff=1.0).name, Objective(1.5, kl_coeff=1.0, local_coeff=0.1).name
+    ('e2e', 'custom')
     """
 
     sparsity_coeff: float  # λ

@@ -76,6 +76,14 @@ def train(
         DivergedError: a loss became infinite or undefined.
         OutOfMemoryError: a step does not fit into memory.
         StoppedError: a signal came, and the state has been saved.
+
+    >>> import torch
+    >>> from e2e_lib import load_model, named_objective
+    >>> hook, rows = "blocks.2.hook_resid_pre", torch.randint(451, (32, 16))
+    >>> config = TrainConfig(named_objective("e2e", 0.5), (hook,), dict_ratio=2.0)
+    >>> [run] = train(load_model("storyworld"), [config], rows, progress=False)
+    >>> run.saes[hook].d_sae, run.train_tokens
+    (128, 512)
     """
     allowed = "a number of seconds, at least 0"
     good = is_number(checkpoint_seconds) and checkpoint_seconds >= 0

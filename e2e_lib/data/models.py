@@ -56,6 +56,10 @@ def load_model(
 
     Raises:
         ModelError: no such device, folder or hub model, or files that cannot be read.
+
+    >>> model = load_model("storyworld")
+    >>> model.cfg.n_layers, model.cfg.d_model, model.cfg.d_vocab
+    (5, 64, 451)
     """
     path = model_path(name_or_folder)
     check_device(device)

@@ -19,7 +19,7 @@ from jaxtyping import Int, Int32
 from torch import Tensor
 from tqdm import tqdm
 
-from e2e_lib.data.text import Document, Ids, TextSource, read_documents
+from e2e_lib.data.text import Document, Ids, TextSource, read_documents, source_pair
 from e2e_lib.errors import DataError, require
 
 HELD_OUT_ONE_IN = 20  # documents held out when one source serves for training and validation
@@ -38,8 +38,8 @@ class Rows:
 
 
 def load_rows(
-    train: TextSource,
-    validation: TextSource,
+    train: TextSource | str,
+    validation: TextSource | str,
     tokenizer: Any,
     d_vocab: int,
     *,
@@ -47,6 +47,7 @@ def load_rows(
     n_validation: int,
     n_paper: int = 0,
     seed: int = 0,
+    context_size: int = 128,
 ) -> Rows:
     """Rows for training (order by `seed`), held-out rows, and the paper's evaluation rows.
 
@@ -54,10 +55,22 @@ def load_rows(
     All rows are read before any is trained on: a source that is too short is an error now and not
     after hours, and reading the paper's 400,000 rows takes minutes where training takes hours.
 
+    Args:
+        train, validation: two sources, or two names as `source_pair` takes them.
+        context_size: tokens a row, where names are given.
+
     Raises:
         DataError: a source cannot be read, has no usable column, holds fewer tokens than asked
             for, or tokens that the model does not know.
+
+    >>> from e2e_lib.storyworld import TOKEN_IDS, build_tokenizer
+    >>> texts = "storyworld", "storyworld"
+    >>> rows = load_rows(*texts, build_tokenizer(), len(TOKEN_IDS), n_train=8, n_validation=2)
+    >>> rows.train.shape, rows.validation.shape
+    (torch.Size([8, 128]), torch.Size([2, 128]))
     """
+    if not (isinstance(train, TextSource) and isinstance(validation, TextSource)):
+        train, validation = source_pair(str(train), str(validation), context_size)
     shared = _shared(train, validation)
     seen: set[bytes] = set()
 

@@ -81,6 +81,9 @@ def open_results(folder: str) -> Results:
 
     Raises:
         ResultsError: neither the folder nor the reference holds a finished run.
+
+    >>> open_results("results/reference").write.name
+    'reference'
     """
     asked, reference = project_path(folder), project_path(REFERENCE)
     if any(finished_runs(asked)):
@@ -207,6 +210,10 @@ def metrics_table(results: Path) -> pd.DataFrame:
 
     Raises:
         ResultsError: no finished run, or a damaged one.
+
+    >>> table = metrics_table(open_results("results/reference").read)
+    >>> sorted(table.objective.unique())
+    ['e2e', 'e2e_ds', 'local']
     """
     rows = []
     for run in _read_runs(results):
