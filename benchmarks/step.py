@@ -26,7 +26,7 @@ from e2e_lib.data.models import load_model
 from e2e_lib.engine.device import AUTO, PRECISIONS, chosen_precision
 from e2e_lib.engine.frozen_model import runner
 from e2e_lib.runs.provenance import peak_memory
-from tests import oracle
+from tests.helpers import oracle
 
 LEAST_SECONDS, LEAST_STEPS, MOST_STEPS = 2.0, 3, 200
 
