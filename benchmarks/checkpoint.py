@@ -20,8 +20,8 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.loop import Loop
 from e2e_lib.core.train import CHECKPOINT_SECONDS
 from e2e_lib.data.models import load_model
+from e2e_lib.files import source_path
 from e2e_lib.runs.experiment import Experiment, from_parameters, parse_sparsity_coeffs
-from e2e_lib.runs.tables import source_path
 from pipeline.plan.profile import load_profile
 from pipeline.plan.stages import stages
 

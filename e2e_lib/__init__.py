@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from e2e_lib.core.train import train as train
     from e2e_lib.data.models import load_model as load_model
     from e2e_lib.data.rows import load_rows as load_rows
+    from e2e_lib.runs.read import open_results as open_results
     from e2e_lib.runs.tables import metrics_table as metrics_table
-    from e2e_lib.runs.tables import open_results as open_results
 
 # Importing any library of the field imports tqdm.auto, which then asks for widgets that nothing
 # here needs, in a warning that would print a machine's folders into every executed notebook.

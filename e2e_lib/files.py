@@ -1,6 +1,10 @@
-"""Files that are there whole or not at all: written beside their place, then moved into it."""
+"""Where the project's files are; and files that are there whole or not at all.
+
+They are written beside their place, then moved into it.
+"""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +13,34 @@ from typing import Any
 from safetensors import SafetensorError
 
 from e2e_lib.errors import ResultsError, first_sentence
+
+
+def project_path(path: str | Path) -> Path:
+    """An absolute path as it is; a relative one under the project's root.
+
+    The root is the folder of the nearest pyproject.toml above the working directory, else above
+    the package, else the working directory: notebooks and the pipeline start in different folders.
+    """
+    path = Path(path).expanduser()
+    if path.is_absolute():
+        return path
+    here = Path.cwd()
+    for start in (here, Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "pyproject.toml").is_file() and (folder / "e2e_lib").is_dir():
+                return folder / path
+    return here / path
+
+
+def source_path(name: str) -> str:
+    """A model or data parameter with a relative local path resolved; other names unchanged."""
+    return str(project_path(name)) if project_path(name).exists() else name
+
+
+def shown_path(path: Path) -> str:
+    """A path as notebooks print it: relative to the project, so that no machine's folders show."""
+    root = project_path(".")
+    return os.path.relpath(path, root) if path.is_relative_to(root) else path.name
 
 
 @contextmanager

@@ -17,7 +17,9 @@ import pandas as pd
 
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.errors import E2EError, ResultsError
-from e2e_lib.runs.tables import REFERENCE, metrics_table, project_path
+from e2e_lib.files import project_path
+from e2e_lib.runs.read import REFERENCE
+from e2e_lib.runs.tables import metrics_table
 
 FOLDERS = ("figures", "tables", "skipped")
 FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")

@@ -8,7 +8,8 @@ from typing import Any
 
 from e2e_lib.errors import E2EError
 from e2e_lib.files import write_json
-from e2e_lib.runs.tables import finished_runs, metrics_table, write_metrics_table
+from e2e_lib.runs.read import finished_runs
+from e2e_lib.runs.tables import metrics_table, write_metrics_table
 from pipeline.plan.grid import Job, jobs, whole_batches
 from pipeline.plan.profile import Profile
 from pipeline.plan.stages import PUBLISHED, TRAIN

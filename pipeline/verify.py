@@ -22,7 +22,9 @@ from e2e_lib.analysis.claims.measures import WRITTEN
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.core.sae import SPARSITY, WEIGHTS
 from e2e_lib.errors import E2EError, ResultsError
-from e2e_lib.runs.tables import REFERENCE, metrics_table, project_path, write_metrics_table
+from e2e_lib.files import project_path
+from e2e_lib.runs.read import REFERENCE
+from e2e_lib.runs.tables import metrics_table, write_metrics_table
 from pipeline.compare.differences import FILES, Lacking, Outcome, compare_folders
 from pipeline.execution.executor import environment
 from pipeline.plan.notebook_parameters import NOTEBOOKS

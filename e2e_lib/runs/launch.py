@@ -1,4 +1,4 @@
-"""One training in several processes of this machine: the runs of a notebook, a GPU each.
+"""A notebook's trainings: in several processes of this machine, a GPU each; with a tracker.
 
 `train_in_processes` starts `torchrun` on this module and waits. What the processes leave behind is
 the runs' checkpoints at their last step, which the caller then takes up as if it had trained.
@@ -24,11 +24,40 @@ from e2e_lib.data.rows import load_rows
 from e2e_lib.data.text import source_pair
 from e2e_lib.engine.distributed import Processes
 from e2e_lib.errors import E2EError, require
-from e2e_lib.files import write_json, write_text
+from e2e_lib.files import source_path, write_json, write_text
 from e2e_lib.runs.experiment import Experiment
-from e2e_lib.runs.provenance import source_path
 
 ERROR = "error.txt"  # beside the specification: what a process that failed has to say
+
+
+class Tracker:
+    """Where a run's training curve may go besides its CSV; off by default.
+
+    Raises:
+        ConfigError: `kind` is neither `none` nor `wandb`.
+    """
+
+    def __init__(self, kind: str, name: str, config: dict[str, Any]) -> None:
+        """`config` is what Weights & Biases shows as the run's parameters.
+
+        It is used with the user's own settings (WANDB_PROJECT, WANDB_MODE, ...).
+        """
+        require(kind in ("none", "wandb"), "tracker", kind, "one of none, wandb")
+        self.run = None
+        if kind == "wandb":
+            import wandb
+
+            self.run = wandb.init(name=name, config=config, reinit="create_new")
+
+    def log(self, step: int, values: dict[str, float | int]) -> None:
+        """Record the values of one step."""
+        if self.run is not None:
+            self.run.log(values, step=step)
+
+    def finish(self) -> None:
+        """No more will come."""
+        if self.run is not None:
+            self.run.finish()
 
 
 def train_in_processes(

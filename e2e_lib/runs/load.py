@@ -19,8 +19,9 @@ from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import held_out_rows
 from e2e_lib.data.text import source_pair
 from e2e_lib.errors import ResultsError
-from e2e_lib.runs.provenance import model_digest, source_path
-from e2e_lib.runs.tables import run_config, sae_folder
+from e2e_lib.files import source_path
+from e2e_lib.runs.provenance import model_digest
+from e2e_lib.runs.read import run_config, sae_folder
 
 
 class Subject(NamedTuple):

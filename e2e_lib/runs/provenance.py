@@ -1,4 +1,4 @@
-"""Where the project is, and which code, versions and hardware stand behind a result."""
+"""Which code, versions, data and hardware stand behind a result."""
 
 import hashlib
 import os
@@ -6,13 +6,15 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from e2e_lib.files import project_path
+from e2e_lib.runs.read import finished_runs, origins, read_record
 from e2e_lib.source_code import library_digest
 from e2e_lib.storyworld import STORYWORLD_FOLDER
 
@@ -26,34 +28,6 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 CPU_FLAGS = re.compile(
     r"(sse4_2|avx|avx2|fma|f16c|avx512\w*|avx_\w+|amx_\w+|asimd|sve2?|bf16|i8mm)"
 )
-
-
-def project_path(path: str | Path) -> Path:
-    """An absolute path as it is; a relative one under the project's root.
-
-    The root is the folder of the nearest pyproject.toml above the working directory, else above
-    the package, else the working directory: notebooks and the pipeline start in different folders.
-    """
-    path = Path(path).expanduser()
-    if path.is_absolute():
-        return path
-    here = Path.cwd()
-    for start in (here, Path(__file__).resolve().parent):
-        for folder in (start, *start.parents):
-            if (folder / "pyproject.toml").is_file() and (folder / "e2e_lib").is_dir():
-                return folder / path
-    return here / path
-
-
-def source_path(name: str) -> str:
-    """A model or data parameter with a relative local path resolved; other names unchanged."""
-    return str(project_path(name)) if project_path(name).exists() else name
-
-
-def shown_path(path: Path) -> str:
-    """A path as notebooks print it: relative to the project, so that no machine's folders show."""
-    root = project_path(".")
-    return os.path.relpath(path, root) if path.is_relative_to(root) else path.name
 
 
 def content_digest(name: str) -> str | None:
@@ -185,6 +159,30 @@ def this_code() -> str:
         f"commit {commit}, code {facts['code']}, Python {facts['python']}, "
         f"torch {facts['packages']['torch'].split('+')[0]} with {facts['instruction_set']}"
     )
+
+
+def print_provenance(results: Path | None = None, names: Collection[str] = ()) -> None:
+    """One line, the last of a notebook: which runs it read, by which code, and the code at work.
+
+    Args:
+        results: folder of the runs; None where a notebook reads none.
+        names: of the runs that count; empty for all finished ones.
+    """
+    read = ""
+    if results is not None:
+        folders = [f for f in finished_runs(results) if not names or f.name in names]
+        records = [read_record(f) for f in folders]
+        found = [r["provenance"] for r in records]
+        seeds = sorted({r["config"]["seed"] for r in records})
+        commits = sorted({commit[:10] for commit in origins(found, "commit")})
+        torches = sorted({str(p["packages"]["torch"]).split("+")[0] for p in found if _torch(p)})
+        read = f"{len(records)} runs, seeds {', '.join(map(str, seeds))}, torch "
+        read += f"{', '.join(torches) or 'unknown'}, commit {', '.join(commits) or 'unknown'}; "
+    print(f"{read}this notebook: {this_code()}")
+
+
+def _torch(origin: Mapping[str, Any]) -> bool:
+    return isinstance(origin.get("packages"), dict) and "torch" in origin["packages"]
 
 
 @cache

@@ -1,8 +1,12 @@
 """Reading run folders, which may be damaged: every fault is a ResultsError that names the file.
 
-    read_run(folder)      what run.json and metrics.json say, checked
-    read_table(file)      a CSV of numbers, checked
-No torch here.
+    results/<profile>/saes/<run>/          <run> = <objective>-<hook>-l<λ>-s<seed>-<hash>
+        run.json       parameters, provenance, status; "ok" is what finished means
+        metrics.json   metrics by hook, and of the later blocks
+        rows.csv       metrics of each held-out row of text
+        curve.csv      the training curve
+        sae_weights.safetensors, cfg.json, sparsity.safetensors
+A run with SAEs at several hooks keeps each in a sub-folder named after its hook. No torch here.
 """
 
 import json
@@ -14,14 +18,24 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from e2e_lib.errors import ResultsError, first_sentence
+from e2e_lib.files import project_path, shown_path
 from e2e_lib.names import layer_of
 
+REFERENCE = "results/reference"
+CURVE = ("step", "tokens", "loss", "l0", "ce_increase", "grad_norm", "lr")  # columns of curve.csv
 HOOK = re.compile(r"[A-Za-z0-9_.]{1,200}")  # part of a path: no separators
 # Of each SAE in metrics.json.
 METRICS = (
     *("d_sae", "l0", "alive", "ce_clean", "ce_spliced", "ce_increase", "kl", "mse"),
     *("explained_variance", "top1_agreement", "grad_norm", "train_seconds", "train_tokens"),
 )
+
+
+class Results(NamedTuple):
+    """Folders an analysis reads runs from and writes figures to."""
+
+    read: Path
+    write: Path
 
 
 class Run(NamedTuple):
@@ -51,6 +65,60 @@ def finished_runs(results: Path) -> Iterator[Path]:
     """Folders of the finished runs, by name."""
     folders = (results / "saes").glob("*/run.json")
     return (f.parent for f in sorted(folders) if finished(f.parent))
+
+
+def open_results(folder: str) -> Results:
+    """Where an analysis reads and writes.
+
+    A folder with finished runs is both. Otherwise the committed results/reference is read and
+    figures go to results/notebook, so that looking never changes the reference.
+
+    Raises:
+        ResultsError: neither the folder nor the reference holds a finished run.
+
+    >>> open_results("results/reference").write.name
+    'reference'
+    """
+    asked, reference = project_path(folder), project_path(REFERENCE)
+    if any(finished_runs(asked)):
+        return Results(asked, asked)
+    if not any(finished_runs(reference)):
+        raise ResultsError(
+            f"results_folder is {folder!r}, but neither it nor {REFERENCE!r} holds a finished run: "
+            "train some with `make run`, or run notebooks/10_train.ipynb."
+        )
+    print(f"{folder} holds no finished runs yet: reading {REFERENCE}, writing results/notebook.")
+    return Results(reference, project_path("results/notebook"))
+
+
+def run_config(results: Path, run: str | None = None) -> dict[str, Any]:
+    """What run.json of a finished run says under `config`; without a name, of the first run.
+
+    Raises:
+        ResultsError: there is no such finished run, or it is damaged.
+    """
+    for folder in finished_runs(results):
+        if run in (None, folder.name):
+            config: dict[str, Any] = read_record(folder)["config"]
+            return config
+    what = "no finished run" if run is None else f"no finished run {run!r}"
+    raise ResultsError(f"results folder {shown_path(results)!r} holds {what}.")
+
+
+def sae_folder(results: Path, run: str, hook: str | None = None) -> Path:
+    """The folder that holds a run's weights.
+
+    Raises:
+        ResultsError: the weights are not there (results/reference ships the matched runs' alone).
+    """
+    folder = results / "saes" / run
+    nested = folder / hook if hook is not None and (folder / hook).is_dir() else folder
+    if not (nested / "sae_weights.safetensors").is_file():
+        raise ResultsError(
+            f"run {run!r} has no weights in {shown_path(results)!r}: the reference ships those of "
+            "the matched runs only; train it again with `make run PROFILE=storyworld`."
+        )
+    return nested
 
 
 def read_record(folder: Path) -> dict[str, Any]:

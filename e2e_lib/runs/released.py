@@ -26,9 +26,9 @@ from e2e_lib.core.sae import CONFIG, SAE, WEIGHTS
 from e2e_lib.core.train import TrainedRun
 from e2e_lib.data.formats import read_tensors
 from e2e_lib.errors import ModelError, first_sentence
+from e2e_lib.files import project_path
 from e2e_lib.paper import SIMILAR_CE, SIMILAR_L0
 from e2e_lib.runs.experiment import Experiment
-from e2e_lib.runs.provenance import project_path
 
 RELEASED = re.compile(r"(local|e2e|downstream)_similar_(ce|l0)_layer_(\d+)$")
 CHECKPOINT = re.compile(r"samples_(\d+)$")

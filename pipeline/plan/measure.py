@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from e2e_lib.runs.tables import source_path
+from e2e_lib.files import source_path
 
 ROWS = 16  # rows of held-out text: thousands of tokens, more than a median needs
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.data.text import READERS, named_split
-from e2e_lib.files import write_json
-from e2e_lib.runs.provenance import project_path, source_path
+from e2e_lib.files import project_path, source_path, write_json
 from pipeline.plan.profile import Profile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -2,7 +2,6 @@
 
 import math
 import re
-import socket
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from e2e_lib.core.config import config_dict, learning_rate_factor
 from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.train import DivergedError, TrainConfig, build_saes, train
 from e2e_lib.errors import ConfigError, ModelError
-from e2e_lib.runs.tracking import NoTracker, WandbTracker, make_tracker
 from tests.helpers.oracle import Adam, Terms, clipped, cosine_rate
 from tests.helpers.oracle import losses as oracle_losses
 from tests.helpers.tiny_models import D_MODEL, assert_sentence, random_tokens, small_sae, tiny_model
@@ -317,34 +315,3 @@ def test_a_configuration_is_plain_json():
     assert values["objective"]["kl_coeff"] == 1.0
     assert values["hook_names"] == (HOOK,)
     assert values["init_from"] == {}
-
-
-# ------------------------------------------------------------------ tracking
-def test_the_default_tracker_does_nothing():
-    tracker = make_tracker("none", "run", {})
-    assert isinstance(tracker, NoTracker)
-    tracker.log(0, {"loss": 1.0})
-    tracker.finish()
-
-
-def test_an_unknown_tracker():
-    with pytest.raises(ConfigError) as caught:
-        make_tracker("tensorboard", "run", {})
-    assert_sentence(caught, "tracker", "'tensorboard'", "none, wandb")
-
-
-@pytest.mark.filterwarnings("default")  # its import warns of other packages
-def test_wandb_disabled_stays_off_the_network(monkeypatch, tmp_path):
-    def refuse(*args, **kwargs):
-        raise AssertionError("no network here")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    tracker = make_tracker("wandb", "run", {"lr": 1.0})
-    assert isinstance(tracker, WandbTracker)
-    [run] = trained(
-        [config()], random_tokens(8), on_log=lambda i, entry: tracker.log(int(entry["step"]), entry)
-    )
-    tracker.finish()
-    assert len(run.curve) == 2

@@ -26,7 +26,8 @@ from e2e_lib.core.losses import named_objective
 from e2e_lib.core.train import TrainConfig, train
 from e2e_lib.paper import SIMILAR_CE, SIMILAR_L0
 from e2e_lib.runs.load import load_saes, load_subject
-from e2e_lib.runs.tables import metrics_table, run_config
+from e2e_lib.runs.read import run_config
+from e2e_lib.runs.tables import metrics_table
 from pipeline.plan.grid import jobs
 from pipeline.plan.model_size import KNOWN_SHAPES, model_shape
 from pipeline.plan.profile import load_profile

@@ -10,7 +10,8 @@ import pytest
 
 from e2e_lib.analysis.claims.verdicts import claims_markdown
 from e2e_lib.errors import ResultsError
-from e2e_lib.runs.tables import finished_runs, metrics_table
+from e2e_lib.runs.read import finished_runs
+from e2e_lib.runs.tables import metrics_table
 from pipeline.reference import FILES, copy_reference, runs_with_weights
 from tests.helpers.synthetic_results import write_results
 

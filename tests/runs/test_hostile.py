@@ -30,7 +30,7 @@ from e2e_lib.core.sae import CONFIG, SAE, SPARSITY, WEIGHTS, firing_frequency
 from e2e_lib.data.formats import read_tensors
 from e2e_lib.data.text import TextSource, read_documents
 from e2e_lib.errors import E2EError, ModelError
-from e2e_lib.runs import tables as runs
+from e2e_lib.runs import provenance, read, tables
 from e2e_lib.runs.experiment import Experiment, parse_sparsity_coeffs
 from e2e_lib.runs.released import ReleasedSAE, read_released
 from pipeline.plan.profile import PROFILES, make_profile
@@ -376,16 +376,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             {"row": [0, 1], "ce_clean": 1.0, "ce_increase": 0.1, "kl": 0.1, "l0": 5}
         )
         rows.to_csv(folder / "saes" / name / "rows.csv", index=False)
-        curve = pd.DataFrame({name: [0, 1] for name in runs.CURVE_FIRST})
+        curve = pd.DataFrame({name: [0, 1] for name in read.CURVE})
         curve.to_csv(folder / "saes" / name / "curve.csv", index=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "this_code", lambda: "")  # asks git, which takes its time
+        patch.setattr(provenance, "this_code", lambda: "")  # asks git, which takes its time
         yield folder
 
 
 TABLES = (
-    *(runs.metrics_table, runs.block_table, runs.row_table, runs.curve_table),
-    *(runs.write_metrics_table, runs.run_config, runs.print_provenance, checklist, compute_table),
+    *(tables.metrics_table, tables.block_table, tables.row_table, tables.curve_table),
+    *(tables.write_metrics_table, read.run_config, provenance.print_provenance),
+    *(checklist, compute_table),
 )
 
 

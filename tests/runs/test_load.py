@@ -12,7 +12,8 @@ from e2e_lib.data.text import source_pair
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs.load import clean_activations, load_saes, load_subject
 from e2e_lib.runs.provenance import model_digest
-from e2e_lib.runs.tables import metrics_table, run_config
+from e2e_lib.runs.read import run_config
+from e2e_lib.runs.tables import metrics_table
 from tests.helpers.synthetic_results import write_results
 
 

@@ -15,6 +15,7 @@ from e2e_lib.analysis.claims import verdicts
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.sae import SAE
 from e2e_lib.errors import ModelError
+from e2e_lib.runs.read import run_config
 from e2e_lib.runs.released import (
     as_trained,
     check_fit,
@@ -23,14 +24,8 @@ from e2e_lib.runs.released import (
     released_paths,
     shown,
 )
-from e2e_lib.runs.tables import (
-    block_table,
-    curve_table,
-    metrics_table,
-    run_config,
-    save_run,
-    write_metrics_table,
-)
+from e2e_lib.runs.save import save_run
+from e2e_lib.runs.tables import block_table, curve_table, metrics_table, write_metrics_table
 from tests.helpers.released_files import (
     authors_config,
     raw_weights,

@@ -11,8 +11,9 @@ from e2e_lib.core.evaluate import Evaluation, evaluate
 from e2e_lib.core.sae import SAE, firing_frequency
 from e2e_lib.core.train import TrainedRun, train
 from e2e_lib.errors import ResultsError
-from e2e_lib.runs import tables as runs
+from e2e_lib.runs import read, save, tables
 from e2e_lib.runs.experiment import Experiment
+from e2e_lib.runs.provenance import print_provenance
 from tests.helpers.run_folders import HOOK, experiment
 from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
 
@@ -59,7 +60,7 @@ def made() -> Made:
 def save_all(results, made: Made):
     plan, configs, trained, held_out = made
     return [
-        runs.save_run(results, plan.describe(c), t, e, e, source=plan.source)
+        save.save_run(results, plan.describe(c), t, e, e, source=plan.source)
         for c, t, e in zip(configs, trained, held_out, strict=True)
     ]
 
@@ -79,13 +80,13 @@ def test_a_saved_run_can_be_read_back(tmp_path, made):
     folders = save_all(tmp_path, made)
     assert [f.name for f in folders] == [plan.name(c) for c in configs]
     for folder, run, found in zip(folders, trained, held_out, strict=True):
-        assert runs.finished(folder)
+        assert read.finished(folder)
         names = {f.name for f in folder.iterdir()}
         assert names == {
             "run.json", "metrics.json", "rows.csv", "curve.csv", "cfg.json",
             "sae_weights.safetensors", "sparsity.safetensors",
         }  # fmt: skip
-        assert SAE.load(runs.sae_folder(tmp_path, folder.name)).d_sae == run.saes[HOOK].d_sae
+        assert SAE.load(read.sae_folder(tmp_path, folder.name)).d_sae == run.saes[HOOK].d_sae
         assert int((firing_frequency(folder) > 0).sum()) == found.saes[HOOK]["alive"]
         metadata = json.loads((folder / "cfg.json").read_text())["metadata"]
         assert metadata["hook_name"] == HOOK
@@ -106,32 +107,32 @@ def test_run_json_is_written_last(tmp_path, made, monkeypatch):
 
     arguments = (tmp_path, plan.describe(configs[0]), trained[0], held_out[0])
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "provenance", fail)
+        patch.setattr(save, "provenance", fail)
         with pytest.raises(OSError, match="disk is full"):
-            runs.save_run(*arguments)
+            save.save_run(*arguments)
     folder = tmp_path / "saes" / plan.name(configs[0])
     assert (folder / "metrics.json").is_file(), "the failure came late"
-    assert not runs.finished(folder)
-    assert list(runs.finished_runs(tmp_path)) == []
+    assert not read.finished(folder)
+    assert list(read.finished_runs(tmp_path)) == []
     assert plan.pending(tmp_path, configs) == configs
     with pytest.raises(ResultsError) as caught:
-        runs.metrics_table(tmp_path)
+        tables.metrics_table(tmp_path)
     assert_sentence(caught, "results folder", "no finished run")
-    runs.save_run(*arguments)
-    assert runs.finished(folder)
+    save.save_run(*arguments)
+    assert read.finished(folder)
     assert plan.pending(tmp_path, configs) == configs[1:]
     with monkeypatch.context() as patch:  # a second writing that fails half-way
-        patch.setattr(runs, "provenance", fail)
+        patch.setattr(save, "provenance", fail)
         with pytest.raises(OSError, match="disk is full"):
-            runs.save_run(*arguments)
-    assert not runs.finished(folder), "half new, half old is not finished"
+            save.save_run(*arguments)
+    assert not read.finished(folder), "half new, half old is not finished"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "running"}', "null"])
 def test_only_status_ok_is_finished(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    assert not runs.finished(tmp_path)
-    assert not runs.finished(tmp_path / "nowhere")
+    assert not read.finished(tmp_path)
+    assert not read.finished(tmp_path / "nowhere")
 
 
 def test_json_is_whole_and_plain(tmp_path):
@@ -164,7 +165,7 @@ def test_names_are_stable_and_tell_runs_apart():
 
 def test_a_name_is_a_plain_file_name():
     config = {"hook_names": ["a/b c"], "objective": {"sparsity_coeff": 1e-4}, "seed": 0}
-    name = runs.run_name(config | {"objective_name": "custom"})
+    name = save.run_name(config | {"objective_name": "custom"})
     assert name.startswith("custom-a_b_c-l0.0001-s0-")
 
 
@@ -172,8 +173,8 @@ def test_a_name_is_a_plain_file_name():
 def test_metrics_table(tmp_path, made):
     _plan, configs, _trained, held_out = made
     save_all(tmp_path, made)
-    table = runs.metrics_table(tmp_path)
-    assert list(table.columns[: len(runs.METRICS_FIRST)]) == runs.METRICS_FIRST
+    table = tables.metrics_table(tmp_path)
+    assert list(table.columns[: len(tables.METRICS_FIRST)]) == tables.METRICS_FIRST
     assert set(DESIGN_COLUMNS) <= set(table.columns)
     assert {"alive_paper", "ce_increase_paper", "l0_paper", "explained_variance_paper"} <= set(
         table.columns
@@ -189,7 +190,7 @@ def test_metrics_table(tmp_path, made):
     assert pd.isna(table.kl_coeff["local"])
     assert table.kl_coeff["e2e"] == 1
     assert table.downstream_coeff["e2e_ds"] == 2.5
-    path = runs.write_metrics_table(tmp_path)
+    path = tables.write_metrics_table(tmp_path)
     columns = ["run", "model", "objective", *table.columns[2:], "flags"]
     assert list(pd.read_csv(path).columns) == columns
 
@@ -197,7 +198,7 @@ def test_metrics_table(tmp_path, made):
 def test_other_tables(tmp_path, made):
     save_all(tmp_path, made)
     blocks, rows, curves = (
-        t(tmp_path) for t in (runs.block_table, runs.row_table, runs.curve_table)
+        t(tmp_path) for t in (tables.block_table, tables.row_table, tables.curve_table)
     )
     for table in (blocks, rows, curves):
         assert {"run", "objective", "layer", "seed", "sparsity_coeff"} <= set(table.columns)
@@ -210,43 +211,43 @@ def test_other_tables(tmp_path, made):
 def test_several_hooks_give_a_row_and_a_folder_each(tmp_path):
     hooks = (HOOK, "blocks.2.hook_mlp_out")
     folder = save_all(tmp_path, make(hook_names=hooks))[0]
-    table = runs.metrics_table(tmp_path)
+    table = tables.metrics_table(tmp_path)
     assert len(table) == 6
     assert set(table.layer) == {1, 2}
     for hook in hooks:
-        assert SAE.load(runs.sae_folder(tmp_path, folder.name, hook)).d_in == 12
+        assert SAE.load(read.sae_folder(tmp_path, folder.name, hook)).d_in == 12
 
 
 def test_weights_that_were_not_shipped(tmp_path, made):
     folder = save_all(tmp_path, made)[0]
     (folder / "sae_weights.safetensors").unlink()
     with pytest.raises(ResultsError) as caught:
-        runs.sae_folder(tmp_path, folder.name)
+        read.sae_folder(tmp_path, folder.name)
     assert folder.name in str(caught.value)
 
 
 def test_provenance_in_one_line(tmp_path, made, capsys):
     save_all(tmp_path, made)
-    runs.print_provenance(tmp_path)
+    print_provenance(tmp_path)
     printed = capsys.readouterr().out
     assert printed.startswith("3 runs, seeds 0, torch 2.")
     assert "; this notebook: commit " in printed
     assert printed.count("\n") == 1
-    runs.print_provenance()
+    print_provenance()
     assert capsys.readouterr().out == printed.split("; ")[1]
 
 
 def test_runs_of_older_versions_can_be_read(tmp_path, made, capsys):
     """Folders that were written before costs and processors were recorded."""
     save_all(tmp_path, made)
-    before = runs.metrics_table(tmp_path)
+    before = tables.metrics_table(tmp_path)
     for path in tmp_path.glob("saes/*/run.json"):
         record = json.loads(path.read_text())
         record = {"status": "ok", "config": record["config"], "provenance": {"commit": "c" * 40}}
         del record["config"]["init_from"]
         path.write_text(json.dumps(record))
-    assert runs.metrics_table(tmp_path).equals(before)
-    runs.print_provenance(tmp_path)
+    assert tables.metrics_table(tmp_path).equals(before)
+    print_provenance(tmp_path)
     assert capsys.readouterr().out.startswith("3 runs, seeds 0, torch unknown, commit cccccccccc;")
 
 
@@ -266,7 +267,7 @@ def test_a_damaged_run_is_named(tmp_path, made, name, text, says):
     folder = save_all(tmp_path, made)[0]
     (folder / name).write_text(text)
     with pytest.raises(ResultsError) as caught:
-        runs.metrics_table(tmp_path)
+        tables.metrics_table(tmp_path)
     assert_sentence(caught, folder.name, name, says)
 
 
@@ -275,38 +276,38 @@ def test_a_damaged_table_of_rows_is_named(tmp_path, made, text):
     folder = save_all(tmp_path, made)[0]
     (folder / "rows.csv").write_text(text)
     with pytest.raises(ResultsError) as caught:
-        runs.row_table(tmp_path)
+        tables.row_table(tmp_path)
     assert_sentence(caught, folder.name, "rows.csv")
 
 
 # ------------------------------------------------------------------ where to read and write
 def test_open_results(project, made, capsys):
     with pytest.raises(ResultsError) as caught:
-        runs.open_results("results/mine")
+        read.open_results("results/mine")
     assert_sentence(caught, "results_folder", "'results/mine'", "make run")
     save_all(project / "results" / "reference", made)
-    opened = runs.open_results("results/mine")
+    opened = read.open_results("results/mine")
     assert opened == (project / "results/reference", project / "results/notebook")
     assert "results/mine" in capsys.readouterr().out
     save_all(project / "results" / "mine", made)
-    assert runs.open_results("results/mine") == (project / "results/mine",) * 2
+    assert read.open_results("results/mine") == (project / "results/mine",) * 2
     assert capsys.readouterr().out == ""
 
 
 def test_paths_are_relative_to_the_project(project, monkeypatch):
     (project / "notebooks").mkdir()
     monkeypatch.chdir(project / "notebooks")
-    assert runs.project_path("results/a") == project / "results/a"
-    assert runs.project_path(project / "b") == project / "b"
-    assert runs.source_path("gpt2") == "gpt2"
+    assert files.project_path("results/a") == project / "results/a"
+    assert files.project_path(project / "b") == project / "b"
+    assert files.source_path("gpt2") == "gpt2"
     (project / "model").mkdir()
-    assert runs.source_path("model") == str(project / "model")
+    assert files.source_path("model") == str(project / "model")
 
 
 def test_a_skipped_figure_is_recorded(project, capsys):
     results = project / "results"
     files.write_text(results / "figures" / "pareto.png", "old")
-    runs.skip_figure(results, "pareto", "there is one layer only.")
+    tables.skip_figure(results, "pareto", "there is one layer only.")
     assert not (results / "figures" / "pareto.png").exists()
     record = json.loads((results / "skipped" / "pareto.json").read_text())
     assert record == {"name": "pareto", "reason": "there is one layer only."}
@@ -327,9 +328,9 @@ def test_a_full_disk_ends_in_one_sentence_and_no_finished_run(tmp_path, made, mo
     if name == "sae_weights":
         monkeypatch.setattr("e2e_lib.core.sae.save_file", full)
     with pytest.raises(ResultsError) as caught:
-        runs.save_run(tmp_path, plan.describe(configs[0]), trained[0], held_out[0])
+        save.save_run(tmp_path, plan.describe(configs[0]), trained[0], held_out[0])
     assert_sentence(caught, name, "cannot be written", "No space left on device")
-    assert list(runs.finished_runs(tmp_path)) == []
+    assert list(read.finished_runs(tmp_path)) == []
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -337,5 +338,5 @@ def test_a_results_folder_that_cannot_be_written_to(tmp_path, made):
     plan, configs, trained, held_out = made
     (tmp_path / "saes").write_text("a file where a folder should be")
     with pytest.raises(ResultsError) as caught:
-        runs.save_run(tmp_path, plan.describe(configs[0]), trained[0], held_out[0])
+        save.save_run(tmp_path, plan.describe(configs[0]), trained[0], held_out[0])
     assert_sentence(caught, "cannot be written to the folder")

@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from e2e_lib.errors import is_number
-from e2e_lib.runs.flags import DEAD, DEAD_BELOW, DENSE, UNKNOWN, flagged
 from e2e_lib.runs.read import Run, finished, finished_runs, read_run
-from e2e_lib.runs.tables import metrics_table
+from e2e_lib.runs.tables import DEAD, DEAD_BELOW, DENSE, UNKNOWN, flagged, metrics_table
 
 UNKNOWN_VALUE = "not recorded"
 LISTED = 12  # values of a parameter that are written out

@@ -10,7 +10,7 @@ import pytest
 from e2e_lib.analysis.claims import checklist
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs import provenance
-from e2e_lib.runs.flags import flagged
+from e2e_lib.runs.tables import flagged
 from e2e_lib.source_code import library_digest
 from tests.helpers.run_folders import METRICS, OLD, write_run
 
