@@ -4,8 +4,10 @@ A value may be anything that a file, a command line or a notebook's cell can hol
 asked what it is.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import wraps
 from re import split
 from typing import Any
 
@@ -34,6 +36,27 @@ class ModelError(E2EError, ValueError):
 
 class ResultsError(E2EError, ValueError):
     """A results folder does not hold what an analysis needs."""
+
+
+def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
+    """Make a command line of `main`: called with its arguments, or with the process's own.
+
+    It returns the exit status: what `main` does, 0 for None; 2 after an E2EError, whose sentence is
+    printed; 130 after Ctrl-C, whose words, if it has any, are.
+    """
+
+    @wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return main(list(sys.argv[1:] if arguments is None else arguments)) or 0
+        except E2EError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as stop:
+            print(f"\nStopped{'; ' if str(stop) else ''}{stop}.", file=sys.stderr)
+            return 130
+
+    return run
 
 
 def require(condition: bool, parameter: str, value: object, allowed: str) -> None:

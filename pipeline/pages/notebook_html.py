@@ -2,10 +2,11 @@
 
 import base64
 import json
-from html import escape
+import re
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
 from pygments.formatters import HtmlFormatter
@@ -13,9 +14,7 @@ from pygments.formatters import HtmlFormatter
 from e2e_lib.errors import ResultsError
 from e2e_lib.files import write_text
 from e2e_lib.plots.style import small_png
-
-STYLES = Path(__file__).with_name("report.css"), Path(__file__).with_name("notebook.css")
-STYLE_SHEET = "page.css"
+from pipeline.pages.render import render, style
 
 
 class SmallPictures(Preprocessor):
@@ -48,40 +47,24 @@ def write_notebook_html(notebook: Path) -> Path:
             f"executed notebook {notebook.name!r} is damaged ({type(error).__name__}): delete it "
             "and run it again."
         ) from error
-    write_text(page, _page(notebook_title(notebook), body))
+    title = notebook_title(notebook)
+    write_text(page, render("notebook.html.j2", title=title, body=Markup(body)))
     return page
 
 
 def write_style_sheet(folder: Path) -> None:
     """Write what all pages of a folder look like: the report's style, notebooks', and code's."""
     colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
-    parts = [*(path.read_text(encoding="utf-8") for path in STYLES), colours, ""]
-    write_text(folder / STYLE_SHEET, "\n".join(parts))
-
-
-def _page(title: str, body: str) -> str:
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
-        f'<link rel="stylesheet" href="{STYLE_SHEET}">\n'
-        f"</head>\n<body>\n<main class='notebook'>\n{body}\n</main>\n"
-        "</body>\n</html>\n"
-    )
+    text = "\n".join([style("report.css", "notebook.css"), colours, ""])
+    write_text(folder / "page.css", text)
 
 
 def notebook_title(notebook: Path) -> str:
     """The first heading of a notebook, or its file name."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        sources = [_lines(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+        texts = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return notebook.stem
-    lines = (line for source in sources for line in source)
-    return next(
-        (line.lstrip("# ").strip() for line in lines if line.startswith("#")), notebook.stem
-    )
-
-
-def _lines(source: str | list[str]) -> list[str]:
-    return "".join(source).splitlines()
+    heading = re.search(r"^#[# ]*(.*)", "\n".join(texts), re.M)
+    return heading[1].strip() if heading else notebook.stem

@@ -3,10 +3,11 @@
 import csv
 import json
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from e2e_lib.errors import ResultsError
+from e2e_lib.errors import ResultsError, is_number
 
 Json = Mapping[str, Any]
 
@@ -30,8 +31,20 @@ def read_json(path: Path, default: Any) -> Any:
 
 
 def read_all(folder: Path) -> list[Json]:
-    """Every JSON file of a folder; `name` is the file's, for it leads to other files."""
-    return [{**read_json(path, {}), "name": path.stem} for path in sorted(folder.glob("*.json"))]
+    """Every JSON file of a folder in the order in which a notebook saved them, else by name.
+
+    `name` is the file's, for it leads to other files.
+    """
+    found = [{**read_json(path, {}), "name": path.stem} for path in folder.glob("*.json")]
+    return sorted(found, key=_place)
+
+
+def _place(facts: Json) -> tuple[list[float], str]:
+    """The notebook's number and the place in it, as `order` says, for sorting; without, the end."""
+    order = facts.get("order")
+    if isinstance(order, list) and all(map(is_number, order)):
+        return order, facts["name"]
+    return [inf], facts["name"]
 
 
 def read_rows(path: Path) -> list[list[str]]:

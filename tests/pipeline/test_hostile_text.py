@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from e2e_lib.runs import tables as runs
 from pipeline.execution.scrub import scrub_text
 from pipeline.pages.notebook_html import write_notebook_html
 from pipeline.plan.profile import ROOT
-from pipeline.report import number, write_report
+from pipeline.report import write_report
 from pipeline.run_notebook import NotebookError, run_notebook
 from tests.helpers.hostile import batch
 from tests.helpers.pages import EVIL, Page, png, put
@@ -107,8 +108,12 @@ def test_reports_hold_text_and_no_markup_of_it(
 
 
 @pytest.mark.parametrize("text", ["<b>", "<script>alert(1)</script>", "<i>1.5", "&"])
-def test_a_cell_of_a_table_is_escaped_with_a_dot_in_it_and_without(text: str) -> None:
-    assert "<" not in number(text) and number(text) != "&"
+def test_a_cell_of_a_table_is_escaped_with_a_dot_in_it_and_without(
+    tmp_path: Path, text: str
+) -> None:
+    put(tmp_path / "tables" / "a.json", {"title": "t"})
+    (tmp_path / "tables" / "a.csv").write_text(f"{text},1.5\n{text},1.5\n", encoding="utf-8")
+    assert f"<td>{escape(text)}</td><td>1.5</td>" in write_report(tmp_path).read_text()
 
 
 def test_a_page_or_notebook_cannot_be_named_into_a_script(tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ def test_figures_claims_and_skips_are_there(results: Path) -> None:
     assert {"notebooks/20_pareto.html", "notebooks/20_pareto.ipynb"} <= links
 
 
+def test_figures_stand_in_the_order_in_which_they_were_saved(results: Path) -> None:
+    """Notebook and place, if they are said; those of an older run come after them, by name."""
+
+    def shown() -> list[str | None]:
+        page = Page(write_report(results).read_text(encoding="utf-8"))
+        return [figure["id"] for figure in page.all("figure")]
+
+    assert shown() == ["geometry", "pareto"]
+    for name, order in (("a", [20, 10]), ("b", [20, 2]), ("c", [3, 1]), ("d", "no order")):
+        put(results / "figures" / f"{name}.json", {"name": name, "title": "t", "order": order})
+    assert shown() == ["c", "b", "a", "d", "geometry", "pareto"]
+
+
 def test_page_is_accessible_and_needs_no_network(results: Path) -> None:
     text = write_report(results).read_text(encoding="utf-8")
     page = Page(text)

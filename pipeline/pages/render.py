@@ -1,0 +1,49 @@
+"""HTML from the templates beside this file: every value escaped, a dash where there is none."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, Undefined
+from markupsafe import Markup
+
+PAGES = Path(__file__).parent
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template gives of these values; only `Markup` is taken for HTML."""
+    return _environment().get_template(template).render(values)
+
+
+def style(*names: str) -> Markup:
+    """The style sheets of these names, one after another."""
+    return Markup("\n".join((PAGES / name).read_text(encoding="utf-8") for name in names))
+
+
+def number(text: str) -> str:
+    """A cell of a CSV: floats to four digits, anything else as it is."""
+    try:
+        return text if "." not in text else f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
+@cache
+def _environment() -> Environment:
+    own = Environment(
+        loader=FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown, keep_trailing_newline=True,
+    )  # fmt: skip
+    own.filters |= {"number": number, "compact": _compact}
+    return own
+
+
+def _shown(value: Any) -> Any:
+    """A dash for nothing, floats to three digits, anything else as it is."""
+    nothing = value is None or isinstance(value, Undefined)
+    return "–" if nothing else f"{value:.3g}" if type(value) is float else value
+
+
+def _compact(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
