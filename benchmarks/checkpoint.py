@@ -17,8 +17,7 @@ import torch
 
 from benchmarks.__main__ import ROOT, hardware
 from e2e_lib.core.config import TrainConfig
-from e2e_lib.core.loop import Loop
-from e2e_lib.core.train import CHECKPOINT_SECONDS
+from e2e_lib.core.train import CHECKPOINT_SECONDS, Trainer
 from e2e_lib.data.models import load_model
 from e2e_lib.files import source_path
 from e2e_lib.runs.experiment import Experiment, from_parameters, parse_sparsity_coeffs
@@ -34,16 +33,16 @@ def measure(experiment: Experiment, configs: Sequence[TrainConfig]) -> dict[str,
     generator = torch.Generator().manual_seed(1)
     shape = (experiment.train_rows, experiment.context_size)
     rows = torch.randint(1, model.cfg.d_vocab, shape, generator=generator, dtype=torch.int32)
-    loop = Loop(model, configs, rows)
+    trainer = Trainer(model, configs, rows)
     for _ in range(WARM):
-        loop.advance()
-    step = statistics.median(_seconds(loop.advance) for _ in range(STEPS))
+        trainer.step()
+    step = statistics.median(_seconds(trainer.step) for _ in range(STEPS))
     (ROOT / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as place:
         folders = [Path(place, str(i)) for i in range(len(configs))]
-        save = statistics.median(_seconds(lambda: loop.save(folders)) for _ in range(SAVES))
+        save = statistics.median(_seconds(lambda: trainer.save(folders)) for _ in range(SAVES))
         size = sum(max(f.stat().st_size for f in folder.iterdir()) for folder in folders)
-    training = step * loop.steps
+    training = step * trainer.steps
     saves = math.floor(training / CHECKPOINT_SECONDS) + 1
     return {
         "saes": len(configs),

@@ -20,8 +20,8 @@ from e2e_lib.core.config import TrainConfig, learning_rate_factor
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
-from e2e_lib.core.sae_run import resolved_objective
-from e2e_lib.core.train import build_saes, train
+from e2e_lib.core.sae_run import build_saes, resolved_objective
+from e2e_lib.core.train import train
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
 from e2e_lib.data.text import source_pair

@@ -19,9 +19,9 @@ from torch import Tensor
 from benchmarks.shapes import Shape, shapes
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.hooks import clean_pass
-from e2e_lib.core.loop import Loop
 from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae_run import resolved_objective
+from e2e_lib.core.train import Trainer
 from e2e_lib.data.models import load_model
 from e2e_lib.engine.device import AUTO, PRECISIONS, chosen_precision
 from e2e_lib.engine.frozen_model import runner
@@ -71,18 +71,18 @@ def bias_for(active: float, activations: Tensor, W_enc: Tensor) -> float:
 
 def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:
     """The library's step."""
-    loop = Loop(
+    trainer = Trainer(
         model, configs(shape, case, str(rows.device)), rows.cpu().repeat(MOST_STEPS + 2, 1), logs=1
     )
-    loop.log_every = MOST_STEPS + 9  # logged steps evaluate; few steps of a training are
-    loop.steps += 9  # so that no measured step is the last
-    loop.step = 1
+    trainer.log_every = MOST_STEPS + 9  # logged steps evaluate; few steps of a training are
+    trainer.steps += 9  # so that no measured step is the last
+    trainer.done = 1
     with torch.no_grad():
         seen = clean_pass(model, rows, [shape.hook], logits=False).activations[shape.hook]
-        for run in loop.runs:
+        for run in trainer.runs:
             for sae in run.saes.values():
                 sae.b_enc += bias_for(case.active, seen, sae.W_enc)
-    return lambda: loop.advance() and None
+    return lambda: trainer.step() and None
 
 
 def compile_blocks(model) -> None:
@@ -107,14 +107,14 @@ def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], No
     """The tests' oracle: two full hooked passes, full logits, eager, Adam as it comes."""
     settings = configs(shape, case, str(rows.device))
     objectives = [resolved_objective(model, config) for config in settings]
-    loop = Loop(model, settings, rows.cpu(), logs=1)  # for its initial weights alone
+    trainer = Trainer(model, settings, rows.cpu(), logs=1)  # for its initial weights alone
     _, activations = oracle.clean(model, rows)
     sets = []
-    for run in loop.runs:
+    for run in trainer.runs:
         weights = {n: p.detach().clone() for n, p in run.saes[shape.hook].named_parameters()}
         weights["b_enc"] += bias_for(case.active, activations[shape.hook], weights["W_enc"])
         sets.append({n: w.contiguous().requires_grad_() for n, w in weights.items()})
-    del loop
+    del trainer
     optimisers = [torch.optim.Adam(weights.values(), lr=1e-9) for weights in sets]
 
     def step() -> None:

@@ -45,16 +45,16 @@ def test_both_paths_start_alike_and_fire_as_often_as_said(objective, monkeypatch
     rows = torch.randint(1, 30, (2, 10), generator=torch.Generator().manual_seed(0))
     case = Case("tiny", objective, "default", 2, 0.2)
     ours = step.default_step(tiny_model(), TINY, case, rows)
-    loop = next(c.cell_contents for c in ours.__closure__ if hasattr(c.cell_contents, "runs"))
+    trainer = next(c.cell_contents for c in ours.__closure__ if hasattr(c.cell_contents, "runs"))
     ours()
-    for run in loop.runs:
+    for run in trainer.runs:
         coded = run.coded[TINY.hook]
         share = float((coded.fired > 0).float().mean())
         assert 0.2 <= share <= 1
         sae = run.saes[TINY.hook]
         x = step.oracle.clean(tiny_model(), rows)[1][TINY.hook]
         assert float((sae.encode(x) > 0).float().mean()) == pytest.approx(0.2, abs=0.05)
-    assert loop.advance() == [], "no measured step is a logged one"
+    assert trainer.step() == [], "no measured step is a logged one"
     step.plain_step(tiny_model(), TINY, case, rows)()
 
 

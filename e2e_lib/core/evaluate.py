@@ -221,3 +221,19 @@ def evaluate(
         for evaluator, run, own in zip(evaluators, runs, metrics, strict=True):
             evaluator.add(run, clean.activations, clean_ce, own)
     return [e.result(rows.numel()) for e in evaluators]
+
+
+@torch.no_grad()
+def ce_increases(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    sae_sets: Sequence[Mapping[str, SAE]],
+) -> list[float]:
+    """CE increase in nats per predicted token of each set of SAEs on one batch of training text."""
+    kept = list(dict.fromkeys(h for saes in sae_sets for h in hooks_to_keep(model, saes)))
+    clean = clean_pass(model, tokens, kept)
+    runs = [spliced_pass(model, clean, saes, count=False) for saes in sae_sets]
+    assert clean.hidden is not None
+    hidden = [run.hidden for run in runs if run.hidden is not None]
+    clean_ce, metrics = token_metrics(clean.head, tokens, clean.hidden, hidden)
+    return [float(m.cross_entropy.mean()) - float(clean_ce.mean()) for m in metrics]

@@ -12,9 +12,11 @@ its codes:
 
 β is split over the compared positions by that last mean. Named objectives (paper sections
 2.2–2.4): `local` (reconstruction), `e2e` (kl 1), `e2e_ds` (kl 0.5 and downstream).
+
+`compute` is the loss: the training loop calls nothing else of this module.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +24,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from e2e_lib.core.hooks import CleanPass, SplicedPass
+from e2e_lib.engine.logits import ValueAndGradient, means_over_tokens, softmax
 from e2e_lib.errors import ConfigError, is_number, require
+
+NAMES = ("local", "e2e", "e2e_ds")  # of the paper's objectives
 
 
 def sparsity_loss(power_sums: Float[Tensor, "..."], d_in: int, p: float = 1.0) -> Float[Tensor, ""]:
@@ -60,10 +66,11 @@ def downstream_loss(
 def token_kl(
     clean_logits: Float[Tensor, "... vocab"], spliced_logits: Float[Tensor, "... vocab"]
 ) -> Float[Tensor, "..."]:
-    """KL(clean ‖ spliced) of every token, in nats, from full logits.
+    """KL(clean ‖ spliced) of every token, in nats: what training minimises and evaluation reports.
 
-    Training and evaluation compute it in chunks of tokens (`output`), in this direction too, as
-    the authors do; section 2.3 prints the other one.
+    The direction is that of the authors' code; section 2.3 prints the other one. Training takes it
+    from `kl_to`, the same with its gradient in closed form; for another loss of the output, give
+    `by_autograd` of a function like this one to `means_over_tokens` in `compute`.
 
     >>> clean = torch.log(torch.tensor([[0.5, 0.5]]))
     >>> spliced = torch.log(torch.tensor([[0.25, 0.75]]))
@@ -73,6 +80,23 @@ def token_kl(
     clean = F.log_softmax(clean_logits.detach(), dim=-1)
     spliced = F.log_softmax(spliced_logits, dim=-1)
     return F.kl_div(spliced, clean, reduction="none", log_target=True).sum(-1)
+
+
+def kl_to(clean_logits: Float[Tensor, "... vocab"]) -> ValueAndGradient:
+    """`token_kl` from these clean logits, with its gradient to the spliced ones: q − p.
+
+    The softmax p of the clean logits is made once for however many spliced passes.
+    """
+    p, clean_sum = softmax(clean_logits)
+
+    def value_and_gradient(logits: Tensor) -> tuple[Tensor, Tensor]:
+        q, own_sum = softmax(logits.float())
+        # Σ p (log p − log q), by the differences of logits: exact where both are alike.
+        # Summed token by token: over all of a chunk's products at once, float32 loses digits.
+        values = (clean_logits - logits).mul_(p).sum(-1) + (own_sum - clean_sum)
+        return values, q.sub_(p)
+
+    return value_and_gradient
 
 
 @dataclass(frozen=True)
@@ -150,6 +174,40 @@ def named_objective(
         return Objective(sparsity_coeff, local_coeff=1.0)
     if name == "e2e":
         return Objective(sparsity_coeff, kl_coeff=1.0 if kl_coeff is None else kl_coeff)
-    require(name == "e2e_ds", "objective", name, "one of local, e2e, e2e_ds")
+    require(name in NAMES, "objective", name, f"one of {', '.join(NAMES)}")
     kl_coeff = 0.5 if kl_coeff is None else kl_coeff
     return Objective(sparsity_coeff, kl_coeff=kl_coeff, downstream_coeff=downstream_coeff)
+
+
+def compute(
+    objectives: Sequence[Objective], clean: CleanPass, passes: Sequence[SplicedPass]
+) -> list[dict[str, Float[Tensor, ""]]]:
+    """Every term that each objective computes of its own pass, and `loss`, their weighted sum.
+
+    Terms of several SAEs are summed over the hooks, as in the authors' code. The outputs of all
+    passes are compared with the clean one together, a few tokens at a time.
+    """
+    compared = [i for i, own in enumerate(objectives) if own.kl_coeff is not None]
+    kls: dict[int, Tensor] = {}
+    if compared:
+        hidden = [h for h in (passes[i].hidden for i in compared) if h is not None]
+        assert clean.hidden is not None
+        found = means_over_tokens(kl_to, clean.head, clean.hidden, hidden)
+        kls = dict(zip(compared, found, strict=True))
+    every = []
+    for i, (objective, own) in enumerate(zip(objectives, passes, strict=True)):
+        sparsities = [
+            sparsity_loss(coded.power_sum, coded.output.shape[-1], objective.p_norm)
+            for coded in own.coded.values()
+        ]
+        terms = {"sparsity": torch.stack(sparsities).sum()}
+        if objective.local_coeff is not None:
+            parts = [reconstruction_loss(own.outputs[h], own.inputs[h]) for h in own.outputs]
+            terms["reconstruction"] = torch.stack(parts).sum()
+        if i in kls:
+            terms["kl"] = kls[i]
+        if objective.downstream_coeff is not None:
+            hooks = objective.downstream_hooks
+            terms["downstream"] = downstream_loss(own.activations, clean.activations, hooks)
+        every.append(terms | {"loss": objective.total(terms)})
+    return every

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -22,12 +21,11 @@ from e2e_lib.core.hooks import (
     layer_of,
     spliced_pass,
 )
-from e2e_lib.core.losses import Objective, downstream_loss, reconstruction_loss, sparsity_loss
+from e2e_lib.core.losses import Objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.checkpoint import Checkpoint, layout_like
-from e2e_lib.engine.clock import Clock
+from e2e_lib.engine.device import Clock
 from e2e_lib.engine.distributed import ALONE, Processes
-from e2e_lib.engine.logits import kl_divergences
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import E2EError, require
 
@@ -51,7 +49,7 @@ class TrainedRun:
     train_seconds: float  # own work plus an equal share of the clean passes
 
 
-class Trainee:
+class SAERun:
     """One configuration's SAEs, optimiser and records.
 
     Raises:
@@ -237,36 +235,3 @@ def build_saes(model: TransformerBridge, config: TrainConfig) -> dict[str, SAE]:
     for hook in config.frozen:
         saes[hook].requires_grad_(False)
     return saes
-
-
-def loss_terms(
-    objective: Objective,
-    clean: CleanPass,
-    run: SplicedPass,
-    kl: Float[Tensor, ""] | None = None,
-) -> dict[str, Tensor]:
-    """Every term the objective computes, and `loss`, their weighted sum.
-
-    Terms of several SAEs are summed over the hooks, as in the authors' code.
-
-    kl: of this pass, if `kl_divergences` has computed it along with others'.
-    """
-    terms: dict[str, Tensor] = {}
-    sparsities = [
-        sparsity_loss(coded.power_sum, coded.output.shape[-1], objective.p_norm)
-        for coded in run.coded.values()
-    ]
-    terms["sparsity"] = torch.stack(sparsities).sum()
-    if objective.local_coeff is not None:
-        parts = [reconstruction_loss(run.outputs[h], run.inputs[h]) for h in run.outputs]
-        terms["reconstruction"] = torch.stack(parts).sum()
-    if objective.kl_coeff is not None:
-        assert clean.hidden is not None and run.hidden is not None
-        if kl is None:
-            (kl,) = kl_divergences(clean.head, clean.hidden, [run.hidden])
-        terms["kl"] = kl
-    if objective.downstream_coeff is not None:
-        hooks = objective.downstream_hooks
-        terms["downstream"] = downstream_loss(run.activations, clean.activations, hooks)
-    terms["loss"] = objective.total(terms)
-    return terms

@@ -1,41 +1,44 @@
-"""The training loop: `train`; its parameters are in `config.py`, its steps in `loop.py`.
+"""The training loop: `train`, and the `Trainer` whose `step` it repeats.
 
 A list of configurations that differ in objective, coefficients or initial seed is trained on the
 same batches and shares the clean pass and its softmax; each one's result is the same as when
 trained alone, and the same whether the loop ran through or was stopped and resumed.
 """
 
-import signal
-import threading
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
+from e2e_lib.core import losses
 from e2e_lib.core.config import TrainConfig
-from e2e_lib.core.loop import Loop
-from e2e_lib.core.sae_run import DivergedError, TrainedRun, build_saes, loss_terms
+from e2e_lib.core.evaluate import ce_increases
+from e2e_lib.core.hooks import CleanPass, SplicedPass, clean_pass
+from e2e_lib.core.sae_run import SAERun, TrainedRun
+from e2e_lib.engine.checkpoint import checkpoint_steps, load_checkpoint, save_checkpoint
+from e2e_lib.engine.device import (
+    charged,
+    check_precision,
+    explained,
+    keep_freed_memory,
+    low_products,
+    tensor_cores,
+)
 from e2e_lib.engine.distributed import ALONE, Processes
-from e2e_lib.engine.memory import explained
+from e2e_lib.engine.interrupt import stop_signals, token_bar
 from e2e_lib.errors import E2EError, is_number, require
+from e2e_lib.source_code import training_digest
 
 CHECKPOINT_SECONDS = 120.0
-
-__all__ = [
-    "DivergedError",
-    "StoppedError",
-    "TrainConfig",
-    "TrainedRun",
-    "build_saes",
-    "loss_terms",
-    "train",
-]
+# The authors report alive latents from a window of 500k training tokens that opens when 364,400 of
+# 400,000 sequences have been seen (facts §1.9), while the weights still move.
+PAPER_WINDOW_TOKENS, PAPER_WINDOW_OPENS = 500_000, 364_400 / 400_000
+SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
 
 
 class StoppedError(E2EError):
@@ -88,75 +91,185 @@ def train(
     allowed = "a number of seconds, at least 0"
     good = is_number(checkpoint_seconds) and checkpoint_seconds >= 0
     require(good, "checkpoint_seconds", checkpoint_seconds, allowed)
-    loop = Loop(model, configs, rows, logs, processes)
+    trainer = Trainer(model, configs, rows, logs, processes)
     folders, log = list(checkpoints or []), on_log or (lambda index, entry: None)
     if folders:
         allowed = f"{len(configs)} folders"
         require(len(folders) == len(configs), "checkpoints", len(folders), allowed)
-        loop.resume(folders)
-        for index, run in enumerate(loop.runs):
+        trainer.resume(folders)
+        for index, run in enumerate(trainer.runs):
             for entry in run.curve:
                 log(index, entry)
-    bar, saved = _bar(loop, shown=progress and processes.first), time.monotonic()
-    with bar, _signals(bool(folders)) as received, explained(loop.shapes):
-        while loop.step < loop.steps:
-            entries = loop.advance()
-            _show(bar, loop, entries)
+    steps, each = trainer.steps, trainer.step_tokens
+    shown, saved = progress and processes.first, time.monotonic()
+    bar = token_bar(len(configs), steps * each, trainer.done * each, shown)
+    with bar, stop_signals(bool(folders)) as received, explained(trainer.shapes):
+        while trainer.done < steps:
+            entries = trainer.step()
             for index, entry in enumerate(entries):
                 log(index, entry)
+                last = f"loss {entry['loss']:.4g}, L0 {entry['l0']:.1f}"
+                bar.set_postfix_str(f"{last}, CE {entry['ce_increase']:+.3f}", refresh=False)
+            bar.update(each)
             due = time.monotonic() - saved >= checkpoint_seconds
             stopping = processes.any(bool(received))
-            if folders and processes.first and (due or stopping or loop.step == loop.steps):
-                loop.save(folders)
+            if folders and processes.first and (due or stopping or trainer.done == steps):
+                trainer.save(folders)
                 saved = time.monotonic()
-            if stopping and loop.step < loop.steps:
+            if stopping and trainer.done < steps:
                 cause = received[0] if received else "a signal to another process"
                 raise StoppedError(
-                    f"training was stopped by {cause} at step {loop.step} of {loop.steps}, "
+                    f"training was stopped by {cause} at step {trainer.done} of {steps}, "
                     "and its state is saved: start it again to go on."
                 )
-    return loop.finish()
+    return trainer.finish()
 
 
-def _bar(loop: Loop, shown: bool) -> tqdm:
-    """A bar over the tokens of the whole training."""
-    count = len(loop.runs)
-    return tqdm(
-        total=loop.steps * loop.step_tokens,
-        initial=loop.step * loop.step_tokens,
-        unit="tok",
-        unit_scale=True,
-        disable=not shown,
-        desc=f"{count} SAE{'s' * (count > 1)}",
-        mininterval=1.0,  # executed notebooks keep every update
-    )
+class Trainer:
+    """The state of a training: how many steps are done, and every run.
 
+    Attributes:
+        done: optimiser steps done; `rows` of the next begin at done · batch_size.
+        shapes: in words, for an error about memory.
+    """
 
-def _show(bar: tqdm, loop: Loop, entries: Sequence[Mapping[str, float | int]]) -> None:
-    """Move the bar on by a step, with what the last run has logged, if it has."""
-    if entries:
-        entry = entries[-1]
-        bar.set_postfix_str(
-            f"loss {entry['loss']:.4g}, L0 {entry['l0']:.1f}, CE {entry['ce_increase']:+.3f}",
-            refresh=False,
+    def __init__(
+        self,
+        model: TransformerBridge,
+        configs: Sequence[TrainConfig],
+        rows: Int[Tensor, "rows pos"],
+        logs: int = 20,
+        processes: Processes = ALONE,
+    ) -> None:
+        require(len(configs) > 0, "configs", configs, "at least one configuration")
+        self.batch, self.micro = configs[0].batch_size, configs[0].micro_batch_size
+        shared = all(
+            (c.batch_size, c.micro_batch_size) == (self.batch, self.micro) for c in configs
         )
-    bar.update(loop.step_tokens)
+        require(shared, "batch_size", [c.batch_size for c in configs], "the same in every run")
+        self.precision = configs[0].precision
+        alike = {c.precision for c in configs}
+        require(len(alike) == 1, "precision", sorted(alike), "the same in every run")
+        self.steps = len(rows) // self.batch
+        allowed = f"at least batch_size ({self.batch})"
+        require(self.steps >= 1, "training rows", len(rows), allowed)
+        self.device = torch.device(model.cfg.device or "cpu")
+        check_precision(self.precision, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        elif self.device.type == "cuda" and rows.is_cpu:
+            rows = rows.pin_memory()  # then a batch is moved while the one before is computed
+        share = self.micro % processes.count == 0
+        allowed = f"a multiple of the number of processes ({processes.count})"
+        require(share, "micro_batch_size", self.micro, allowed)
+        self.model, self.rows, self.done, self.processes = model, rows, 0, processes
+        self.runs = [SAERun(model, config) for config in configs]
+        self.wanted = list(dict.fromkeys(h for run in self.runs for h in run.hooks(model)))
+        self.wants_logits = any(run.objective.kl_coeff is not None for run in self.runs)
+        self.step_tokens = self.batch * rows.shape[1]
+        self.window = _paper_window(self.steps, self.step_tokens)
+        self.log_every = max(1, self.steps // logs)
+        self.groups = _side_by_side(self.runs, model, self.micro * rows.shape[1])
+        widths = {(sae.d_in, sae.d_sae) for run in self.runs for sae in run.saes.values()}
+        self.shapes = f"{self.micro} × {rows.shape[1]} tokens and SAEs of " + " and ".join(
+            f"{d_in} × {d_sae}" for d_in, d_sae in sorted(widths)
+        )
+
+    def step(self) -> list[dict[str, float | int]]:
+        """One optimiser step of every run; the new curve entries, if this step is logged."""
+        step, batch = self.done, self.batch
+        logs_now = step % self.log_every == 0 or step == self.steps - 1
+        for micro in self.rows[step * batch : (step + 1) * batch].split(self.micro):
+            own = micro.chunk(self.processes.count)[self.processes.rank]
+            tokens = own.to(self.device, non_blocking=True).long()
+            with tensor_cores(self.precision):
+                self._accumulate(tokens, count=logs_now)
+            if step in self.window:
+                for run in self.runs:
+                    run.note_fired()
+        for run in self.runs:
+            with charged(run.clock):
+                run.update(step, self.steps, self.processes)
+        self.done += 1
+        if not logs_now:
+            return []
+        increases = ce_increases(self.model, tokens, [run.saes for run in self.runs])
+        increases = self.processes.mean(torch.tensor(increases)).tolist()
+        for run in self.runs:
+            run.share_measurements(self.processes)
+        seen = self.done * self.step_tokens
+        return [run.log(step, seen, ce) for run, ce in zip(self.runs, increases, strict=True)]
+
+    def _accumulate(self, tokens: Int[Tensor, "micro pos"], count: bool) -> None:
+        """Forward and backward of one micro-batch for every run.
+
+        Each run's clock counts its own work and an equal share of what is common.
+        """
+        everyone = [run.clock for run in self.runs]
+        with charged(*everyone), low_products(self.precision, self.device):
+            clean = clean_pass(self.model, tokens, self.wanted, logits=self.wants_logits)
+        for group in self.groups:
+            self._accumulate_group(group, clean, count)
+
+    def _accumulate_group(self, group: Sequence[SAERun], clean: CleanPass, count: bool) -> None:
+        passes: list[SplicedPass] = []
+        for run in group:
+            with charged(run.clock), low_products(self.precision, self.device):
+                passes.append(run.forward(self.model, clean, count))
+        with charged(*(run.clock for run in group)):
+            terms = losses.compute([run.objective for run in group], clean, passes)
+        for run, own, spliced in zip(group, terms, passes, strict=True):
+            with charged(run.clock):
+                run.backward(own, spliced, self.micro / self.batch)
+
+    def save(self, folders: Sequence[Path]) -> None:
+        """Write every run's checkpoint."""
+        for run, folder in zip(self.runs, folders, strict=True):
+            tensors, facts = run.state()
+            save_checkpoint(folder, self.done, tensors, facts | {"code": training_digest()})
+
+    def resume(self, folders: Sequence[Path]) -> None:
+        """Go on from the newest step of which every run has a whole checkpoint, if any.
+
+        Checkpoints of other code are left alone: a run's two halves must have one cause.
+        """
+        common = set.intersection(*(set(checkpoint_steps(folder)) for folder in folders))
+        for step in sorted(common, reverse=True):
+            saved = [load_checkpoint(folder, step) for folder in folders]
+            if all(one.facts.get("code") == training_digest() for one in saved):
+                self.done = step
+                for run, own in zip(self.runs, saved, strict=True):
+                    run.restore(own)
+                return
+        if common:
+            print("Checkpoints of other code are there: this training starts anew.")
+
+    def finish(self) -> list[TrainedRun]:
+        """What each run ended with. Processes that computed none of it have it from the first."""
+        tokens, window = self.steps * self.step_tokens, len(self.window) * self.step_tokens
+        return [run.finish(tokens, window, self.steps) for run in self.runs]
 
 
-@contextmanager
-def _signals(wanted: bool) -> Iterator[list[str]]:
-    """The names of the signals to stop that have come; only a main thread can ask for them."""
-    received: list[str] = []
-    if not wanted or threading.current_thread() is not threading.main_thread():
-        yield received
-        return
+def _side_by_side(
+    runs: Sequence[SAERun], model: TransformerBridge, tokens: int
+) -> list[Sequence[SAERun]]:
+    """The runs in groups whose passes fit into memory together, by a rough count of what they keep.
 
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
+    A block keeps about fifteen values for each of the residual stream's, an SAE its codes. Runs
+    that compare outputs are apart from the others, whose clocks that must not be charged to.
+    """
+    latents = max(sae.d_sae for run in runs for sae in run.saes.values())
+    one = 4 * tokens * (latents + 15 * model.cfg.d_model * model.cfg.n_layers)
+    size = max(1, SIDE_BY_SIDE_BYTES // one)
+    alone = [run for run in runs if run.objective.kl_coeff is None]
+    kinds = alone, [run for run in runs if run not in alone]
+    return [kind[i : i + size] for kind in kinds for i in range(0, len(kind), size)]
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+def _paper_window(steps: int, step_tokens: int) -> range:
+    """Steps in which the authors' alive count looks: 500k tokens from 91 % of training on.
+
+    A run too short for that ends its window with its last step.
+    """
+    opens = int(PAPER_WINDOW_OPENS * steps)
+    return range(opens, min(steps, opens + math.ceil(PAPER_WINDOW_TOKENS / step_tokens)))

@@ -1,4 +1,6 @@
-"""In how many bits a training's products are computed; everything else is always float32.
+"""What a training asks of its device: in how many bits it multiplies, its memory, its seconds.
+
+Everything but products is always float32. `precision` says what these are:
 
     fp32    float32 products
     tf32    the same through a CUDA GPU's tensor cores, which read 10 bits of each fraction
@@ -9,15 +11,21 @@ On a CPU tf32 is float32. The weights that train, the optimiser, the residual st
 losses are float32 in all three, and evaluation runs in fp32.
 """
 
+import ctypes
+import sys
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-from e2e_lib.errors import require
+from e2e_lib.errors import E2EError, require
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 AUTO = "auto"
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def chosen_precision(precision: str, device: str) -> str:
@@ -58,3 +66,97 @@ def tensor_cores(precision: str) -> Iterator[None]:
 def low_products(precision: str, device: torch.device) -> torch.autocast:
     """The context in which bf16 takes effect; of other precisions, one without effect."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+class OutOfMemoryError(E2EError, MemoryError):
+    """A step needs more memory than there is."""
+
+
+def keep_freed_memory() -> bool:
+    """Ask the C library to reuse freed memory instead of returning it; whether it was possible.
+
+    A step frees tens of megabytes, a matrix at a time. Returned to the system, each comes back
+    page by page, filled with zeros, which takes a CPU longer than the arithmetic on it. Known to
+    glibc alone; elsewhere nothing happens. The process keeps its largest size until it ends.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    large = 2**31 - 1
+    return bool(mallopt(MMAP_THRESHOLD, large)) and bool(mallopt(TRIM_THRESHOLD, large))
+
+
+@contextmanager
+def explained(shapes: str) -> Iterator[None]:
+    """Turn an out-of-memory error inside into one sentence that names `shapes` and what to do.
+
+    Raises:
+        OutOfMemoryError: the machine or its accelerator has no more memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
+            raise OutOfMemoryError(
+                f"memory is not enough for a step of {shapes}: choose a smaller micro_batch_size "
+                f"or a smaller dict_ratio."
+            ) from error
+        raise
+
+
+class Clock:
+    """Seconds charged to one run. On CUDA the device notes the times, and nothing waits for it.
+
+    Args:
+        device: where the work is done.
+        seconds: charged before.
+    """
+
+    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
+        self.device = device
+        self._seconds = seconds
+        self._open: deque[tuple[Any, Any, float]] = deque()  # events not yet read, and the share
+
+    def read(self) -> float:
+        """Seconds so far; waits for the device."""
+        if self._open:
+            torch.cuda.synchronize(self.device)
+            self._drain()
+        return self._seconds
+
+    def charge(self, start: Any, end: Any, share: float) -> None:
+        """Add a share of what lies between two marks of `mark`."""
+        if self.device.type != "cuda":
+            self._seconds += (end - start) * share
+            return
+        self._open.append((start, end, share))
+        self._drain()
+
+    def _drain(self) -> None:
+        """Read the events that have come to pass, so that they do not pile up."""
+        while self._open and self._open[0][1].query():
+            start, end, share = self._open.popleft()
+            self._seconds += 1e-3 * start.elapsed_time(end) * share
+
+
+def mark(device: torch.device) -> Any:
+    """This moment in the device's work."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+@contextmanager
+def charged(*clocks: Clock) -> Iterator[None]:
+    """Charge what happens inside to all of these clocks of one device, an equal part to each."""
+    start = mark(clocks[0].device)
+    yield
+    end = mark(clocks[0].device)
+    for clock in clocks:
+        clock.charge(start, end, 1 / len(clocks))

@@ -18,6 +18,8 @@ CHUNK_VALUES = {"cpu": 1 << 22}  # logits in a chunk: 16 MiB on a CPU
 DEVICE_CHUNK_VALUES = 1 << 28  # and 1 GiB on an accelerator
 
 Head = Callable[[Tensor], Tensor]  # hidden states (1, tokens, d_model) to logits (1, tokens, vocab)
+# Logits (1, tokens, vocab) to a value of each token and its gradient to these logits.
+ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class TokenMetrics(NamedTuple):
@@ -28,14 +30,16 @@ class TokenMetrics(NamedTuple):
     top1_agreement: Float[Tensor, "batch pos"]  # 1 where both have the same likeliest next token
 
 
-def kl_divergences(
+def means_over_tokens(
+    against: Callable[[Tensor], ValueAndGradient],
     head: Head,
     clean: Float[Tensor, "batch pos d_model"],
     spliced: Sequence[Float[Tensor, "batch pos d_model"]],
 ) -> list[Float[Tensor, ""]]:
-    """KL(clean ‖ spliced) in nats, mean over all tokens, of each of several spliced passes.
+    """The mean over all tokens of a comparison of logits, for each of several spliced passes.
 
     Args:
+        against: the comparison: called with the clean logits of a chunk, gives what compares.
         head: from the hidden states after the last norm to logits; a frozen function.
         clean: hidden states of the untouched model; no gradient reaches them.
         spliced: hidden states of passes over the same tokens; each gets its exact gradient.
@@ -47,24 +51,39 @@ def kl_divergences(
     gradients = [torch.empty_like(h) if wanted else h for h in flat]
     for part, clean_part in _chunks(head, clean):
         with torch.no_grad():
-            clean_logits = head(clean_part).float()
-            p, clean_sum = _softmax(clean_logits)
+            compare = against(head(clean_part).float())
         for i, hidden in enumerate(flat):
             own = hidden[part][None].requires_grad_(wanted)
             logits = head(own)
             with torch.no_grad():
-                q, own_sum = _softmax(logits.float())
-                # Σ p (log p − log q), by the differences of logits: exact where both are alike.
-                apart = clean_logits - logits
-                totals[i] += torch.dot(p.flatten(), apart.flatten()) + (own_sum - clean_sum).sum()
+                of_tokens, to_logits = compare(logits)
+                totals[i] += of_tokens.sum()
             if wanted:
-                (gradient,) = torch.autograd.grad(logits, own, q.sub_(p).to(logits.dtype))
+                (gradient,) = torch.autograd.grad(logits, own, to_logits.to(logits.dtype))
                 torch.div(gradient[0], tokens, out=gradients[i][part])
     values = list(totals / tokens)
     if not wanted:
         return values
     known = zip(spliced, values, gradients, strict=True)
     return [_Known.apply(hidden, value, grad.view_as(hidden)) for hidden, value, grad in known]
+
+
+def by_autograd(
+    token_loss: Callable[[Tensor, Tensor], Tensor],
+) -> Callable[[Tensor], ValueAndGradient]:
+    """What compares by any differentiable loss of (clean logits, spliced logits) of a token."""
+
+    def against(clean_logits: Tensor) -> ValueAndGradient:
+        def value_and_gradient(logits: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                own = logits.detach().float().requires_grad_()
+                values = token_loss(clean_logits, own)
+                (gradient,) = torch.autograd.grad(values.sum(), own)
+            return values.detach(), gradient
+
+        return value_and_gradient
+
+    return against
 
 
 class _Known(torch.autograd.Function):
@@ -116,7 +135,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return logits.float().log_softmax(-1)
 
 
-def _softmax(logits: Float[Tensor, "1 n vocab"]) -> tuple[Tensor, Float[Tensor, "1 n"]]:
+def softmax(logits: Float[Tensor, "... vocab"]) -> tuple[Tensor, Float[Tensor, "..."]]:
     """Probabilities, and log Σ exp of the logits: at the likeliest token both are known."""
     probabilities = logits.softmax(-1)
     return probabilities, logits.amax(-1) - probabilities.amax(-1).log()

@@ -23,7 +23,7 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.hooks import check_hook, hook_width, layer_of
 from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae import CONFIG, SAE, WEIGHTS
-from e2e_lib.core.train import TrainedRun
+from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.data.formats import read_tensors
 from e2e_lib.errors import ModelError, first_sentence
 from e2e_lib.files import project_path

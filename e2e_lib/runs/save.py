@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from e2e_lib.core.evaluate import Evaluation
-from e2e_lib.core.train import TrainedRun
+from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.files import write_json, write_text, writing
 from e2e_lib.runs.provenance import hub_commits, peak_memory, provenance
 from e2e_lib.runs.read import CURVE

@@ -11,9 +11,11 @@ from e2e_lib import paper, plots
 from e2e_lib.analysis import geometry, matched, sweeps
 from e2e_lib.analysis.claims import measures, verdicts
 from e2e_lib.analysis.pareto import ratio_of_curves
+from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.train import TrainConfig, build_saes, train
+from e2e_lib.core.sae_run import build_saes
+from e2e_lib.core.train import train
 from e2e_lib.runs.load import SavedSAE
 from tests.helpers.run_folders import experiment
 from tests.helpers.tiny_models import D_MODEL, random_tokens, small_sae, tiny_model

@@ -9,9 +9,8 @@ import torch
 
 from e2e_lib.core import hooks
 from e2e_lib.core.hooks import apply_saes, clean_pass, generate, hooks_to_keep, spliced_pass
-from e2e_lib.core.losses import Objective
+from e2e_lib.core.losses import Objective, compute
 from e2e_lib.core.sae import SAE
-from e2e_lib.core.train import loss_terms
 from e2e_lib.engine.frozen_model import runner
 from e2e_lib.errors import ConfigError, ModelError
 from tests.helpers import oracle
@@ -63,7 +62,8 @@ def library_terms(model, saes, objective, tokens):
         run = spliced_pass(model, clean, saes, record, logits=logits, p_norm=p)
     else:
         run = apply_saes(clean, saes, p_norm=p)
-    return loss_terms(objective, clean, run)
+    [terms] = compute([objective], clean, [run])
+    return terms
 
 
 def oracle_weights(sae: SAE) -> oracle.Weights:

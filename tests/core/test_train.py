@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 
-from e2e_lib.core import loop
-from e2e_lib.core.config import config_dict, learning_rate_factor
+from e2e_lib.core.config import TrainConfig, config_dict, learning_rate_factor
 from e2e_lib.core.losses import Objective, named_objective
-from e2e_lib.core.train import DivergedError, TrainConfig, build_saes, train
+from e2e_lib.core.sae_run import DivergedError, build_saes
+from e2e_lib.core.train import _paper_window, train
 from e2e_lib.errors import ConfigError, ModelError
 from tests.helpers.oracle import Adam, Terms, clipped, cosine_rate
 from tests.helpers.oracle import losses as oracle_losses
@@ -163,8 +163,8 @@ def test_a_coefficient_of_zero_logs_without_training():
 
 
 def test_alive_paper_counts_the_late_window(monkeypatch):
-    assert loop._paper_window(25_000, 16 * 1024) == range(22_775, 22_806)
-    assert loop._paper_window(10, 40) == range(9, 10)
+    assert _paper_window(25_000, 16 * 1024) == range(22_775, 22_806)
+    assert _paper_window(10, 40) == range(9, 10)
     [run] = trained([config()], random_tokens(40))
     assert run.alive_window_tokens == 40
     assert 0 < run.alive_paper[HOOK] <= 2 * D_MODEL

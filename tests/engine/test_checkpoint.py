@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from e2e_lib.core import loop
+from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.train import StoppedError, TrainConfig, train
+from e2e_lib.core.train import StoppedError, Trainer, train
 from e2e_lib.engine import checkpoint
 from e2e_lib.engine.checkpoint import (
     checkpoint_steps,
@@ -43,13 +43,13 @@ def folders(tmp_path):
 @pytest.fixture
 def steps(monkeypatch):
     """The steps that any training takes, as they come."""
-    taken, real = [], loop.Loop.advance
+    taken, real = [], Trainer.step
 
     def advance(self):
-        taken.append(self.step)
+        taken.append(self.done)
         return real(self)
 
-    monkeypatch.setattr(loop.Loop, "advance", advance)
+    monkeypatch.setattr(Trainer, "step", advance)
     return taken
 
 
@@ -178,7 +178,7 @@ def test_a_finished_training_is_not_repeated(folders, steps):
 def test_checkpoints_of_other_code_are_left_alone(folders, monkeypatch, steps):
     rows = random_tokens(24)
     trained(rows, checkpoints=folders)
-    monkeypatch.setattr("e2e_lib.core.loop.training_digest", lambda: "other")
+    monkeypatch.setattr("e2e_lib.core.train.training_digest", lambda: "other")
     steps.clear()
     trained(rows, checkpoints=folders)
     assert min(steps) == 0
@@ -256,7 +256,7 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import tests.engine.test_checkpoint as t
-from e2e_lib.engine.memory import OutOfMemoryError
+from e2e_lib.engine.device import OutOfMemoryError
 config = t.TrainConfig(
     t.named_objective("local", 0.3), (t.HOOK,), dict_ratio=4e3, batch_size=64, micro_batch_size=64
 )

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.train import StoppedError, TrainConfig, train
+from e2e_lib.core.train import StoppedError, train
 from e2e_lib.data.models import load_model
 from tests.helpers.tiny_models import ARCHITECTURES, model_folder, random_tokens
 

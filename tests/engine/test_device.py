@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.train import CHECKPOINT_SECONDS, StoppedError, TrainConfig, train
-from e2e_lib.engine.clock import Clock, charged
+from e2e_lib.core.train import CHECKPOINT_SECONDS, StoppedError, train
 from e2e_lib.engine.device import (
     AUTO,
     PRECISIONS,
+    Clock,
+    charged,
     check_precision,
     chosen_precision,
     low_products,

@@ -21,9 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.train import TrainConfig, train
+from e2e_lib.core.train import train
 from e2e_lib.paper import SIMILAR_CE, SIMILAR_L0
 from e2e_lib.runs.load import load_saes, load_subject
 from e2e_lib.runs.read import run_config

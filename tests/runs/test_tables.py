@@ -9,7 +9,8 @@ import pytest
 from e2e_lib import files
 from e2e_lib.core.evaluate import Evaluation, evaluate
 from e2e_lib.core.sae import SAE, firing_frequency
-from e2e_lib.core.train import TrainedRun, train
+from e2e_lib.core.sae_run import TrainedRun
+from e2e_lib.core.train import train
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs import read, save, tables
 from e2e_lib.runs.experiment import Experiment
