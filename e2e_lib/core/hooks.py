@@ -21,8 +21,7 @@ from e2e_lib.engine.frozen_model import runner
 from e2e_lib.engine.logits import Head
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import ModelError, closest, require
-from e2e_lib.names import layer_of as layer_of
-from e2e_lib.names import resid_pre as resid_pre
+from e2e_lib.names import layer_of, resid_pre
 
 
 @dataclass

@@ -18,7 +18,6 @@ from e2e_lib.core.hooks import (
     hook_width,
     hooks_to_keep,
     later_blocks,
-    layer_of,
     spliced_pass,
 )
 from e2e_lib.core.losses import Objective
@@ -28,6 +27,7 @@ from e2e_lib.engine.device import Clock
 from e2e_lib.engine.distributed import ALONE, Processes
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import E2EError, require
+from e2e_lib.names import layer_of
 
 
 class DivergedError(E2EError):

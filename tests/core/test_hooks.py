@@ -13,6 +13,7 @@ from e2e_lib.core.losses import Objective, compute
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.frozen_model import runner
 from e2e_lib.errors import ConfigError, ModelError
+from e2e_lib.names import resid_pre
 from tests.helpers import oracle
 from tests.helpers.tiny_models import (
     ARCHITECTURES,
@@ -296,7 +297,7 @@ def test_hook_widths():
     ],
 )
 def test_later_blocks(names, layers):
-    assert hooks.later_blocks(tiny_model(), names) == tuple(hooks.resid_pre(k) for k in layers)
+    assert hooks.later_blocks(tiny_model(), names) == tuple(resid_pre(k) for k in layers)
 
 
 # ------------------------------------------------------------------ generation

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from e2e_lib.core.hooks import resid_pre
 from e2e_lib.data.rows import load_rows
 from e2e_lib.data.text import source_pair
 from e2e_lib.errors import ResultsError
+from e2e_lib.names import resid_pre
 from e2e_lib.runs.load import clean_activations, load_saes, load_subject
 from e2e_lib.runs.provenance import model_digest
 from e2e_lib.runs.read import run_config
