@@ -1,4 +1,4 @@
-"""A chat endpoint that speaks OpenAI's protocol, asked with nothing but the standard library.
+"""A chat endpoint that speaks OpenAI's protocol.
 
     E2E_OPENAI_BASE_URL   e.g. https://api.openai.com/v1, or http://localhost:8000/v1
     E2E_OPENAI_MODEL      the model's name there
@@ -14,13 +14,11 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from email.message import Message as Headers
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, IncompleteRead, responses
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+import httpx
+from tenacity import Future, RetryError, Retrying, retry_if_exception
 
 from e2e_lib.analysis.interpret.explainers import MalformedError, Message, PromptExplainer
 from e2e_lib.analysis.interpret.protocol import ExplainerError, UnreachableError
@@ -30,13 +28,6 @@ URL, MODEL, KEY = "E2E_OPENAI_BASE_URL", "E2E_OPENAI_MODEL", "E2E_OPENAI_API_KEY
 WORTH_ANOTHER_TRY = {408, 409, 425, 429} | set(range(500, 600))
 LARGEST_ANSWER = 4_000_000  # bytes
 LONGEST_WAIT = 300.0  # seconds that a server may make us wait
-
-
-class NoRedirect(HTTPRedirectHandler):
-    """Following one would send the key to an address that nobody set."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """Leave the redirect an error."""
 
 
 class Endpoint:
@@ -58,20 +49,26 @@ class Endpoint:
 
     def __init__(
         self, url: str, model: str, key: str = "", *, timeout: float = 60.0, retries: int = 5,
-        backoff: float = 1.0, sleep: Callable[[float], object] = time.sleep,
+        backoff: float = 1.0, sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        try:
+            parts = httpx.URL(url.rstrip("/") + "/chat/completions")
+        except httpx.InvalidURL:
+            parts = httpx.URL()
+        if parts.scheme not in ("http", "https") or not parts.host or parts.userinfo:
             raise ConfigError(
                 f"{URL} must be an address such as https://host/v1, without user or password."
             )
         if not (key.isascii() and key.isprintable()):
             raise ConfigError(f"{KEY} holds characters that a header cannot hold.")
-        self.host, self.model, self._key = parts.hostname, model, key
-        self.address = url.rstrip("/") + "/chat/completions"
-        self.timeout, self.retries, self.backoff, self.sleep = timeout, retries, backoff, sleep
+        self.address, self.model, self._key, self.timeout = parts, model, key, timeout
         self.options: dict[str, Any] = {"temperature": 0}
-        self._opener = build_opener(NoRedirect)
+        self._retrying = Retrying(
+            retry=retry_if_exception(_may_pass),
+            stop=lambda s: s.attempt_number > retries or retry_after(s.outcome) > LONGEST_WAIT,
+            wait=lambda s: max(backoff * 2 ** (s.attempt_number - 1), retry_after(s.outcome)),
+            sleep=sleep,
+        )
 
     def __call__(self, messages: list[Message], tokens: int) -> str:
         """The answer's text. `tokens` is not passed on: services disagree on the option's name.
@@ -81,53 +78,63 @@ class Endpoint:
             UnreachableError: no answer after all retries.
             ExplainerError: the server refuses: wrong address, model or key.
         """
-        wait = self.backoff
-        for attempt in range(self.retries + 1):
-            try:
-                return read_answer(self._post({"model": self.model, "messages": messages}))
-            except HTTPError as error:
-                reason = f"status {error.code} ({responses.get(error.code, 'unknown')})"
-                asked = retry_after(error.headers)
-                error.close()
-                if error.code == 400 and self.options:
-                    self.options = {}  # reasoning models refuse to be told a temperature
-                    return self(messages, tokens)
-                if error.code not in WORTH_ANOTHER_TRY:
-                    raise ExplainerError(
-                        f"The endpoint at {self.host} refuses with {reason}: see {URL}, {MODEL} "
-                        f"and {KEY}."
-                    ) from None
-            except (OSError, HTTPException) as error:  # time-outs and URLError are OSErrors
-                cause = error.reason if isinstance(error, URLError) else error
-                reason, asked = type(cause).__name__, 0.0
-            if attempt == self.retries or asked > LONGEST_WAIT:
-                break
-            self.sleep(max(wait, asked))
-            wait *= 2
-        asks = f" and asks for a pause of {asked:.0f} s" if asked > LONGEST_WAIT else ""
-        raise UnreachableError(
-            f"The endpoint at {self.host} gave no answer in {attempt + 1} tries: {reason}{asks}."
-        )
+        where = f"The endpoint at {self.address.host}"
+        try:
+            return read_answer(self._retrying(self._post, messages))
+        except httpx.HTTPStatusError as error:
+            raise ExplainerError(
+                f"{where} refuses with {_reason(error)}: see {URL}, {MODEL} and {KEY}."
+            ) from None
+        except ImportError as error:  # a SOCKS proxy in the environment needs a further package
+            raise ExplainerError(f"{where} is out of reach: {error}") from None
+        except RetryError as error:
+            last, pause = error.last_attempt, retry_after(error.last_attempt)
+            reason = _reason(last.exception())
+            reason += f" and asks for a pause of {pause:.0f} s" if pause > LONGEST_WAIT else ""
+            raise UnreachableError(
+                f"{where} gave no answer in {last.attempt_number} tries: {reason}."
+            ) from None
 
-    def _post(self, body: Mapping[str, Any]) -> bytes:
+    def _post(self, messages: list[Message]) -> bytes:
+        # No compression: a few bytes could unpack to any size.
         headers = {"Content-Type": "application/json", "User-Agent": "e2e_lib"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        data = json.dumps({**body, **self.options}).encode()
-        request = Request(self.address, data, headers, method="POST")
+        headers["Accept-Encoding"] = "identity"
+        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        body = json.dumps({"model": self.model, "messages": messages, **self.options})
         deadline = time.monotonic() + self.timeout
         answer = bytearray()
-        with self._opener.open(request, timeout=self.timeout) as response:
-            # The socket's time-out starts anew with every byte; a trickle must end too.
-            while part := response.read1(65536):
+        with httpx.stream(
+            "POST", self.address, content=body, headers=headers, timeout=self.timeout
+        ) as response:
+            if response.status_code == 400 and self.options:
+                self.options = {}  # reasoning models refuse to be told a temperature
+                return self._post(messages)
+            response.raise_for_status()
+            # The time-out starts anew with every byte; a trickle must end too.
+            for part in response.iter_raw():
                 answer += part
                 if time.monotonic() > deadline:
                     raise TimeoutError
                 if len(answer) > LARGEST_ANSWER:
                     raise MalformedError("The endpoint's answer is larger than 4 MB.")
-            if response.length:  # read1 says nothing of a connection that ends early
-                raise IncompleteRead(b"", response.length)
         return bytes(answer)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether another try may succeed."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in WORTH_ANOTHER_TRY
+    return isinstance(error, (httpx.TransportError, TimeoutError))
+
+
+def _reason(error: BaseException | None) -> str:
+    """The status, or the name of the exception at the root: `ConnectionRefusedError`."""
+    if isinstance(error, httpx.HTTPStatusError):
+        code = error.response.status_code
+        return f"status {code} ({httpx.codes.get_reason_phrase(code) or 'unknown'})"
+    while error and error.__context__:
+        error = error.__context__
+    return type(error).__name__
 
 
 def read_answer(body: bytes) -> str:
@@ -141,9 +148,11 @@ def read_answer(body: bytes) -> str:
     return content
 
 
-def retry_after(headers: Headers | None) -> float:
+def retry_after(tried: Future | None) -> float:
     """Seconds that the server asks to wait, given as a number or as a date; 0 if it does not."""
-    text = (headers.get("Retry-After") or "").strip() if headers else ""
+    error = tried.exception() if tried else None
+    headers = error.response.headers if isinstance(error, httpx.HTTPStatusError) else {}
+    text = headers.get("Retry-After", "").strip()
     try:
         if text.replace(".", "", 1).isdecimal():
             return float(text)

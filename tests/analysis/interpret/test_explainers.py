@@ -340,7 +340,7 @@ def test_an_address_where_nobody_listens():
 @pytest.mark.parametrize("missing", [endpoint.URL, endpoint.MODEL])
 def test_nothing_is_contacted_unless_it_is_set(missing, monkeypatch):
     opened = []
-    monkeypatch.setattr(endpoint, "build_opener", lambda *a: opened.append(a))
+    monkeypatch.setattr(endpoint.httpx, "stream", lambda *a, **o: opened.append(a))
     environment = {endpoint.URL: "http://127.0.0.1:9", endpoint.MODEL: "m", endpoint.KEY: KEY}
     for value in (None, "  "):
         given = environment | {missing: value} if value else environment.copy()
