@@ -1,20 +1,42 @@
-"""SAEs in PyTorch's own files: plain tensors out of a pickle that is never run.
+"""Files of SAEs: SAELens folders, read and written, and tensors in PyTorch's own files.
 
-The authors' checkpoints have keys such as `blocks-6-hook_resid_pre.encoder.0.weight`, a set for
-each SAE; their released files have `encoder.weight`, `encoder.bias`, `decoder.weight` and
-`decoder.bias`. Shapes are checked before anything of their size is copied, and a file that claims
-to hold more than its own size (torch never compresses) is not opened.
+A SAELens folder holds `sae_weights.safetensors`, `cfg.json` and perhaps `sparsity.safetensors`
+(log10 of each latent's firing frequency). Of a `.pt` file plain tensors are read, out of a pickle
+that is never run: the authors' checkpoints have keys such as
+`blocks-6-hook_resid_pre.encoder.0.weight`, a set for each SAE, their released files
+`encoder.weight`, `encoder.bias`, `decoder.weight` and `decoder.bias`. Everywhere shapes are checked
+before anything of their size is copied, and a file that claims to hold more than its own size
+(torch never compresses) is not opened.
 """
 
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from e2e_lib.errors import ModelError
+from e2e_lib.files import write_text, writing
 
+WEIGHTS, CONFIG, SPARSITY = "sae_weights.safetensors", "cfg.json", "sparsity.safetensors"
+# What a folder's configuration may say; the first value is meant where an older one says nothing.
+# SAELens subtracts b_dec from the input unless told otherwise, so that must be told.
+SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "architecture": ("standard",),
+    "activation_fn_str": ("relu",),
+    "activation_fn": ("relu",),
+    "normalize_activations": ("none", None, False),
+    "reshape_activations": ("none", None),
+    "finetuning_scaling_factor": (False, None),
+}
+FLOATS = {"F64", "F32", "F16", "BF16"}  # what a file's weights may be
+NEVER_FIRED = -10.0  # SAELens writes log10(1e-10) for a latent that never fired
 TENSORS = {
     f"{layer}.{kind}": name
     for layers, names in (
@@ -24,6 +46,104 @@ TENSORS = {
     for layer in layers
     for kind, name in zip(("weight", "bias"), names, strict=True)
 }
+
+
+def write_saelens(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    metadata: Mapping[str, object],
+    frequency: Float[Tensor, " d_sae"] | None = None,
+) -> None:
+    """Write the folder of a standard (ReLU) autoencoder whose W_dec is of unit length.
+
+    frequency: the share of tokens on which each latent fired. Raises ResultsError if it cannot be.
+    """
+    d_in, d_sae = weights["W_enc"].shape
+    tensors = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in weights.items()}
+    with writing(folder / WEIGHTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / WEIGHTS)
+        if frequency is not None:
+            sparsity = torch.log10(frequency.detach().cpu().float().clamp_min(10**NEVER_FIRED))
+            save_file({"sparsity": sparsity.contiguous()}, folder / SPARSITY)
+    config = {
+        "architecture": "standard",
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,  # SAELens defaults to true: silently other activations
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        # SAELens drops nested metadata unless a version of at least 6.0.0 is named.
+        "metadata": {"sae_lens_version": "6.54.12", "sae_lens_training_version": None}
+        | dict(metadata),
+    }
+    write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+
+
+def read_saelens(folder: Path) -> dict[str, Tensor]:
+    """The float32 tensors of a folder: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec.
+
+    Raises:
+        ModelError: a file is missing, unreadable or truncated, the architecture is not standard
+            ReLU, or a tensor's shape is not the configuration's.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ModelError(
+            f"SAE folder {str(folder)!r}: {CONFIG} must be readable JSON with d_in and d_sae "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    others = {k: config.get(k, v[0]) for k, v in SUPPORTED.items() if config.get(k, v[0]) not in v}
+    if config.get("apply_b_dec_to_input", True):
+        others["apply_b_dec_to_input"] = config.get("apply_b_dec_to_input", "not said")
+    if others:
+        found = ", ".join(f"{key} {value!r}" for key, value in others.items())
+        raise ModelError(
+            f"SAE folder {str(folder)!r}: its {CONFIG} has {found}, but only a 'standard' "
+            "autoencoder of ReLU codes without an input bias (apply_b_dec_to_input false) is "
+            "supported."
+        )
+    shapes = {"W_enc": [d_in, d_sae], "b_enc": [d_sae], "W_dec": [d_sae, d_in], "b_dec": [d_in]}
+    return _read_checked(folder / WEIGHTS, shapes)
+
+
+def firing_frequency(folder: str | Path) -> Float[Tensor, " d_sae"]:
+    """Share of the evaluation tokens on which each latent of a saved SAE fired; 0 = not alive."""
+    folder = Path(folder)
+    try:
+        with safe_open(folder / SPARSITY, framework="pt") as file:
+            claimed = file.get_slice("sparsity")
+            if len(claimed.get_shape()) != 1 or claimed.get_dtype() not in FLOATS:
+                raise SafetensorError("its sparsity is no row of floating-point numbers")
+            sparsity = file.get_tensor("sparsity")
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"SAE folder {str(folder)!r}: {SPARSITY} is missing or damaged ({error})."
+        ) from error
+    return torch.where(sparsity > NEVER_FIRED, 10.0**sparsity, torch.zeros_like(sparsity))
+
+
+def _read_checked(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Tensors of a safetensors file whose names and shapes are exactly `shapes`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            found = {name: list(file.get_slice(name).get_shape()) for name in names}
+            kinds = {file.get_slice(name).get_dtype() for name in names}
+            if found != shapes or not kinds <= FLOATS:
+                raise ModelError(
+                    f"SAE weights {str(path)!r} hold {str(found)[:300]} of {sorted(kinds)}, but "
+                    f"{CONFIG} asks for {shapes} of floating-point numbers."
+                )
+            return {name: file.get_tensor(name).float() for name in shapes}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"SAE weights {str(path)!r} are missing, damaged or truncated ({error})."
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:

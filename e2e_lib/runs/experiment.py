@@ -9,7 +9,7 @@ from typing import Any
 
 from e2e_lib.core.config import TrainConfig, are_hooks, config_dict
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.sae import CONFIG, WEIGHTS
+from e2e_lib.data.formats import CONFIG, WEIGHTS
 from e2e_lib.engine.device import AUTO, chosen_precision
 from e2e_lib.errors import is_integer, is_number, is_text, require
 from e2e_lib.files import project_path

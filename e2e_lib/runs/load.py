@@ -14,7 +14,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.core.hooks import clean_pass
-from e2e_lib.core.sae import SAE, firing_frequency
+from e2e_lib.core.sae import SAE
+from e2e_lib.data.formats import firing_frequency
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import held_out_rows
 from e2e_lib.data.text import source_pair

@@ -22,9 +22,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.hooks import check_hook, hook_width
 from e2e_lib.core.losses import Objective, named_objective
-from e2e_lib.core.sae import CONFIG, SAE, WEIGHTS
+from e2e_lib.core.sae import SAE
 from e2e_lib.core.sae_run import TrainedRun
-from e2e_lib.data.formats import read_tensors
+from e2e_lib.data.formats import CONFIG, WEIGHTS, read_tensors
 from e2e_lib.errors import ModelError, first_sentence
 from e2e_lib.files import project_path
 from e2e_lib.names import layer_of

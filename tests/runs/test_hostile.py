@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from e2e_lib.analysis.claims.checklist import checklist, compute_table
 from e2e_lib.core.config import TrainConfig, learning_rate_factor
 from e2e_lib.core.losses import Objective
-from e2e_lib.core.sae import CONFIG, SAE, SPARSITY, WEIGHTS, firing_frequency
-from e2e_lib.data.formats import read_tensors
+from e2e_lib.core.sae import SAE
+from e2e_lib.data.formats import CONFIG, SPARSITY, WEIGHTS, firing_frequency, read_tensors
 from e2e_lib.data.text import TextSource, read_documents
 from e2e_lib.errors import E2EError, ModelError
 from e2e_lib.runs import provenance, read, tables

@@ -8,9 +8,10 @@ import pytest
 
 from e2e_lib import files
 from e2e_lib.core.evaluate import Evaluation, evaluate
-from e2e_lib.core.sae import SAE, firing_frequency
+from e2e_lib.core.sae import SAE
 from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.core.train import train
+from e2e_lib.data.formats import firing_frequency
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs import read, save, tables
 from e2e_lib.runs.experiment import Experiment
@@ -327,7 +328,7 @@ def test_a_full_disk_ends_in_one_sentence_and_no_finished_run(tmp_path, made, mo
         Path, "replace", lambda own, to: full() if Path(to).name == name else real(own, to)
     )
     if name == "sae_weights":
-        monkeypatch.setattr("e2e_lib.core.sae.save_file", full)
+        monkeypatch.setattr("e2e_lib.data.formats.save_file", full)
     with pytest.raises(ResultsError) as caught:
         save.save_run(tmp_path, plan.describe(configs[0]), trained[0], held_out[0])
     assert_sentence(caught, name, "cannot be written", "No space left on device")
