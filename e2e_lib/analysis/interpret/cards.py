@@ -5,12 +5,12 @@ explanations and names may hold anything.
 """
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from e2e_lib.analysis.interpret.features import Example, activation_histogram, firing_summary
 from e2e_lib.analysis.interpret.protocol import Sample
@@ -20,58 +20,6 @@ from e2e_lib.plots.style import COLOURS, LABELS
 SHOWN = 8  # contexts on a card
 CONTEXT = 10  # tokens on either side of the most active one
 INVISIBLE = {"\n": "⏎", "\t": "⇥", "\r": "␍", "": "∅"}
-
-STYLE = """
-:root { color-scheme: light dark; --text: #1c1e21; --soft: #5b6168; --line: #d9dce0; --page: #fff;
-  --card: #fbfbfd; --link: #0b5cad; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e8ea; --soft: #a3aab2; --line: #3a4047; --page: #16181b;
-    --card: #1d2024; --link: #7db7f5; }
-}
-a { color: var(--link); }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text);
-  font: 16px/1.5 system-ui, "Segoe UI", sans-serif; }
-main { max-width: 66rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 0.6rem; }
-h2 { font-size: 1.3rem; margin: 2.6rem 0 1rem; padding-left: 0.7rem;
-  border-left: 0.35rem solid rgb(var(--hue)); }
-h3 { font-size: 0.82rem; font-weight: 600; margin: 0; color: var(--soft); }
-h4 { font-size: 0.8rem; font-weight: 600; margin: 0.9rem 0 0.3rem; color: var(--soft); }
-p { margin: 0.4rem 0; max-width: 48rem; }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 1rem 1.2rem 1.1rem; margin: 0 0 1.2rem; break-inside: avoid; }
-.explanation { font: 1.15rem/1.35 "Charter", "Georgia", serif; margin: 0.25rem 0 0.5rem;
-  overflow-wrap: anywhere; }
-dl { display: flex; flex-wrap: wrap; gap: 0.2rem 1.6rem; margin: 0; }
-dl div { display: flex; gap: 0.4rem; align-items: baseline; }
-dt { color: var(--soft); font-size: 0.82rem; }
-dd { margin: 0; font-variant-numeric: tabular-nums; font-weight: 600; font-size: 0.92rem; }
-.halves { display: grid; grid-template-columns: minmax(0, 1fr) 17rem; gap: 0 1.8rem; }
-ol { list-style: none; margin: 0; padding: 0; }
-ol li { font: 0.84rem/1.75 ui-monospace, "Cascadia Mono", "Menlo", monospace; padding: 0.2rem 0;
-  border-top: 1px solid var(--line); overflow-wrap: anywhere; }
-ol li:first-child { border-top: 0; }
-ol span { white-space: pre-wrap; padding: 0.1em 0.15em; border-radius: 3px;
-  background: rgb(var(--hue) / var(--a)); }
-ol b { font-weight: 600; text-decoration: underline; text-underline-offset: 0.2em;
-  text-decoration-color: rgb(var(--hue)); }
-svg { display: block; width: 100%; height: auto; }
-svg rect { fill: rgb(var(--hue)); }
-svg line { stroke: var(--line); }
-svg text { font-size: 11px; fill: var(--soft); }
-table { border-collapse: collapse; width: 100%; font-size: 0.84rem; table-layout: fixed; }
-th { text-align: left; font-weight: 600; color: var(--soft); font-size: 0.8rem; padding: 0; }
-td { padding: 0.05rem 0; white-space: pre; overflow: hidden; text-overflow: ellipsis;
-  font-family: ui-monospace, "Cascadia Mono", "Menlo", monospace; }
-td:nth-child(even) { text-align: right; padding-right: 0.9rem; color: var(--soft);
-  font-variant-numeric: tabular-nums; }
-td:last-child { padding-right: 0; }
-col:nth-child(even) { width: 3.6rem; }
-@media (max-width: 46rem) { .halves { grid-template-columns: minmax(0, 1fr); } }
-"""
-# The page may not load or run anything, even if an escape were forgotten.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 class Card(NamedTuple):
@@ -124,74 +72,13 @@ def write_cards(path: Path, title: str, intro: str, cards: Mapping[str, Sequence
 
 def cards_page(title: str, intro: str, cards: Mapping[str, Sequence[Card]]) -> str:
     """The page as text: a section an objective, a card a feature."""
-    sections = "\n".join(_section(name, own) for name, own in cards.items())
-    links = " · ".join(
-        f"<a href='#{escape(name)}'>{escape(LABELS.get(name, name))}</a>" for name in cards
-    )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{escape(title)}</h1>
-<p>{escape(intro)}</p>
-<nav>{links}</nav>
-{sections}
-</main>
-</body>
-</html>
-"""
-
-
-def _section(objective: str, cards: Sequence[Card]) -> str:
-    colour = COLOURS.get(objective, "#5b6168")
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return (
-        f"<section id='{escape(objective)}' style='--hue: {red} {green} {blue}'>\n"
-        f"<h2>{escape(LABELS.get(objective, objective))}</h2>\n"
-        + "\n".join(map(card_html, cards))
-        + "\n</section>"
-    )
-
-
-def card_html(card: Card) -> str:
-    """One card."""
-    facts = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in card.facts.items()
-    )
-    examples = "".join(f"<li>{example_html(example)}</li>" for example in card.examples)
-    explanation = f"<p class='explanation'>{escape(card.explanation)}</p>"
-    return (
-        f"<article>\n<h3>{escape(card.title)}</h3>\n{explanation if card.explanation else ''}\n"
-        f"<dl>{facts}</dl>\n<div class='halves'>\n"
-        f"<div><h4>Strongest contexts</h4><ol>{examples}</ol></div>\n"
-        f"<div><h4>Activations above 0</h4>{histogram_svg(card.histogram)}"
-        f"{_effects(card.effects)}</div>\n</div>\n</article>"
-    )
-
-
-def example_html(example: Example, context: int = CONTEXT) -> str:
-    """Tokens shaded by activation, the most active one underlined; the value is its tooltip.
-
-    Full shade is the example's own largest activation.
-    """
-    largest = max(example.activations) or 1.0
-    start = max(0, example.peak - context)
-    parts = []
-    for i in range(start, min(len(example.tokens), example.peak + context + 1)):
-        text, value = escape(visible(example.tokens[i])), example.activations[i]
-        text = f"<b>{text}</b>" if i == example.peak else text
-        shade = f" style='--a: {0.65 * value / largest:.2f}' title='{value:.3g}'"
-        parts.append(f"<span{shade}>{text}</span>" if value > 0 else text)
-    return " ".join(parts)
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True,
+    )  # fmt: skip
+    page.filters |= {"visible": visible, "hue": _hue, "raised_beside_lowered": _pairs}
+    values = {"title": title, "intro": intro, "cards": cards, "labels": LABELS}
+    return page.get_template("cards.html.j2").render(values, context=CONTEXT).lstrip()
 
 
 def visible(token: str) -> str:
@@ -205,49 +92,15 @@ def visible(token: str) -> str:
     return "".join(c if c.isprintable() else INVISIBLE.get(c, "·") for c in token)
 
 
-def histogram_svg(histogram: pd.DataFrame, width: int = 270, height: int = 92) -> str:
-    """Bars from 0 to the largest activation, as an inline SVG."""
-    if not len(histogram):
-        return "<p>none</p>"
-    most, largest = int(histogram["tokens"].max()), float(histogram["right"].max())
-    step, base = width / len(histogram), height - 16
-    bars = []
-    for i, row in enumerate(histogram.itertuples()):
-        tall = row.tokens / most * (base - 14)
-        bars.append(
-            f"<rect x='{i * step:.1f}' y='{base - tall:.1f}' width='{step - 1:.1f}' "
-            f"height='{tall:.1f}'><title>{row.left:.3g} to {row.right:.3g}: {row.tokens} tokens"
-            "</title></rect>"
-        )
-    return (
-        f"<svg viewBox='0 0 {width} {height}' role='img' "
-        f"aria-label='Histogram of activations up to {largest:.3g}'>{''.join(bars)}"
-        f"<line x1='0' x2='{width}' y1='{base}' y2='{base}'/>"
-        f"<text x='0' y='{height - 3}'>0</text><text x='{width}' y='{height - 3}' "
-        f"text-anchor='end'>{largest:.3g}</text>"
-        f"<text x='0' y='10'>tallest bar: {most} tokens</text></svg>"
-    )
+def _hue(objective: str) -> str:
+    """The objective's colour as CSS takes it: `240 167 10`."""
+    return " ".join(str(part) for part in bytes.fromhex(COLOURS.get(objective, "#5b6168")[1:]))
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def _effects(effects: pd.DataFrame) -> str:
+def _pairs(effects: pd.DataFrame) -> list[tuple[Any, Any]]:
     """Tokens that the direction raises, beside those that it lowers."""
-    if not len(effects):
-        return ""
-    cells = {
-        effect: [
-            f"<td>{escape(visible(row.token))}</td><td>{_signed(row.logit)}</td>"
-            for row in own.sort_values("rank").itertuples()
-        ]
-        for effect, own in effects.groupby("effect")
-    }
-    raised, lowered = cells.get("raised", []), cells.get("lowered", [])
-    rows = "".join(f"<tr>{a}{b}</tr>" for a, b in zip(raised, lowered, strict=True))
-    return (
-        "<h4>Direct effect on logits</h4><table><colgroup><col><col><col><col></colgroup>"
-        "<thead><tr><th scope='col' colspan='2'>raises</th><th scope='col' colspan='2'>lowers</th>"
-        f"</tr></thead><tbody>{rows}</tbody></table>"
+    ordered = effects.sort_values("rank").to_dict("records")
+    raised, lowered = (
+        [row for row in ordered if row["effect"] == effect] for effect in ("raised", "lowered")
     )
+    return list(zip(raised, lowered, strict=True))

@@ -60,13 +60,23 @@ def test_the_page_needs_nothing_from_outside():
     assert len(page.all("article")) == 8 and len(page.all("svg")) == 8
 
 
-def test_contexts_are_shaded_and_cut_round_the_strongest_token():
-    shown = cards.example_html(Example(0, 0, 3, tuple("abcdefg"), (0, 0, 1, 4, 0, 2, 0)), context=2)
-    assert shown == (
-        "b <span style='--a: 0.16' title='1'>c</span> "
+def body_of(example: Example, histogram: pd.DataFrame) -> str:
+    """The page of one card."""
+    effects = pd.DataFrame(columns=["latent", "effect", "rank", "token", "logit"])
+    return cards.cards_page("", "", {"local": [Card("", "", {}, [example], histogram, effects)]})
+
+
+BARS = pd.DataFrame({"left": [0.0, 1.0], "right": [1.0, 2.0], "tokens": [30, 10]})
+
+
+def test_contexts_are_shaded_and_cut_round_the_strongest_token(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cards, "CONTEXT", 2)
+    shown = body_of(Example(0, 0, 3, tuple("abcdefg"), (0, 0, 1, 4, 0, 2, 0)), BARS)
+    assert (
+        "<li>b <span style='--a: 0.16' title='1'>c</span> "
         "<span style='--a: 0.65' title='4'><b>d</b></span> e "
-        "<span style='--a: 0.33' title='2'>f</span>"
-    )
+        "<span style='--a: 0.33' title='2'>f</span></li>"
+    ) in shown
 
 
 def test_what_cannot_be_seen_is_shown():
@@ -76,12 +86,12 @@ def test_what_cannot_be_seen_is_shown():
 
 
 def test_histogram_bars_are_in_proportion():
-    table = pd.DataFrame({"left": [0.0, 1.0], "right": [1.0, 2.0], "tokens": [30, 10]})
-    svg = cards.histogram_svg(table)
+    svg = body_of(example(["a", "b", "c"]), BARS)
     heights = [float(h) for h in re.findall(r"height='([\d.]+)'>", svg)]
     assert heights[0] == pytest.approx(3 * heights[1], rel=0.01)
     assert "tallest bar: 30 tokens" in svg and ">2</text>" in svg
-    assert cards.histogram_svg(table.iloc[:0]) == "<p>none</p>"
+    none = body_of(example(["a", "b", "c"]), BARS.iloc[:0])
+    assert "<p>none</p>" in none and "<svg" not in none
 
 
 def test_cards_go_from_the_best_to_the_worst():
