@@ -36,7 +36,7 @@ help:
 	@echo "make same A=results/smoke B=elsewhere/results/smoke   the same to the last bit, but for clocks?"
 	@echo "make bench SHAPE=storyworld|llama-260k|tinystories-1m|gpt2   milliseconds a training step"
 	@echo "            DEVICE=cuda  THREADS=2  OUT=file for its JSON lines"
-	@echo "make lock   resolve requirements.lock again from pyproject.toml"
+	@echo "make lock   resolve requirements.lock again; UPGRADE=1  the newest of everything"
 	@echo "make clean  delete $(VENV), build and caches; results stay"
 	@echo "The first of these to run installs requirements.lock into $(VENV) (a few minutes)."
 
@@ -61,6 +61,7 @@ run: $(READY)
 lint: $(READY)
 	@echo "Lint and types: under a minute."
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/lint-imports
 
 test: export HF_HUB_OFFLINE = 1
 test: export TQDM_DISABLE = 1
@@ -96,7 +97,8 @@ lock:
 	@echo "Resolving requirements.lock from pyproject.toml: about two minutes."
 	@"$(PYTHON)" -m venv --clear build/lock-venv
 	@build/lock-venv/bin/pip install --quiet --disable-pip-version-check $(PIP_TOOLS)
-	@build/lock-venv/bin/pip-compile --quiet --upgrade --all-extras --strip-extras --no-header \
+	@grep == requirements.lock > build/lock.txt  # what is locked stays
+	@build/lock-venv/bin/pip-compile --quiet $(if $(UPGRADE),--upgrade) --all-extras --strip-extras --no-header \
 	  --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --annotation-style=line --output-file build/lock.txt pyproject.toml
 	@{ echo "# Every package of every extra of pyproject.toml, exactly. Written by make lock."; \

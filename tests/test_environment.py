@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;#]+)")
@@ -18,19 +20,16 @@ def pins(lines: list[str]) -> dict[str, str]:
     for line in lines:
         match = PIN.match(line)
         assert match, f"not an exact pin: {line!r}"
-        found[normal(match[1])] = match[2]
+        found[str(canonicalize_name(match[1]))] = match[2]
     return found
 
 
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 @pytest.fixture(scope="module")
-def project() -> dict[str, str]:
+def project() -> list[Requirement]:
+    """What pyproject.toml asks for, extras too."""
     facts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = facts["optional-dependencies"]
-    return pins(facts["dependencies"] + [pin for extra in extras.values() for pin in extra])
+    extras = facts["optional-dependencies"].values()
+    return [Requirement(line) for lines in (facts["dependencies"], *extras) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +38,29 @@ def lock() -> dict[str, str]:
     return pins([line for line in lines if line and not line.startswith("#")])
 
 
-def test_environment_yml_says_the_same_and_why(project: dict[str, str]) -> None:
+def test_what_users_install_are_ranges_of_two_ends() -> None:
+    """An exact version in a library's metadata would replace the user's torch."""
+    facts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in facts["dependencies"] + facts["optional-dependencies"]["analysis"]:
+        assert sorted(s.operator for s in Requirement(line).specifier) == ["<", ">="], line
+
+
+def test_lock_covers_every_direct_dependency(
+    project: list[Requirement], lock: dict[str, str]
+) -> None:
+    for wanted in project:
+        locked = lock.get(canonicalize_name(wanted.name))
+        assert locked and wanted.specifier.contains(locked), f"{wanted}, locked {locked}"
+
+
+def test_environment_yml_says_the_lock_s_versions_and_why(
+    project: list[Requirement], lock: dict[str, str]
+) -> None:
     text = (ROOT / "environment.yml").read_text()
     (from_pip,) = [d["pip"] for d in yaml.safe_load(text)["dependencies"] if isinstance(d, dict)]
-    assert pins(from_pip) == project
+    assert pins(from_pip) == {n: lock[n] for n in {canonicalize_name(r.name) for r in project}}
     for line in text.splitlines():
         assert "==" not in line or re.search(r" # \w+", line), f"no reason given: {line}"
-
-
-def test_lock_covers_every_direct_dependency(project: dict[str, str], lock: dict[str, str]) -> None:
-    assert {name: lock.get(name) for name in project} == project
 
 
 def test_lock_is_portable() -> None:
