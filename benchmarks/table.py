@@ -54,7 +54,7 @@ def read(paths: list[Path]) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table of some files; with a README.md last, put it there too."""
+    """Print the table of some files; with a page last, docs/benchmarks.md, put it there too."""
     readmes = [Path(name) for name in arguments if name.endswith(".md")]
     lines = read([Path(name) for name in arguments if not name.endswith(".md")])
     print(markdown(lines))

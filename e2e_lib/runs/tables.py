@@ -24,7 +24,7 @@ DEAD, DENSE, UNKNOWN = "dead dictionary", "L0 beyond d_model", "loss unknown"
 
 
 def metrics_table(results: Path) -> pd.DataFrame:
-    """One row a SAE of every finished run; columns as in the README's table of metrics.
+    """One row a SAE of every finished run; columns as in docs/metrics.md.
 
     Raises:
         ResultsError: no finished run, or a damaged one.
