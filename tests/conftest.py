@@ -19,6 +19,7 @@ os.environ |= {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -34,3 +35,11 @@ def fixed_seeds() -> Iterator[None]:
     yield
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close("all")  # many left open are warned about, which is an error
+
+
+@pytest.fixture(scope="module")
+def without_type_checks() -> Iterator[None]:
+    """As users run it: the signatures that other tests check would stop a wrong type early."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -7,22 +7,26 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from e2e_lib.errors import E2EError
 
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
-# More of other inputs: E2E_FUZZ=20 draws twenty times as many, and others each time.
-TIMES = int(os.environ.get("E2E_FUZZ", "1"))
+# How many inputs: unset, a tenth of them; E2E_FUZZ=full, all, the same ones each time; E2E_FUZZ=20,
+# twenty times as many, and others each time.
+FUZZ = os.environ.get("E2E_FUZZ", "")
+TIMES = {"": 0.1, "full": 1.0}.get(FUZZ) or float(FUZZ)
 
 
-def batch(count: int) -> settings:
-    """`count` inputs, the same ones in every run of the tests."""
-    return settings(
-        max_examples=count * TIMES, derandomize=TIMES == 1, deadline=None, database=None,
-        suppress_health_check=SLOW,
+def batch(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Marks a test of `count` inputs in full, and sets how many of them it draws now."""
+    drawn = settings(
+        max_examples=round(count * TIMES), derandomize=FUZZ in ("", "full"), deadline=None,
+        database=None, suppress_health_check=SLOW,
     )  # fmt: skip
+    return lambda test: pytest.mark.fuzz(drawn(test))
 
 
 def survives(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -27,7 +27,7 @@ from pipeline.pages.notebook_html import write_notebook_html
 from pipeline.plan.profile import ROOT
 from pipeline.report import write_report
 from pipeline.run_notebook import NotebookError, run_notebook
-from tests.helpers.hostile import batch
+from tests.helpers.hostile import batch, changed_bytes, changed_value, json_text, survives
 from tests.helpers.pages import EVIL, Page, png, put
 from tests.helpers.run_folders import NEW, write_run
 from tests.helpers.tiny_models import model_folder, small_sae
@@ -154,6 +154,35 @@ def test_outputs_of_an_executed_notebook_are_escaped(tmp_path: Path) -> None:
     page = Page(write_notebook_html(tmp_path / "a.ipynb").read_text(encoding="utf-8"))
     assert not page.all("script")
     assert [image["alt"] for image in page.all("img")] == [EVIL]
+
+
+# ------------------------------------------------------------------ damaged results
+TEXTS = {"name": "p", "title": "t", "alt": "a", "caption": "c", "paper": "p"}
+REPORTED = {
+    "figures/p.json": TEXTS, "tables/t.json": TEXTS, "skipped/s.json": {"name": "s", "reason": "r"},
+    "failed/f.json": {"name": "f", "error": "e"}, "profile.json": {"name": "x", "model": "y"},
+    "claims.json": [{"id": "C1", "claim": "c", "value": 1.0, "low": 0.5, "high": 2, "holds": True}],
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@batch(300)
+@given(st.data())
+def test_reports_of_damaged_folders(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "reported"
+    for name, facts in REPORTED.items():
+        put(folder / name, facts)
+    (folder / "tables" / "t.csv").write_text("a,b\n1,2.5\n")
+    name = data.draw(st.sampled_from([*REPORTED, "tables/t.csv"]))
+    sound = (folder / name).read_bytes()
+    damaged = changed_bytes(sound)
+    if name in REPORTED:
+        changed = changed_value(REPORTED[name]).map(lambda value: json_text(value).encode())
+        damaged = changed | damaged
+    (folder / name).write_bytes(data.draw(damaged))
+    survives(write_report, folder)
 
 
 # ------------------------------------------------------------------ the network
