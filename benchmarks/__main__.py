@@ -28,7 +28,7 @@ from benchmarks.shapes import Shape, shapes, write_model
 from benchmarks.step import Case
 from benchmarks.table import markdown
 from e2e_lib.data.models import check_device
-from e2e_lib.errors import E2EError, require
+from e2e_lib.errors import E2EError, command, require
 from e2e_lib.runs.provenance import provenance
 
 OBJECTIVES = ("local", "e2e", "e2e_ds")
@@ -115,20 +115,16 @@ def run(name: str, device: str, threads: int, out: Path | None) -> list[dict[str
     return lines
 
 
-def main() -> int:
-    """The command line. Returns the exit status."""
+@command
+def main(arguments: list[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--shape", required=True, help=", ".join(shapes("cpu")))
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0")
     parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU")
     parser.add_argument("--out", type=Path, help="a file for the JSON lines")
-    chosen = parser.parse_args()
-    try:
-        run(chosen.shape, chosen.device, chosen.threads, chosen.out)
-    except E2EError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    chosen = parser.parse_args(arguments)
+    run(chosen.shape, chosen.device, chosen.threads, chosen.out)
 
 
 if __name__ == "__main__":

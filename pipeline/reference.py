@@ -1,11 +1,11 @@
-"""Copy a finished results folder to results/reference, in the size that git can carry.
+"""Copy a finished results folder to results/reference, and its claims into the README.
 
     python -m pipeline.reference results/storyworld
 
-Every run's record, metrics and curve is kept, and every figure, table and claim. Weights are kept
-of the matched runs: the similar-CE triples of the first two seeds, which is what a comparison
-across seeds needs, the similar-L0 triples of the first, and the longest warm starts with
-their starts. Executed notebooks are kept as pages.
+The copy has the size that git can carry: every run's record, metrics and curve, and every figure,
+table and claim. Weights are kept of the matched runs: similar-CE triples of the first two seeds,
+which is what a comparison across seeds needs, similar-L0 triples of the first, and the longest
+warm starts with their starts. Executed notebooks are kept as pages.
 """
 
 import re
@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from e2e_lib.analysis.claims.verdicts import readme_block
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
-from e2e_lib.errors import E2EError, ResultsError
+from e2e_lib.errors import ResultsError, command, require
 from e2e_lib.files import project_path
 from e2e_lib.runs.read import REFERENCE
 from e2e_lib.runs.tables import metrics_table
+from pipeline.plan.profile import ROOT
 
 FOLDERS = ("figures", "tables", "skipped")
 FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")
@@ -70,18 +72,13 @@ def copy_reference(source: Path, target: Path) -> None:
             shutil.copy(page, target / "notebooks" / page.name)
 
 
-def main(arguments: list[str]) -> int:
-    """The command line; returns the exit status."""
-    if len(arguments) != 1:
-        print("usage: python -m pipeline.reference RESULTS_FOLDER", file=sys.stderr)
-        return 2
-    try:
-        copy_reference(project_path(arguments[0]), project_path(REFERENCE))
-    except E2EError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    require(len(arguments) == 1, "the command line", arguments, "one finished results folder")
+    copy_reference(project_path(arguments[0]), project_path(REFERENCE))
+    readme_block(project_path(REFERENCE), ROOT / "README.md")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    sys.exit(main())

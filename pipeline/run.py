@@ -4,18 +4,16 @@ python -m pipeline.run --profile smoke seeds=[0] train_tokens=20000
 """
 
 import argparse
-import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from e2e_lib.errors import ConfigError, E2EError, first_sentence, require
+from e2e_lib.errors import ConfigError, ResultsError, command, first_sentence, require
 from e2e_lib.files import write_json, write_text, writing
 from pipeline.execution.executor import (
     cancel_leftovers,
@@ -24,16 +22,22 @@ from pipeline.execution.executor import (
     snakemake_command,
     start_snakemake,
 )
-from pipeline.execution.fresh import drop_torn_copies, in_words, of_other_code, settle
+from pipeline.execution.fresh import (
+    drop_torn_copies,
+    in_words,
+    of_other_code,
+    set_aside,
+    settle,
+)
 from pipeline.execution.lock import retire, sole_pipeline
 from pipeline.execution.progress import watch
+from pipeline.pages.result_files import read_all, read_json
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.pins import pinned
 from pipeline.plan.profile import ROOT, Profile, load_profile
 from pipeline.plan.shrink import shrunk
 from pipeline.plan.stages import Stage, stages
 from pipeline.report import write_report
-from pipeline.table import set_aside
 
 WORDS = {"model": "MODEL", "train_data": "TRAIN", "validation_data": "VALIDATION"}
 MARK = {True: "✓ holds", False: "✗ does not hold", None: "– not testable here"}
@@ -44,7 +48,8 @@ class Stopped(KeyboardInterrupt):
     """A signal to end this process, other than a terminal's Ctrl-C."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str]) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Run every notebook of a profile.")
     parser.add_argument("--profile", default="workshop")
@@ -57,26 +62,21 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _stop)
+    overrides = parse_overrides(given.overrides)
+    profile = load_profile(given.profile, overrides)
+    profile = shrunk(profile) if given.shrink else profile
+    cluster = cluster_folder(given.cluster)
+    # A GPU holds one training notebook; several would share its memory.
+    usual = "" if profile.device == "cpu" else "1"
+    cores = number_of_cores(given.cores or usual) if given.cores or not cluster else None
+    results = results_folder(given.results, profile, own_model="model" in overrides)
     try:
-        overrides = parse_overrides(given.overrides)
-        profile = load_profile(given.profile, overrides)
-        profile = shrunk(profile) if given.shrink else profile
-        cluster = cluster_folder(given.cluster)
-        # A GPU holds one training notebook; several would share its memory.
-        usual = "" if profile.device == "cpu" else "1"
-        cores = number_of_cores(given.cores or usual) if given.cores or not cluster else None
-        results = results_folder(given.results, profile, own_model="model" in overrides)
         return run(profile, results, cores, cluster)
-    except E2EError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:  # a disk that filled up meanwhile
         reason = error.strerror or first_sentence(error)
-        print(f"error: the run stopped on a file: {reason}; start it again.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on where this one was.", file=sys.stderr)
-        return 130
+        raise ResultsError(f"the run stopped on a file: {reason}; start it again.") from error
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("the same command goes on where this one was") from stop
 
 
 def _stop(number: int, frame: object) -> None:
@@ -204,7 +204,7 @@ def conclude(status: int, results: Path, folder: str) -> int:
         lost = "It was killed: cancelled, or out of memory or time."
         write_json(results / "failed" / f"{name}.json", {"name": name, "error": lost})
     drop_torn_copies(results)
-    failures = [json.loads(p.read_text()) for p in sorted((results / "failed").glob("*.json"))]
+    failures = read_all(results / "failed")
     for failure in failures:
         print(f"error: {failure['name']} failed. {failure['error']}", file=sys.stderr)
         notebook = f"notebooks/{failure['name']}.ipynb"
@@ -216,20 +216,11 @@ def conclude(status: int, results: Path, folder: str) -> int:
         write_report(results)  # of what there is; it says at the top what is not finished
         print(f"error: the run is not complete; see {folder}/{LOG}", file=sys.stderr)
         return 1
-    print_claims(results)
+    claims = read_json(results / "claims.json", [])
+    lines = [f"  {MARK[claim['holds']]:20s} {claim['id']:4s} {claim['claim']}" for claim in claims]
+    print(*(["\nThe paper's claims, on these SAEs:", *lines] if lines else lines), sep="\n")
     print(f"\nThe report: {folder}/index.html (every SAE: {folder}/metrics.csv)")
     return 0
-
-
-def print_claims(results: Path) -> None:
-    """The ledger in a few lines."""
-    path = results / "claims.json"
-    if not path.is_file():
-        return
-    print("\nThe paper's claims, on these SAEs:")
-    claims: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    for claim in claims:
-        print(f"  {MARK[claim['holds']]:20s} {claim['id']:4s} {claim['claim']}")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from e2e_lib.errors import E2EError
+from e2e_lib.errors import E2EError, command
 from e2e_lib.files import write_json
 from e2e_lib.source_code import notebook_digest
+from pipeline.execution.fresh import facts
 from pipeline.execution.lock import ENDING, end_with_pipeline, sole_job
 from pipeline.execution.scrub import scrub_file, scrub_text
 from pipeline.plan.notebook_parameters import check_parameters
@@ -68,24 +69,19 @@ def run_notebook(
     """
     name = name or notebook.stem
     code = notebook_digest(notebook)
-    facts = {"name": name, "notebook": notebook.stem, "plan": plan, "code": code}
+    own = {"name": name, "notebook": notebook.stem, "plan": plan, "code": code}
     marker = results / "done" / f"{name}.json"
     there = marker.exists()
     with sole_job(results / "locks" / name) as waited:
-        if waited and not there and _says(marker, facts):
+        if waited and not there and own.items() <= facts(results, "done", name).items():
             return marker  # the job of a killed pipeline that held the lock came to its end
-        _run(notebook, results, facts, dict(parameters))
+        _run(notebook, results, own, dict(parameters))
     return marker
 
 
-def _says(marker: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether a marker is there and holds these facts."""
-    return marker.is_file() and facts.items() <= json.loads(marker.read_text("utf-8")).items()
-
-
-def _run(notebook: Path, results: Path, facts: dict[str, Any], parameters: dict[str, Any]) -> None:
-    """Execute the notebook, with markers of what `facts` names: begun, running, failed or done."""
-    name = facts["name"]
+def _run(notebook: Path, results: Path, own: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Execute the notebook, with markers of what `own` names: begun, running, failed or done."""
+    name = own["name"]
     marker, failure = (results / kind / f"{name}.json" for kind in ("done", "failed"))
     running = results / "running" / f"{name}.json"
     executed = results / "notebooks" / f"{name}.ipynb"
@@ -93,7 +89,7 @@ def _run(notebook: Path, results: Path, facts: dict[str, Any], parameters: dict[
     for path in (marker, failure):
         path.unlink(missing_ok=True)
     started = time.time()
-    write_json(results / "started" / f"{name}.json", facts)
+    write_json(results / "started" / f"{name}.json", own)
     write_json(running, {"name": name, "started": started})
     try:
         check_parameters(notebook, parameters)
@@ -102,13 +98,13 @@ def _run(notebook: Path, results: Path, facts: dict[str, Any], parameters: dict[
         if ENDING.is_set():  # interrupted by us, and the pipeline at work will run it again
             raise
         kind = "" if isinstance(error, E2EError) else f"{type(error).__name__}: "
-        write_json(failure, facts | {"error": scrub_text(f"{kind}{error}")})
+        write_json(failure, own | {"error": scrub_text(f"{kind}{error}")})
         raise
     finally:
         running.unlink(missing_ok=True)
         scrub_file(executed)
     seconds = round(time.time() - started, 1)
-    write_json(marker, facts | {"seconds": seconds, "parameters": parameters})
+    write_json(marker, own | {"seconds": seconds, "parameters": parameters})
 
 
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None:
@@ -136,8 +132,9 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None
             raise NotebookError(scrub_text(f"{notebook.name}: {words}")) from error
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+@command
+def main(arguments: list[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Run one notebook with papermill.")
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--results", type=Path, default=Path(), help="results folder")
@@ -147,12 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     results = given.results.resolve()
     end_with_pipeline(results)
-    try:
-        run_notebook(given.notebook.resolve(), results, given.parameters, given.name, given.plan)
-    except E2EError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    run_notebook(given.notebook.resolve(), results, given.parameters, given.name, given.plan)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ Exit status 1 if anything else differs; each file that does is named.
 
 import json
 import sys
-from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from e2e_lib.errors import ResultsError
+from e2e_lib.errors import ResultsError, command, require
 from pipeline.compare.differences import FILES, read_csv, read_text
 
 SAES = ("saes/**/*.safetensors", "saes/**/cfg.json", "saes/*/metrics.json", "saes/*/*.csv")
@@ -76,19 +75,14 @@ def _is_ratio_of_seconds(value: Any) -> bool:
     return isinstance(value, dict) and str(value.get("id", "")).startswith(CLAIM)
 
 
-def main(arguments: Sequence[str]) -> int:
+@command
+def main(arguments: list[str]) -> int:
     """The command line; returns the exit status."""
-    if len(arguments) != 2:
-        print("usage: python -m pipeline.same RESULTS_FOLDER RESULTS_FOLDER", file=sys.stderr)
-        return 2
-    try:
-        different, same = compare(*map(Path, arguments))
-    except ResultsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    require(len(arguments) == 2, "make same's A and B", arguments, "two results folders")
+    different, same = compare(*map(Path, arguments))
     print(*different, f"{same:,} files are the same, {len(different)} are not.", sep="\n")
     return 1 if different else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from e2e_lib.data.models import model_path
 from e2e_lib.data.rows import row_blocks, token_stream
 from e2e_lib.data.text import TextSource, read_documents
-from e2e_lib.errors import ConfigError, DataError, E2EError, ModelError, first_sentence, require
+from e2e_lib.errors import ConfigError, DataError, ModelError, command, first_sentence, require
 from e2e_lib.files import write_json
 
 SHARD_TOKENS = 50_000_000  # of a parquet file: 100 to 200 MB
@@ -121,8 +121,9 @@ def _write(
     return n_rows
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+@command
+def main(arguments: list[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Tokenise text and save it as rows of ids.")
     parser.add_argument("source", help="a text file, a folder in the hub's layout, a hub data set")
     parser.add_argument("--tokenizer", required=True, help="hub model, folder, or storyworld")
@@ -136,13 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
     source = TextSource(
         given.source, given.split, given.context_size, given.prepend_bos, given.revision
     )
-    try:
-        rows = tokenise(source, given.tokenizer, given.output, max_tokens=given.max_tokens)
-    except E2EError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    rows = tokenise(source, given.tokenizer, given.output, max_tokens=given.max_tokens)
     print(f"{rows:,} rows of {source.context_size} tokens in {given.output}")
-    return 0
 
 
 if __name__ == "__main__":

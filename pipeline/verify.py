@@ -21,7 +21,7 @@ import pandas as pd
 from e2e_lib.analysis.claims.measures import WRITTEN
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.data.formats import SPARSITY, WEIGHTS
-from e2e_lib.errors import E2EError, ResultsError
+from e2e_lib.errors import E2EError, ResultsError, command
 from e2e_lib.files import project_path
 from e2e_lib.runs.read import REFERENCE
 from e2e_lib.runs.tables import metrics_table, write_metrics_table
@@ -175,7 +175,8 @@ def summary(outcome: Outcome, runs: int, shipped: int) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: list[str]) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Run the reference's analyses again and compare.")
     parser.add_argument("--reference", default=REFERENCE, help="results folder to verify")
@@ -184,12 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     reference, scratch = project_path(given.reference), project_path(given.scratch)
     os.environ |= environment()
-    try:
-        outcome = verify(reference, scratch, project_path(given.weights) if given.weights else None)
-        runs = sorted((scratch / "saes").glob("*/run.json"))
-    except E2EError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    outcome = verify(reference, scratch, project_path(given.weights) if given.weights else None)
+    runs = list((scratch / "saes").glob("*/run.json"))
     shipped = sum((run.parent / WEIGHTS).is_file() for run in runs)
     print(summary(outcome, len(runs), shipped))
     return 1 if outcome.differences else 0

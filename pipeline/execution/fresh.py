@@ -8,14 +8,16 @@ Snakemake takes care. started/NAME.json says what the stage was last begun with,
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from e2e_lib.source_code import notebook_digest
+from pipeline.plan.grid import Job, jobs, whole_batches
 from pipeline.plan.notebook_parameters import NOTEBOOKS
-from pipeline.plan.stages import Stage
+from pipeline.plan.profile import Profile
+from pipeline.plan.stages import PUBLISHED, TRAIN, Stage
 
 CODE = "its code changed"
 PLAN = "its parameters changed, or what it reads"
@@ -28,20 +30,27 @@ def plan_digest(stage: Stage) -> str:
 
 
 def facts(results: Path, kind: str, name: str) -> Mapping[str, Any]:
-    """What a marker of this kind (done, started) holds; nothing if there is none."""
+    """What a marker of this kind (done, started, running) holds; nothing if there is none now."""
     try:
         return dict(json.loads((results / kind / f"{name}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 
 
+def _codes(todo: list[Stage], notebooks: Path) -> dict[str, str]:
+    """The digest of each stage's code as it is today, by the stage's name."""
+    names = {stage.notebook for stage in todo}
+    digests = {name: notebook_digest(notebooks / f"{name}.ipynb") for name in names}
+    return {stage.name: digests[stage.notebook] for stage in todo}
+
+
 def stale(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> dict[str, str]:
     """Why each finished stage that must run again must do so, by its name."""
-    reasons = {}
+    codes, reasons = _codes(todo, notebooks), {}
     for stage in todo:
         if not (done := facts(results, "done", stage.name)):
             continue
-        if done.get("code") != notebook_digest(notebooks / f"{stage.notebook}.ipynb"):
+        if done.get("code") != codes[stage.name]:
             reasons[stage.name] = CODE
         elif done.get("plan") != plan_digest(stage):
             reasons[stage.name] = PLAN
@@ -50,12 +59,9 @@ def stale(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> dict
 
 def of_other_code(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> set[str]:
     """Stages that were begun, and perhaps finished in part, with other code than today's."""
-    codes = {stage.name: facts(results, "started", stage.name).get("code") for stage in todo}
-    return {
-        stage.name
-        for stage in todo
-        if codes[stage.name] not in (None, notebook_digest(notebooks / f"{stage.notebook}.ipynb"))
-    }
+    codes = _codes(todo, notebooks)
+    begun = {name: facts(results, "started", name).get("code") for name in codes}
+    return {name for name, code in codes.items() if begun[name] not in (None, code)}
 
 
 def settle(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> dict[str, str]:
@@ -89,10 +95,58 @@ def drop_torn_copies(results: Path) -> None:
 
 def in_words(reasons: Mapping[str, str]) -> list[str]:
     """A line for each reason: whose it is, or how many share it."""
-    counts = Counter(reasons.values())
-    names = {why: [n for n, w in reasons.items() if w == why] for why in counts}
+    sharing: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        sharing.setdefault(why, []).append(name)
     return [
         f"Runs again: {', '.join(some[:3])}{f' and {len(some) - 3} more' if some[3:] else ''} "
         f"({why})."
-        for why, some in names.items()
+        for why, some in sharing.items()
     ]
+
+
+def set_aside(
+    results: Path, profile: Profile, outdated: Collection[str] = frozenset()
+) -> list[str]:
+    """Move runs that the profile no longer asks for out of the way of its figures.
+
+    After a λ or a seed was changed, the SAEs of the old value would still be plotted. Called before
+    the pipeline starts, so that no figure can see them.
+
+    Args:
+        outdated: stages whose code has changed: their runs go too, or training would skip them.
+    """
+    from e2e_lib.runs.read import finished_runs  # with pandas, which no job should wait for
+    from e2e_lib.runs.tables import metrics_table
+
+    if not any(finished_runs(results)):
+        return []
+    rows = metrics_table(results).to_dict("records")
+    strangers = [row["run"] for row in rows if maker(row, profile) in {"", *outdated}]
+    for run in strangers:
+        (results / "set_aside").mkdir(exist_ok=True)
+        shutil.rmtree(results / "set_aside" / run, ignore_errors=True)
+        shutil.move(str(results / "saes" / run), str(results / "set_aside" / run))
+    return strangers
+
+
+def maker(row: Mapping[Hashable, Any], profile: Profile) -> str:
+    """The stage that makes the SAE of this row of the table, in the grid or a sweep; "" if none."""
+    if profile.released:  # they come as they are
+        return PUBLISHED
+    return next((f"{TRAIN}-{job.label}" for job in jobs(profile) if _makes(job, row, profile)), "")
+
+
+def _makes(job: Job, row: Mapping[Hashable, Any], profile: Profile) -> bool:
+    """Whether `job` trains the SAE of this row."""
+    start = ""
+    if job.start is not None:
+        start = f"local-blocks.{job.layer}.{profile.hook_point}-l{job.start:g}-s{job.seed}-"
+    return (
+        (row["layer"], row["seed"]) == (job.layer, job.seed)
+        and row["sparsity_coeff"] in job.grids.get(row["objective"], ())
+        and row["train_tokens"] == whole_batches(job.train_tokens, profile)
+        and (row["dict_ratio"], row["lr"]) == (job.dict_ratio, job.lr)
+        and bool(row["init_from"]) == bool(start)
+        and row["init_from"].startswith(start)
+    )

@@ -40,14 +40,10 @@ def sole_pipeline(results: Path, folder: str) -> Iterator[str]:
         ResultsError: another pipeline is at work in it.
     """
     with (results / FILE).open("a+", encoding="utf-8") as file:
-        try:
-            held = _take(file)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        held = _take(file)
+        if held is None:
             print(f"{folder} is on a file system without locks: start no second pipeline on it.")
-            held = True
-        if not held:
+        elif not held:
             file.seek(0)
             holder = file.readline().strip() or "a process"
             raise ResultsError(
@@ -77,13 +73,9 @@ def sole_job(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         waited = False
-        try:
-            while not _take(file):
-                waited = True
-                time.sleep(0.2)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        while _take(file) is False:
+            waited = True
+            time.sleep(0.2)
         yield waited
 
 
@@ -112,7 +104,7 @@ def _watch(path: Path, token: str) -> None:
     psutil.wait_procs(kernels, timeout=GRACE)
     if kernels:
         threading.main_thread().join(timeout=GRACE)  # papermill, which has something to write
-    os._exit(1)
+    os._exit(2)  # as after any other error
 
 
 def _token(path: Path) -> str | None:
@@ -123,12 +115,16 @@ def _token(path: Path) -> str | None:
         return None
 
 
-def _take(file: IO[str]) -> bool:
-    """Whether this process holds the lock of the open file now. OSError: it can have none."""
+def _take(file: IO[str]) -> bool | None:
+    """Whether this process holds the lock of the open file now; None: the file system has none."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # NFS refuses with EACCES
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
     return True
 
 

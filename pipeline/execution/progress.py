@@ -1,6 +1,5 @@
 """What is seen of a pipeline at work: one bar over all its notebooks, a line as each ends."""
 
-import json
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.execution.fresh import facts
 from pipeline.plan.stages import Stage
 
 
@@ -41,15 +41,10 @@ def _progress(stage: Stage, done: Mapping[str, Any], running: Mapping[str, Any])
     return min(gone, 0.95 * stage.seconds)
 
 
-def _markers(results: Path, kind: str) -> dict[str, Any]:
+def _markers(results: Path, kind: str) -> dict[str, Mapping[str, Any]]:
     """The markers of this kind by stage; one that vanishes while we look is left out."""
-    found = {}
-    for path in sorted((results / kind).glob("*.json")):
-        try:
-            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-    return found
+    names = sorted(path.stem for path in (results / kind).glob("*.json"))
+    return {name: found for name in names if (found := facts(results, kind, name))}
 
 
 def _clock(seconds: float) -> str:

@@ -96,10 +96,10 @@ def test_a_job_ends_with_its_pipeline(tmp_path: Path) -> None:
         time.sleep(1.5)
         assert job.poll() is None
     with sole_pipeline(tmp_path, "r") as token:
-        assert job.wait(5) == 1
+        assert job.wait(5) == 2
         second = start(JOB, tmp_path, token)
         retire(tmp_path)
-        assert second.wait(5) == 1
+        assert second.wait(5) == 2
     assert by_hand.poll() is None  # a notebook run by hand belongs to no pipeline
     by_hand.kill()
     for process in (job, second, by_hand):
@@ -127,7 +127,7 @@ def test_a_training_that_outlives_its_pipeline_saves_its_state(tmp_path: Path) -
             assert time.monotonic() < deadline and job.poll() is None
             time.sleep(0.5)
     [said] = job.communicate(timeout=60)[1:]
-    assert job.returncode == 1
+    assert job.returncode == 2
     assert "training was stopped by SIGINT" in said and "its state is saved" in said
     assert len(list(tmp_path.glob("saes/*/checkpoints/step-*.safetensors"))) == 1
     assert not (tmp_path / "failed" / "10_train.json").exists(), "it did not fail"

@@ -29,13 +29,13 @@ from e2e_lib.paper import SIMILAR_CE, SIMILAR_L0
 from e2e_lib.runs.load import load_saes, load_subject
 from e2e_lib.runs.read import run_config
 from e2e_lib.runs.tables import metrics_table
+from pipeline.execution.fresh import set_aside
 from pipeline.plan.grid import jobs
 from pipeline.plan.model_size import KNOWN_SHAPES, model_shape
 from pipeline.plan.profile import load_profile
 from pipeline.plan.shrink import shrunk
 from pipeline.plan.stages import stages
 from pipeline.run import main, parse_overrides
-from pipeline.table import set_aside
 from tests.helpers.notebook_cells import run_cells
 from tests.helpers.released_files import write_release
 from tests.helpers.tiny_models import write_jsonl

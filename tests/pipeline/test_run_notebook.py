@@ -14,6 +14,7 @@ from e2e_lib.errors import ConfigError
 from e2e_lib.runs.tables import metrics_table
 from e2e_lib.source_code import code_cells, imported, notebook_digest
 from pipeline.execution.executor import environment, snakemake_command
+from pipeline.execution.fresh import maker, set_aside
 from pipeline.execution.scrub import last_of_bars, scrub_text
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT, load_profile
@@ -21,7 +22,6 @@ from pipeline.plan.stages import ALL_NOTEBOOKS, PUBLISHED, stages
 from pipeline.run import main as command_line
 from pipeline.run import run
 from pipeline.run_notebook import NotebookError, main, run_notebook
-from pipeline.table import set_aside, wanted
 from tests.helpers.synthetic_results import write_results
 
 PARAMETERS = "\n".join(
@@ -76,7 +76,7 @@ def test_failure_is_one_sentence_and_leaves_no_marker(
     results = tmp_path / "r"
     (results / "done").mkdir(parents=True)
     (results / "done" / "a.json").write_text("{}")  # of an earlier success
-    assert main([str(notebook), "--results", str(results)]) == 1
+    assert main([str(notebook), "--results", str(results)]) == 2
     assert "a.ipynb, cell 2: ValueError: λ is -1, but" in capsys.readouterr().err
     assert not (results / "done" / "a.json").exists()
     executed = results / "notebooks" / "a.ipynb"
@@ -301,7 +301,9 @@ def test_runs_of_sweeps_are_wanted() -> None:
     }  # fmt: skip
     start = "local-blocks.2.hook_resid_pre-l8-s0-0a1b2c3d"
     warm = row | {"train_tokens": 19_456, "init_from": start}
-    assert wanted(row, profile) and wanted(row | {"lr": 0.003}, profile) and wanted(warm, profile)
+    assert maker(row, profile) == "10_train-layer2-seed0"
+    assert maker(row | {"lr": 0.003}, profile) == "10_train-lr0.003-seed0"
+    assert maker(warm, profile) == "10_train-warm_start20000-seed0"
     for other in (
         row | {"lr": 0.03},
         row | {"seed": 1, "lr": 0.003},  # the sweep has the first seed alone
@@ -310,7 +312,7 @@ def test_runs_of_sweeps_are_wanted() -> None:
         warm | {"init_from": start.replace("l8", "l12")},
         warm | {"objective": "local", "sparsity_coeff": 8.0},
     ):
-        assert not wanted(other, profile), other
+        assert not maker(other, profile), other
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file"])

@@ -4,13 +4,10 @@ Source: claims C1-C12 of the paper. A claim says that a value lies above and/or 
 bound. It holds only if the value does and the 95 % interval does not contain a bound; a value on
 the right side with an interval that includes a bound counts as not holding, and `how` says so.
 What cannot be measured here has no verdict (null), with the reason. Nothing here needs torch.
-
-    python -m e2e_lib.analysis.claims.verdicts results/reference README.md
 """
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ import pandas as pd
 from e2e_lib.analysis.claims.ledger import CLAIMS, Claim
 from e2e_lib.analysis.claims.measures import WRITTEN, Measurement, NotTestableError, Tables
 from e2e_lib.analysis.matched import main_runs
-from e2e_lib.errors import E2EError, ResultsError
+from e2e_lib.errors import ResultsError
 from e2e_lib.files import replace_block, write_json
 from e2e_lib.runs import tables as runs
 
@@ -141,23 +138,3 @@ def _written(figures: Path) -> Iterator[tuple[str, pd.DataFrame]]:
             if (folder / f"{name}.csv").is_file():
                 yield name, pd.read_csv(folder / f"{name}.csv")
                 break
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command line; returns the exit status."""
-    if len(arguments) != 2:
-        print(
-            "usage: python -m e2e_lib.analysis.claims.verdicts RESULTS_FOLDER README.md",
-            file=sys.stderr,
-        )
-        return 2
-    try:
-        readme_block(*arguments)
-    except E2EError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
