@@ -182,7 +182,7 @@ def test_tables_for_reading_keep_their_order():
 
 def test_table_5_stands_beside_the_same_depth():
     ours = activations.means(grid([[[1, 2], [1, 2]]], objective="e2e_ds"), "l2_ratio")
-    beside = paper_values.beside_table5(ours, {2: "middle"})
+    beside = paper_values.beside(ours, {2: "middle"}, 5)
     assert beside["positions"].tolist() == ["first", "after first", "all"]
     assert beside["paper"].tolist()[:2] == [0.99, 0.56]
     assert math.isnan(beside["paper"].iloc[2])

@@ -1,4 +1,4 @@
-"""Cosine similarities on dictionaries whose answers can be seen on paper."""
+"""Cosine similarities on dictionaries whose answers can be seen on paper; warm starts."""
 
 import math
 
@@ -7,16 +7,13 @@ import pytest
 import torch
 
 from e2e_lib.analysis import geometry
+from tests.helpers.sweep_tables import cos, plane
 
 
 def angles(*degrees: float) -> torch.Tensor:
     """Unit vectors in the plane."""
     radians = torch.tensor(degrees) * math.pi / 180
     return torch.stack([radians.cos(), radians.sin()], dim=-1)
-
-
-def cos(degrees: float) -> float:
-    return math.cos(math.radians(degrees))
 
 
 def test_within_by_hand():
@@ -111,3 +108,32 @@ def test_nothing_to_compare_is_an_empty_table():
         table = function({}, RUNS)
         assert table.empty
         assert "max_cosine" in table
+
+
+# ------------------------------------------------------------------ warm starts
+def test_moved_features_by_hand():
+    saes, compared = plane()
+    table = geometry.moved(saes, compared)
+    assert table["cosine"].tolist() == pytest.approx([cos(5), cos(30), cos(20)], abs=1e-6)
+    assert table["started_alive"].tolist() == [True, False, True]
+    assert set(table["train_tokens"]) == {200}
+    del saes["local-s1-l2.0-"]
+    assert len(geometry.moved(saes, compared)) == 2
+
+
+def test_agreement_by_hand():
+    saes, compared = plane()
+    table = geometry.agreement_of_starts(saes, compared)
+    means = table.groupby("start")["max_cosine"].mean()
+    # Warm: 5 and 60 degrees to 30 alone, 30 to 5; the dead ones do not count.
+    assert means["warm, 200 tokens"] == pytest.approx((cos(25) + cos(30) + cos(25)) / 3)
+    assert means[geometry.SCRATCH] == pytest.approx(cos(45))
+    # The local starts: 0 degrees to 10, and 10 and 100 degrees to 0.
+    assert means[geometry.LOCAL] == pytest.approx((cos(10) + cos(10) + cos(100)) / 3)
+    [row] = geometry.agreement_gain(table).to_dict("records")
+    by_seed = [(cos(25) + cos(30)) / 2, cos(25)]
+    assert row["mean"] == pytest.approx(sum(by_seed) / 2)
+    assert row["difference"] == pytest.approx(sum(by_seed) / 2 - cos(45))
+    assert row["low"] <= row["difference"] <= row["high"]
+    alone = table[table["start"] != geometry.SCRATCH]
+    assert geometry.agreement_gain(alone).empty

@@ -5,6 +5,8 @@ import pytest
 
 from e2e_lib import paper
 from e2e_lib.analysis import matched
+from tests.helpers.sweep_tables import COEFFS, PLANE
+from tests.helpers.sweep_tables import TABLE as SWEEPS
 
 
 def runs_of(*rows: tuple) -> pd.DataFrame:
@@ -105,9 +107,9 @@ def test_depth_names():
 
 def test_paper_values_stand_beside_the_same_depth():
     summary = matched.over_seeds(matched.similar(TABLE, "ce_increase"))
-    table = paper.beside_paper(summary, {2: "middle"}, "ce_increase")
+    table = paper.beside(summary, {2: "middle"}, 2)
     assert table["paper_l0"].tolist() == [69.4, 27.5, 36.8]  # Table 1
-    shares = paper.relative_to_local(summary, {2: "middle"}, "ce_increase")
+    shares = paper.relative_to_local(summary, {2: "middle"}, 2)
     assert shares["l0"].tolist() == pytest.approx([28 / 90, 33 / 90])
     assert shares["paper_l0"].tolist() == pytest.approx([27.5 / 69.4, 36.8 / 69.4])
 
@@ -128,3 +130,45 @@ def test_last_block_ratios():
 def test_missing_values_and_no_runs_are_no_error():
     assert len(matched.main_runs(TABLE.assign(dict_ratio=float("nan")))) == len(TABLE)
     assert matched.main_runs(TABLE.iloc[:0]).empty
+
+
+# ------------------------------------------------------------------ sweeps
+def test_main_runs_are_those_of_no_sweep():
+    main = matched.main_runs(SWEEPS)
+    assert set(main["run"]) == set(SWEEPS["run"][:12])
+    without = matched.main_runs(SWEEPS.drop(columns="init_from"))  # an older table
+    assert set(main["run"]) <= set(without["run"])
+
+
+@pytest.mark.parametrize(
+    ("column", "settings"),
+    [("lr", {0.01, 0.1}), ("dict_ratio", {5.0, 10.0}), ("train_tokens", {500, 1000, 4000})],
+)
+def test_a_sweep_differs_in_one_column(column, settings):
+    runs = matched.sweep_runs(SWEEPS, column)
+    assert set(runs[column]) == settings
+    for other in {"lr", "dict_ratio", "train_tokens", "init_from"} - {column}:
+        assert len(set(runs[other])) == 1
+    assert runs["main"].equals(runs[column].isin(matched.main_runs(SWEEPS)[column]))
+    assert set(runs["seed"]) == {0}  # the sweeps have one seed, so the main runs beside them too
+    pairs = runs.groupby(["objective", column])["sparsity_coeff"].apply(list)
+    assert all(list(coeffs) == list(COEFFS) for coeffs in pairs)
+
+
+def test_warm_starts_may_differ_in_tokens_and_rate():
+    runs = matched.sweep_runs(SWEEPS, "init_from")
+    assert runs.groupby("main").size().to_dict() == {True: 3, False: 6}
+    assert set(runs.loc[~runs["main"], "train_tokens"]) == {200, 300}
+
+
+def test_main_runs_of_other_lambdas_are_not_beside_a_sweep():
+    some = SWEEPS[(SWEEPS["lr"] == 0.01) | (SWEEPS["sparsity_coeff"] > 1)]
+    runs = matched.sweep_runs(some, "lr")
+    assert set(runs["sparsity_coeff"]) == {2.0, 4.0}
+    assert runs["main"].sum() == 2
+
+
+def test_the_middle_lambda_is_compared():
+    compared = matched.warm_start_runs(PLANE)
+    assert compared.groupby("role").size().to_dict() == {"scratch": 2, "start": 2, "warm": 2}
+    assert set(compared["sparsity_coeff"]) == {2.0}

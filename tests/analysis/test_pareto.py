@@ -1,10 +1,10 @@
-"""The interpolated summary ratio by hand, and the bootstrap against a known interval."""
+"""The interpolated summary ratio by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from e2e_lib.analysis import pareto, statistics
+from e2e_lib.analysis import pareto
 
 CURVES = {"local": [(10, 1.0), (20, 0.6), (40, 0.2)], "e2e": [(5, 0.5), (25, 0.3), (50, 0.1)],
           "e2e_ds": [(8, 0.4), (16, 0.4), (60, 0.4)]}  # fmt: skip
@@ -114,49 +114,3 @@ def test_summary_has_a_row_a_layer_objective_and_quantity():
     at_l0 = table[(table["quantity"] == "CE increase at equal L0") & (table["compared"] == "e2e")]
     alone = pareto.interpolated_ratio(runs_of(), rows_of(runs_of()), "e2e")
     assert at_l0["value"].item() == pytest.approx(alone["value"])
-
-
-def test_mean_interval_is_the_known_one():
-    # Mean of n normal values: ± 1.96 σ / √n.
-    values = np.random.default_rng(0).normal(5, 2, 400)
-    interval = statistics.mean_interval(values, resamples=4000)
-    half = 1.96 * values.std() / 20
-    assert interval.value == values.mean()
-    assert interval.low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
-
-
-def test_weights_resample_a_mean():
-    rng = np.random.default_rng(0)
-    weights = statistics.resample_weights(100, 3000, rng)
-    assert weights.sum(axis=1) == pytest.approx(1)
-    x = rng.normal(size=100)
-    assert (weights @ x).std() == pytest.approx(x.std() / 10, rel=0.05)
-
-
-def test_difference_of_means_over_seeds():
-    rng = np.random.default_rng(0)
-    first = [rng.normal(1 + s, 0.1, 300) for s in (0, 1)]
-    second = [rng.normal(0, 0.1, 300) for _ in (0, 1)]
-    found = statistics.difference_interval(first, second)
-    assert found.value == pytest.approx(1.5, abs=0.02)
-    # Two seeds, 1 and 2: drawn twice each time, so the interval is their range.
-    assert (found.low, found.high) == pytest.approx((1, 2), abs=0.05)
-
-
-def test_one_value_has_no_interval():
-    interval = statistics.mean_interval([3.0])
-    assert interval.value == 3
-    assert np.isnan(interval.low)
-
-
-def test_mean_differences_pair_seeds():
-    table = pd.DataFrame(
-        [(2, o, s, x + v) for o, v in (("local", 0.5), ("e2e", 0.1)) for s in (0, 1)
-         for x in (0.0, 0.2)] + [(2, "local", 7, 0.9)],
-        columns=["layer", "objective", "seed", "max_cosine"],
-    )  # fmt: skip
-    row = statistics.mean_differences(table, [("local", "e2e"), ("local", "e2e_ds")]).iloc[0]
-    assert row["value"] == pytest.approx(0.4)  # seed 7 has no partner
-    assert row["n_seeds"] == 2
-    assert len(statistics.mean_differences(table, [("local", "e2e_ds")])) == 0

@@ -4,13 +4,25 @@ import json
 from dataclasses import fields
 
 import pytest
+import torch
 
+from e2e_lib.core.config import TrainConfig
+from e2e_lib.core.hooks import clean_pass
+from e2e_lib.core.losses import named_objective
+from e2e_lib.core.sae_run import build_saes
+from e2e_lib.core.train import train
 from e2e_lib.errors import ConfigError
 from e2e_lib.files import write_json
 from e2e_lib.runs.experiment import parse_sparsity_coeffs, planned
 from e2e_lib.runs.save import run_name
 from tests.helpers.run_folders import HOOK, experiment
-from tests.helpers.tiny_models import assert_sentence, small_sae
+from tests.helpers.tiny_models import (
+    D_MODEL,
+    assert_sentence,
+    random_tokens,
+    small_sae,
+    tiny_model,
+)
 
 
 def test_sparsity_coeffs():
@@ -150,3 +162,27 @@ def test_configs_that_are_not_allowed(coeffs, parts):
     with pytest.raises(ConfigError) as caught:
         experiment().configs(coeffs)
     assert_sentence(caught, *parts)
+
+
+def test_training_begins_at_exactly_the_saved_weights(tmp_path):
+    start = small_sae(2 * D_MODEL, seed=5)
+    start.save(tmp_path / "start")
+    plan = experiment(seed=3)
+    init_from = plan.starts(tmp_path / "results", str(tmp_path / "start"))
+    [config] = plan.configs({"local": [0.3]}, lr=0.01, init_from=init_from)
+    assert isinstance(config, TrainConfig)
+    [hook] = config.hook_names
+    begun = build_saes(tiny_model(), config)[hook]
+    assert torch.equal(begun.W_enc, start.W_enc)
+    assert torch.equal(begun.b_enc, start.b_enc)
+    assert torch.equal(begun.W_dec, start.dictionary)  # saved at unit length
+    assert torch.equal(begun.b_dec, start.b_dec)
+
+    rows = random_tokens(4)
+    [run] = train(tiny_model(), [config], rows, progress=False)
+    x = clean_pass(tiny_model(), rows, [hook], logits=False).activations[hook]
+    output, codes = start(x)
+    objective = named_objective("local", 0.3)
+    expected = (output - x).pow(2).mean()
+    expected += objective.sparsity_coeff * codes.abs().sum(-1).mean() / D_MODEL
+    assert run.curve[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)

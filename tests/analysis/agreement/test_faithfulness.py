@@ -273,10 +273,10 @@ def test_agreement_table():
 
 def test_the_paper_beside_ours():
     table = tables.faithfulness_table(preferences({("e2e_ds", 0): [2.0] * 3}))
-    beside = paper_values.beside_table7(table, {2: "middle"})
+    beside = paper_values.beside(table, {2: "middle"}, 7)
     assert beside["paper"].tolist() == pytest.approx([0.952])
-    assert list(beside.columns) == [*table.columns, "paper"]
-    assert len(paper_values.TABLE7) == 18
+    assert list(beside.columns) == [*table.columns, "depth", "paper"]
+    assert len(paper_values.TABLES[7][1]) == 18
 
 
 def test_figures(tmp_path):
@@ -286,7 +286,7 @@ def test_figures(tmp_path):
         for layer in (1, 2) for match in ("ce_increase", "l0") for task in plots.faithfulness.TASKS
     ]  # fmt: skip
     table = tables.faithfulness_table(pd.concat(parts, ignore_index=True))
-    dots = plots.faithfulness_by_task(paper_values.beside_table7(table, {1: "early", 2: "middle"}))
+    dots = plots.faithfulness_by_task(paper_values.beside(table, {1: "early", 2: "middle"}, 7))
     assert len(dots.axes) == 4
     assert dots.axes[0].get_title() == "layer 1, similar CE"
     shown = [text.get_text() for text in dots.legends[0].get_texts()]

@@ -1,15 +1,11 @@
-"""The protocol: scores on answers known beforehand, statistics, and files that survive a crash."""
+"""The protocol: scores on answers known beforehand, and files that survive a crash."""
 
 import json
-import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from e2e_lib import paper as paper_values
-from e2e_lib.analysis import statistics
 from e2e_lib.analysis.interpret import protocol as interpret
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import (
@@ -176,62 +172,3 @@ def test_a_refusal_stops_the_run_at_once(tmp_path):
     with pytest.raises(ExplainerError, match="Refused"):
         interpret.interpret([feature("r/0"), feature("r/1"), feature("r/2")], refusal, path)
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["r/0"]
-
-
-# ------------------------------------------------------------------ statistics
-def score_table(groups: dict[tuple[str, int], list[float]]) -> pd.DataFrame:
-    rows = [
-        ("l0", 6, objective, seed, score)
-        for (objective, seed), values in groups.items() for score in values
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["match", "layer", "objective", "seed", "score"])
-
-
-def test_differences_by_hand():
-    groups = {("e2e_ds", 0): [0.5, 0.7], ("local", 0): [0.1, 0.3], ("e2e_ds", 1): [0.9, 0.9],
-              ("local", 1): [0.5, math.nan], ("e2e_ds", 2): [1.0]}  # fmt: skip
-    found = statistics.score_differences(score_table(groups), resamples=500)
-    row = found.iloc[0]
-    assert len(found) == 1
-    assert row["value"] == pytest.approx((0.4 + 0.4) / 2)
-    assert row["low"] <= row["value"] <= row["high"]
-    assert (row["n_seeds"], row["n_first"], row["n_second"]) == (2, 4, 3)
-    assert not len(statistics.score_differences(score_table({("local", 0): [0.1]})))
-
-
-def test_p_is_exact_where_it_can_be_counted():
-    # Pool {0, 0, 1, 1}: means of two draws are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4, so
-    # a difference as large as the observed 1 has probability 2/16.
-    p = statistics.pooled_p([np.array([1.0, 1.0])], [np.array([0.0, 0.0])], resamples=20_000)
-    assert p == pytest.approx(1 / 8, abs=0.01)
-    assert statistics.pooled_p([np.array([0.3, 0.3])], [np.array([0.3])], resamples=10) == 1
-
-
-def test_p_and_interval_agree_with_a_t_test_on_large_samples():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(0.55, 0.3, 150), rng.normal(0.5, 0.3, 170)
-    table = score_table({("e2e_ds", 0): a.tolist(), ("local", 0): b.tolist()})
-    row = statistics.score_differences(table, resamples=8000).iloc[0]
-    from scipy import stats
-
-    test = stats.ttest_ind(a, b, equal_var=False)
-    interval = test.confidence_interval()
-    assert row["p"] == pytest.approx(test.pvalue, abs=0.015)
-    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high), abs=0.006)
-
-
-def test_grouped_means_are_over_features_then_seeds():
-    table = score_table({("local", 0): [0.0, 0.0, 0.3], ("local", 1): [0.9, math.nan]})
-    found = statistics.grouped_means(table, "score", ["layer", "objective"])
-    row = found.iloc[0]
-    assert (row["layer"], row["objective"], row["n"]) == (6, "local", 4)
-    assert row["value"] == pytest.approx((0.1 + 0.9) / 2)
-    assert row["low"] < 0.2 and row["high"] == pytest.approx(0.9)
-    assert not len(statistics.grouped_means(table.iloc[:0], "score", ["layer"]))
-
-
-def test_beside_the_paper():
-    ours = pd.DataFrame({"match": ["ce_increase", "l0", "l0"], "layer": [2, 2, 3], "value": 0.0})
-    found = paper_values.beside_table4(ours, {1: "early", 2: "middle", 3: "late"})
-    assert found["paper_value"].tolist() == [0.10, -0.01, 0.03]
-    assert found["paper_p"].tolist() == [0.00044, 0.71, 0.33]
