@@ -8,6 +8,17 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 SHELL = bash
 
+# Minutes on two cores. Help, the targets, README and notebook 00 say these: tests/test_minutes.py.
+SETUP_MINUTES = 1 to 10
+SMOKE_MINUTES = 3
+WORKSHOP_MINUTES = 10
+STORYWORLD_MINUTES = 30
+TEST_MINUTES = 17
+LINT_MINUTES = 1
+VERIFY_MINUTES = 5
+BENCH_MINUTES = 2 to 10
+LOCK_MINUTES = 2
+
 # The user's own packages, startup files and trackers must not leak into results.
 export PYTHONNOUSERSITE = 1
 export JUPYTER_PREFER_ENV_PATH = 1
@@ -21,37 +32,37 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run    every notebook of a profile, then a report       (10 minutes on two cores)"
+	@echo "make run    every notebook of a profile, then a report  ($(WORKSHOP_MINUTES) minutes on two cores)"
 	@echo "            PROFILE=smoke|workshop|storyworld  CORES=2  SET='seeds=[0] dict_ratio=20'"
 	@echo "            PROFILE=tinystories|gpt2|published  the paper's own models, on a GPU"
 	@echo "            SHRINK=1  any profile in a few steps, to try the whole path"
 	@echo "            MODEL=folder-or-hub-name TRAIN=text VALIDATION=text   a model of your own"
 	@echo "            CLUSTER=slurm|folder   every notebook a job of a cluster"
-	@echo "make test   lint, unit tests, notebooks                      (17 minutes on two cores)"
+	@echo "make test   lint, unit tests, notebooks  ($(TEST_MINUTES) minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
-	@echo "make lint   ruff and mypy alone                              (one minute)"
+	@echo "make lint   ruff, mypy and the floors alone  (minutes: $(LINT_MINUTES))"
 	@echo "make reference  make results/storyworld the committed reference"
-	@echo "make verify  run the reference's analyses again and compare every number (5 minutes)"
+	@echo "make verify  run the reference's analyses again and compare every number  ($(VERIFY_MINUTES) minutes)"
 	@echo "            WEIGHTS=results/storyworld  with the weights that are not shipped"
 	@echo "make same A=results/smoke B=elsewhere/results/smoke   the same to the last bit, but for clocks?"
 	@echo "make bench SHAPE=storyworld|llama-260k|tinystories-1m|gpt2   milliseconds a training step"
 	@echo "            DEVICE=cuda  THREADS=2  OUT=file for its JSON lines"
 	@echo "make lock   resolve requirements.lock again; UPGRADE=1  the newest of everything"
 	@echo "make clean  delete $(VENV), build and caches; results stay"
-	@echo "The first of these to run installs requirements.lock into $(VENV) (a few minutes)."
+	@echo "The first of these to run installs requirements.lock into $(VENV) ($(SETUP_MINUTES) minutes)."
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no python3.11 found; install it or set PYTHON=..."; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
 	  echo "error: PYTHON is $(PYTHON), but it must be Python 3.11, 3.12 or 3.13."; exit 1; }
-	@echo "Setting up $(VENV) from requirements.lock: once, one to ten minutes (downloads about 1 GB)."
+	@echo "Setting up $(VENV) from requirements.lock: once, $(SETUP_MINUTES) minutes (downloads about 1 GB)."
 	@"$(PYTHON)" -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 run: $(READY)
-	@echo "Running profile $(PROFILE): smoke 3, workshop 10, storyworld 30 minutes on two cores."
+	@echo "Running profile $(PROFILE): smoke $(SMOKE_MINUTES), workshop $(WORKSHOP_MINUTES), storyworld $(STORYWORLD_MINUTES) minutes on two cores."
 	@$(BIN)/python -m pipeline.run --profile "$(PROFILE)" $(if $(SHRINK),--shrink) \
 	  $(if $(RESULTS),--results "$(RESULTS)") $(if $(CORES),--cores "$(CORES)") \
 	  $(if $(CLUSTER),--cluster "$(CLUSTER)") \
@@ -59,7 +70,7 @@ run: $(READY)
 	  $(if $(VALIDATION),VALIDATION="$(VALIDATION)") $(SET)
 
 lint: $(READY)
-	@echo "Lint and types: under a minute."
+	@echo "Lint, types and floors. Minutes: $(LINT_MINUTES)."
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@$(BIN)/lint-imports
 
@@ -67,7 +78,7 @@ test: export HF_HUB_OFFLINE = 1
 test: export TQDM_DISABLE = 1
 test: export OMP_NUM_THREADS = 1
 test: lint
-	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about 17 minutes."
+	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about $(TEST_MINUTES) minutes."
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@$(BIN)/python tests/notebooks/check_notebooks.py
 
@@ -77,14 +88,14 @@ reference: $(READY)
 
 verify: export HF_HUB_OFFLINE = 1
 verify: $(READY)
-	@echo "Running the analyses of results/reference again in build/verify: about five minutes."
+	@echo "Running the analyses of results/reference again in build/verify: about $(VERIFY_MINUTES) minutes."
 	@$(BIN)/python -m pipeline.verify $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 same: $(READY)
 	@$(BIN)/python -m pipeline.same "$(A)" "$(B)"
 
 bench: $(READY)
-	@echo "Measuring training steps of shape $(SHAPE): two to ten minutes; keep the machine idle."
+	@echo "Measuring training steps of shape $(SHAPE): $(BENCH_MINUTES) minutes; keep the machine idle."
 	@$(BIN)/python -m benchmarks --shape "$(SHAPE)" $(if $(DEVICE),--device "$(DEVICE)") \
 	  $(if $(THREADS),--threads "$(THREADS)") $(if $(OUT),--out "$(OUT)")
 
@@ -93,7 +104,7 @@ lab: $(READY)
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/00_start_here.ipynb
 
 lock:
-	@echo "Resolving requirements.lock from pyproject.toml: about two minutes."
+	@echo "Resolving requirements.lock from pyproject.toml: about $(LOCK_MINUTES) minutes."
 	@"$(PYTHON)" -m venv --clear build/lock-venv
 	@build/lock-venv/bin/pip install --quiet --disable-pip-version-check $(PIP_TOOLS)
 	@grep == requirements.lock > build/lock.txt  # what is locked stays
