@@ -25,7 +25,7 @@ from e2e_lib.errors import E2EError, ResultsError, command
 from e2e_lib.files import project_path
 from e2e_lib.runs.read import REFERENCE
 from e2e_lib.runs.tables import metrics_table, write_metrics_table
-from pipeline.compare.differences import FILES, Lacking, Outcome, compare_folders
+from pipeline.compare.differences import FILES, Lacking, Outcome, compare_folders, matches
 from pipeline.execution.executor import environment
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT, read_profile
@@ -137,11 +137,9 @@ def _lacking(table: pd.DataFrame, by: str, shipped: set[str]) -> list[int]:
 
 def carry_over(reference: Path, scratch: Path, lacking: Lacking) -> None:
     """Give the claims the reference's own tables where they could not be made again in full."""
-    from fnmatch import fnmatch
-
     for name in WRITTEN if lacking.marks else ():
         for place in (f"figures/{name}.csv", f"tables/{name}.csv"):
-            partial = any(fnmatch(place, p) for p in (*lacking.rows, *lacking.averages))
+            partial = matches(place, (*lacking.rows, *lacking.averages))
             if partial and (reference / place).is_file():
                 shutil.copy(reference / place, scratch / place)
 

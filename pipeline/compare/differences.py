@@ -7,9 +7,10 @@ number, its words must be equal. What differs is named: file, row, column, both 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,67 +141,57 @@ def compare_tables(
     keys = [k for k in KEYS if k in reference and k in found and _is_key(reference[k], found[k])]
     left, right = (_keyed(table, keys) for table in (reference, found))
     missing = left[~left.index.isin(right.index)]
-    allowed = _about(missing, keys, lacking) & _matches(name, lacking.rows)
+    allowed = _about(missing, keys, lacking) & matches(name, lacking.rows)
     outcome.carried[name] += int(missing[allowed].select_dtypes("number").size)
     for key in missing.index[~allowed]:
         outcome.add(name, _words(keys, key), "", "there", "missing", "a missing row")
     for key in right.index[~right.index.isin(left.index)]:
         outcome.add(name, _words(keys, key), "", "missing", "there", "a new row")
     both = left.index[left.index.isin(right.index)]
-    left, right = left.loc[both], right.loc[both]
-    averaged = bool(lacking.marks) and _matches(name, lacking.averages)
+    left, right, rows = left.loc[both], right.loc[both], [_words(keys, key) for key in both]
+    averaged = bool(lacking.marks) and matches(name, lacking.averages)
     for column in (c for c in reference.columns if c in found):
-        _compare_column(name, column, left[column], right[column], keys, outcome, averaged)
-
-
-def _compare_column(
-    name: str,
-    column: str,
-    left: pd.Series,
-    right: pd.Series,
-    keys: list[str],
-    outcome: Outcome,
-    averaged: bool,
-) -> None:
-    """Values of rows that both tables have; of averages, those that differ are carried."""
-    allowed = tolerance(name)
-    if left.dtype.kind in "iufb" and right.dtype.kind in "iufb":
-        a, b = left.to_numpy(dtype=float), right.to_numpy(dtype=float)
-        wrong = np.flatnonzero(~allowed.allows(a, b))
-        numbers = len(a)
-    else:
-        texts = [side.astype(object).where(side.notna(), "").map(str) for side in (left, right)]
-        pairs = list(zip(*texts, strict=True))
-        same = [_same_text(a, b, allowed) for a, b in pairs]
-        wrong = np.flatnonzero(~np.array(same, dtype=bool))
-        numbers = sum(len(NUMBER.findall(a)) for a, _ in pairs)
-    carried = len(wrong) if averaged else 0
-    outcome.carried[name] += carried
-    outcome.compared[name] += numbers - carried
-    for i in wrong[carried:]:
-        row = _words(keys, left.index[i])
-        outcome.add(name, row, column, left.iloc[i], right.iloc[i], _terms(allowed))
+        sides = [left[column], right[column]]
+        if all(side.dtype.kind in "iufb" for side in sides):
+            sides = [side * 1 for side in sides]  # a flag counts as 0 or 1
+        else:
+            sides = [side.astype(object).where(side.notna(), "").map(str) for side in sides]
+        values = zip(rows, repeat(str(column)), *(side.tolist() for side in sides))
+        _compare(name, values, outcome, averaged)
 
 
 def compare_documents(name: str, reference: str, found: str, outcome: Outcome) -> None:
-    """Add to `outcome` how two JSON documents, or two pages, compare: value by value."""
-    allowed = tolerance(name)
+    """Add to `outcome` how two JSON documents, or two pages, compare: value by value.
+
+    A figure's `order` is how the report sorts it: a reference may be older than that.
+    """
     if not name.endswith(".json"):
         reference, found = (json.dumps(text.splitlines()) for text in (reference, found))
     try:
         left, right = (dict(_flat(json.loads(text))) for text in (reference, found))
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{name!r} is no JSON ({first_sentence(error)}).") from error
-    for place in left | right:
-        a, b = left.get(place, "missing"), right.get(place, "missing")
-        if _is_number(a) and _is_number(b):
-            same = bool(allowed.allows(float(a), float(b)))
-            outcome.compared[name] += 1
+    places = [p for p in left | right if p in left or not p.startswith("order[")]
+    sides = ([side.get(place, "missing") for place in places] for side in (left, right))
+    _compare(name, zip(places, repeat(""), *sides), outcome)
+
+
+def _compare(
+    name: str, values: Iterable[tuple[str, str, Any, Any]], outcome: Outcome, averaged: bool = False
+) -> None:
+    """Values by row and column, the reference's first; averages that differ count as carried."""
+    allowed = tolerance(name)
+    why = f"allowed: {allowed.absolute:g} + {allowed.relative:g} · |reference|"
+    for row, column, old, new in values:
+        numbers = len(NUMBER.findall(old)) if isinstance(old, str) else int(_is_number(old))
+        outcome.compared[name] += numbers
+        if _same(old, new, allowed):
+            continue
+        if averaged:
+            outcome.compared[name] -= 1
+            outcome.carried[name] += 1
         else:
-            same = type(a) is type(b) and _same_text(str(a), str(b), allowed)
-            outcome.compared[name] += len(NUMBER.findall(a)) if isinstance(a, str) else 0
-        if not same:
-            outcome.add(name, place, "", a, b, _terms(allowed))
+            outcome.add(name, row, column, old, new, why)
 
 
 def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -239,22 +230,24 @@ def _about(rows: pd.DataFrame, keys: list[str], lacking: Lacking) -> np.ndarray:
     return about
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns fits a file's name."""
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _same_text(reference: str, found: str, allowed: Tolerance) -> bool:
-    """Equal words, and numbers in them that are close enough."""
-    if reference == found:
-        return True
+def _same(reference: Any, found: Any, allowed: Tolerance) -> bool:
+    """Whether numbers are close enough; of texts the words are equal, and numbers in them close."""
+    if _is_number(reference) and _is_number(found):
+        return allowed.allows(reference, found)
+    if not (isinstance(reference, str) and isinstance(found, str)):
+        return type(reference) is type(found) and reference == found
     if NUMBER.sub("#", reference) != NUMBER.sub("#", found):
         return False
-    sides = ([_value(n) for n in NUMBER.findall(text)] for text in (reference, found))
-    return bool(np.all(allowed.allows(*map(np.array, sides))))
+    return all(map(allowed.allows, _numbers(reference), _numbers(found)))
 
 
-def _value(text: str) -> float:
-    return float(text.replace("−", "-").replace(",", ""))
+def _numbers(text: str) -> list[float]:
+    return [float(n.replace("−", "-").replace(",", "")) for n in NUMBER.findall(text)]
 
 
 def _words(keys: list[str], index: Any) -> str:
@@ -264,9 +257,5 @@ def _words(keys: list[str], index: Any) -> str:
     return ", ".join([*pairs, f"#{again}"] if again or not pairs else pairs)
 
 
-def _terms(allowed: Tolerance) -> str:
-    return f"allowed: {allowed.absolute:g} + {allowed.relative:g} · |reference|"
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
+    return isinstance(value, int | float) and not isinstance(value, bool)

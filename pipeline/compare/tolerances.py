@@ -9,9 +9,8 @@ nothing is timed again, so that they too are compared.
 """
 
 from fnmatch import fnmatch
-from typing import Any, NamedTuple
-
-import numpy as np
+from math import isfinite, isnan
+from typing import NamedTuple
 
 
 class Tolerance(NamedTuple):
@@ -21,11 +20,11 @@ class Tolerance(NamedTuple):
     absolute: float
     why: str
 
-    def allows(self, reference: Any, found: Any) -> Any:
-        """Whether each of `found` is close enough; NaN is close to NaN, ∞ to itself."""
-        with np.errstate(invalid="ignore"):
-            near = np.abs(reference - found) <= self.absolute + self.relative * np.abs(reference)
-        return near | (reference == found) | (np.isnan(reference) & np.isnan(found))
+    def allows(self, reference: float, found: float) -> bool:
+        """Whether `found` is close enough; NaN is close to NaN, ∞ to itself."""
+        if not isfinite(reference):
+            return reference == found or (isnan(reference) and isnan(found))
+        return abs(reference - found) <= self.absolute + self.relative * abs(reference)
 
 
 RECORDED = Tolerance(

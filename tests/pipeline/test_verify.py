@@ -149,6 +149,17 @@ def test_claims_in_another_order_are_the_same(tmp_path: Path) -> None:
     assert compare_folders(old, new).differences == []
 
 
+def test_a_reference_older_than_the_order_of_figures_is_no_other(tmp_path: Path) -> None:
+    old, new = write(tmp_path / "old"), write(tmp_path / "new")
+    for folder, facts in ((old, {"title": "t"}), (new, {"title": "t", "order": [20, 1]})):
+        (folder / "figures" / "a.json").write_text(json.dumps(facts))
+    assert compare_folders(old, new).differences == []
+    found = only(compare_folders(new, write(tmp_path / "none")))  # the file is missing
+    assert found.file == "figures/a.json"
+    (old / "figures" / "a.json").write_text(json.dumps({"title": "t", "order": [20, 2]}))
+    assert only(compare_folders(old, new)).row == "order[1]"
+
+
 @pytest.mark.parametrize(("name", "text"), [("tables/similar.csv", ""), ("claims.json", "[{")])
 def test_a_damaged_file_is_a_sentence(tmp_path: Path, name: str, text: str) -> None:
     old, new = write(tmp_path / "old"), write(tmp_path / "new")
