@@ -175,14 +175,16 @@ def print_provenance(results: Path | None = None, names: Collection[str] = ()) -
         found = [r["provenance"] for r in records]
         seeds = sorted({r["config"]["seed"] for r in records})
         commits = sorted({commit[:10] for commit in origins(found, "commit")})
-        torches = sorted({str(p["packages"]["torch"]).split("+")[0] for p in found if _torch(p)})
+        torches = sorted(
+            {
+                str(p["packages"]["torch"]).split("+")[0]
+                for p in found
+                if "torch" in p.get("packages", {})
+            }
+        )
         read = f"{len(records)} runs, seeds {', '.join(map(str, seeds))}, torch "
         read += f"{', '.join(torches) or 'unknown'}, commit {', '.join(commits) or 'unknown'}; "
     print(f"{read}this notebook: {this_code()}")
-
-
-def _torch(origin: Mapping[str, Any]) -> bool:
-    return isinstance(origin.get("packages"), dict) and "torch" in origin["packages"]
 
 
 @cache

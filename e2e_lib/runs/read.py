@@ -10,25 +10,97 @@ A run with SAEs at several hooks keeps each in a sub-folder named after its hook
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
-from e2e_lib.errors import ResultsError, first_sentence
+from e2e_lib.errors import ResultsError, first_sentence, is_integer
 from e2e_lib.files import project_path, shown_path
 from e2e_lib.names import layer_of
 
 REFERENCE = "results/reference"
 CURVE = ("step", "tokens", "loss", "l0", "ce_increase", "grad_norm", "lr")  # columns of curve.csv
-HOOK = re.compile(r"[A-Za-z0-9_.]{1,200}")  # part of a path: no separators
-# Of each SAE in metrics.json.
-METRICS = (
-    *("d_sae", "l0", "alive", "ce_clean", "ce_spliced", "ce_increase", "kl", "mse"),
-    *("explained_variance", "top1_agreement", "grad_norm", "train_seconds", "train_tokens"),
-)
+
+
+def _number(value: Any) -> Any:
+    """A number that float64 holds, or None, which is an unknown one."""
+    if value is None or isinstance(value, bool | float) or is_integer(value):
+        return value
+    raise PydanticCustomError("number", "it must be a number or null")
+
+
+Number = Annotated[Any, AfterValidator(_number)]
+Hook = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]  # part of a path: no separators
+Size = Field(gt=-(2**63), lt=2**63)
+
+
+class Facts(BaseModel, strict=True, extra="allow", protected_namespaces=()):
+    """What a mapping must hold; it may hold more."""
+
+
+class Objective(Facts):
+    sparsity_coeff: float = Size
+    kl_coeff: Number
+    downstream_coeff: Number
+
+
+class Config(Facts):
+    model: str
+    objective_name: str
+    objective: Objective
+    hook_names: list[Hook] = Field(min_length=1)
+    seed: int = Size
+    dict_ratio: float = Size
+    lr: float = Size
+    device: str
+    init_from: dict[str, str] = {}
+
+
+class Origin(Facts):
+    packages: dict[str, Any] = {}
+
+
+class Record(Facts):
+    """run.json."""
+
+    config: Config
+    provenance: Origin = Origin()
+    cost: dict[str, Number] = {}
+
+
+class Measured(Facts):
+    """An SAE's metrics."""
+
+    __pydantic_extra__: dict[str, Number]
+    d_sae: Number
+    l0: Number
+    alive: Number
+    ce_clean: Number
+    ce_spliced: Number
+    ce_increase: Number
+    kl: Number
+    mse: Number
+    explained_variance: Number
+    top1_agreement: Number
+    grad_norm: Number
+    train_seconds: Number
+    train_tokens: Number
+
+
+class Block(Facts):
+    __pydantic_extra__: dict[str, Number]
+    hook: Hook
+
+
+class Metrics(Facts):
+    """metrics.json."""
+
+    saes: dict[Hook, Measured] = Field(min_length=1)
+    blocks: list[Block]
 
 
 class Results(NamedTuple):
@@ -127,31 +199,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         ResultsError: the file cannot be read, or lacks what every run has.
     """
-    record = _read_mapping(folder / "run.json")
-    config = record.get("config")
-    objective = config.get("objective") if isinstance(config, dict) else None
-    if not isinstance(config, dict) or not isinstance(objective, dict):
-        raise _damaged(folder / "run.json", "has no config with an objective")
-    names = {key: config.get(key) for key in ("model", "objective_name", "device")}
-    wrong = [key for key, value in names.items() if not isinstance(value, str)]
-    numbers = {key: config.get(key) for key in ("dict_ratio", "lr")}
-    numbers["sparsity_coeff"] = objective.get("sparsity_coeff")
-    wrong += [key for key, value in numbers.items() if not _number(value) or value is None]
-    weights = {key: objective.get(key) for key in ("kl_coeff", "downstream_coeff")}
-    wrong += [key for key, value in weights.items() if not _number(value)]
-    if type(config.get("seed")) is not int or abs(config["seed"]) >= 2**63:
-        wrong.append("seed")
-    hooks, starts = config.get("hook_names"), config.get("init_from", {})
-    if not (isinstance(hooks, list) and hooks and all(map(_hook, hooks))):
-        wrong.append("hook_names")
-    if not (isinstance(starts, dict) and all(isinstance(v, str) for v in starts.values())):
-        wrong.append("init_from")
-    if wrong:
-        raise _damaged(folder / "run.json", f"has no usable {', '.join(wrong)}")
-    for key in ("provenance", "cost"):
-        if not isinstance(record.setdefault(key, {}), dict):
-            raise _damaged(folder / "run.json", f"has a {key} that is no mapping")
-    return record
+    return {"provenance": {}, "cost": {}} | _read_facts(folder / "run.json", Record)
 
 
 def read_run(folder: Path) -> Run:
@@ -160,21 +208,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         ResultsError: run.json or metrics.json cannot be read or lacks what every run has.
     """
-    record = read_record(folder)
-    path = folder / "metrics.json"
-    metrics = _read_mapping(path)
-    saes, blocks = metrics.get("saes"), metrics.get("blocks")
-    if not (isinstance(saes, dict) and saes and isinstance(blocks, list)):
-        raise _damaged(path, "has no metrics of an SAE, or no list of blocks")
-    for hook, values in saes.items():
-        if not (_hook(hook) and isinstance(values, dict) and all(map(_number, values.values()))):
-            raise _damaged(path, "has metrics that are no numbers")
-        if lacking := [name for name in METRICS if name not in values]:
-            raise _damaged(path, f"lacks {', '.join(lacking)}")
-    for block in blocks:
-        values = dict(block) if isinstance(block, dict) else {}
-        if not (_hook(values.pop("hook", None)) and all(map(_number, values.values()))):
-            raise _damaged(path, "has a block that is no mapping of a hook and numbers")
+    record, metrics = read_record(folder), _read_facts(folder / "metrics.json", Metrics)
     return Run(folder, record["config"], record["provenance"], record["cost"], metrics)
 
 
@@ -197,30 +231,25 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_facts(path: Path, kind: type[Facts]) -> dict[str, Any]:
+    """A JSON file as it is, once it is seen to be one of `kind`."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind.model_validate(found)
+    except ValidationError as error:
+        wrong = [
+            f"{'.'.join(map(str, e['loc']))[:80]} ({e['msg'].split(' or instance')[0]})"
+            for e in error.errors()[:5]
+        ]
+        raise _damaged(path, f"has no usable {', '.join(wrong)}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, f"cannot be read ({type(error).__name__})") from error
-    if not isinstance(found, dict):
-        raise _damaged(path, "is no mapping")
     return found
 
 
 def _damaged(path: Path, what: str) -> ResultsError:
     place = f"{path.parent.name}/{path.name}"
     return ResultsError(f"results file {place!r} {what}: delete its folder and train it again.")
-
-
-def _number(value: Any) -> bool:
-    """A number that float64 holds, or None, which is an unknown one."""
-    if value is None or isinstance(value, bool | float):
-        return True
-    return isinstance(value, int) and abs(value) < 2**63
-
-
-def _hook(value: Any) -> bool:
-    return isinstance(value, str) and HOOK.fullmatch(value) is not None
 
 
 def origins(runs: list[Mapping[str, Any]], key: str) -> list[str]:
