@@ -237,11 +237,12 @@ def _read_facts(path: Path, kind: type[Facts]) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kind.model_validate(found)
     except ValidationError as error:
-        wrong = [
-            f"{'.'.join(map(str, e['loc']))[:80]} ({e['msg'].split(' or instance')[0]})"
-            for e in error.errors()[:5]
+        faults = [
+            (".".join(map(str, fault["loc"]))[:80] or "content", fault["msg"].split(" or inst")[0])
+            for fault in error.errors()[:5]
         ]
-        raise _damaged(path, f"has no usable {', '.join(wrong)}") from error
+        wrong = ", ".join(f"{place} ({message})" for place, message in faults)
+        raise _damaged(path, f"has no usable {wrong}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, f"cannot be read ({type(error).__name__})") from error
     return found

@@ -1,9 +1,15 @@
-"""Run folders made by hand, as a finished training leaves them, and a small experiment."""
+"""Run folders made by hand, as a finished training leaves them, and of a small experiment."""
 
 import json
 from pathlib import Path
 
+from e2e_lib.core.config import TrainConfig
+from e2e_lib.core.evaluate import Evaluation, evaluate
+from e2e_lib.core.sae_run import TrainedRun
+from e2e_lib.core.train import train
 from e2e_lib.runs.experiment import Experiment
+from e2e_lib.runs.save import save_run
+from tests.helpers.tiny_models import random_tokens, tiny_model
 
 HOOK = "blocks.1.hook_resid_pre"
 METRICS = {
@@ -55,3 +61,24 @@ def write_run(
     (folder / "run.json").write_text(json.dumps(record))
     values = {"saes": {HOOK: METRICS | metrics}, "blocks": []}
     (folder / "metrics.json").write_text(json.dumps(values))
+
+
+Made = tuple[Experiment, list[TrainConfig], list[TrainedRun], list[Evaluation]]
+
+
+def make(**values: object) -> Made:
+    """A run of each objective, trained and evaluated."""
+    plan = experiment(**values)
+    configs = plan.configs({"local": [0.5], "e2e": [0.1], "e2e_ds": [0.2]}, lr=0.01)
+    trained = train(tiny_model(), configs, random_tokens(plan.train_rows), progress=False)
+    held_out = evaluate(tiny_model(), [r.saes for r in trained], random_tokens(plan.eval_rows))
+    return plan, configs, trained, held_out
+
+
+def save_all(results: Path, made: Made) -> list[Path]:
+    """The folders of the runs."""
+    plan, configs, trained, held_out = made
+    return [
+        save_run(results, plan.describe(c), t, e, e, source=plan.source)
+        for c, t, e in zip(configs, trained, held_out, strict=True)
+    ]
