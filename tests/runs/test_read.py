@@ -57,11 +57,7 @@ def test_runs_of_older_versions_can_be_read(tmp_path, made, capsys):
     ("name", "text", "says"),
     [
         ("run.json", '{"status": "ok"}', ["config (Field required)"]),
-        (
-            "run.json",
-            '{"status": "ok", "config": {"objective": {}}}',
-            ["config.model", "config.lr"],
-        ),
+        ("run.json", '{"status": "ok", "config": {"lr": 1}}', ["config.model (", "config.seed ("]),
         ("run.json", '{"status": "ok", "config": 3}', ["config", "a valid dictionary"]),
         ("metrics.json", "{", ["cannot be read"]),
         ("metrics.json", "[]", ["content", "a valid dictionary"]),
