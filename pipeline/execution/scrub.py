@@ -80,11 +80,9 @@ def scrub_file(path: Path) -> None:
     if not path.is_file():
         return
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata = nbformat.from_dict(scrub(notebook.metadata))
+    notebook.metadata = scrub(notebook.metadata)
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict(scrub(cell.metadata))
+        cell.metadata = scrub(cell.metadata)
         if cell.cell_type == "code":
-            cell.outputs = [
-                nbformat.from_dict(scrub(output)) for output in last_of_bars(cell.outputs)
-            ]
-    nbformat.write(notebook, path)
+            cell.outputs = scrub(last_of_bars(cell.outputs))
+    nbformat.write(nbformat.from_dict(notebook), path)
