@@ -19,11 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("matplotlib", "scipy", "umap", "snakemake", "IPython", "pytest")
 WHERE = f"""
-import importlib.util, sys
+import importlib.util, pkgutil, sys
 import e2e_lib
-from e2e_lib.storyworld import STORYWORLD_FOLDER
 assert e2e_lib.__file__.startswith(sys.prefix), e2e_lib.__file__
-assert (STORYWORLD_FOLDER / "model.safetensors").is_file()
+for module in pkgutil.walk_packages(e2e_lib.__path__, "e2e_lib."):
+    if not module.name.startswith(("e2e_lib.analysis", "e2e_lib.plots")):
+        importlib.import_module(module.name)
 print(*[name for name in {EXTRAS} if importlib.util.find_spec(name)])
 """
 
