@@ -8,7 +8,7 @@ how far their features move, and whether seeds agree more. Row i of a warm-start
 out of row i of the local one, so that rows can be compared one by one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import permutations
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from e2e_lib.analysis.statistics import RESAMPLES, difference_interval
+from e2e_lib.analysis.statistics import RESAMPLES, by_seed, difference_interval
 from e2e_lib.runs.load import SavedSAE
 
 CHUNK = 4096  # rows of the Gram matrix at a time; 4096 x 46,080 floats are 0.75 GB
@@ -41,18 +41,21 @@ def cross_max_cosine(
     return torch.cat([(rows @ second.T).amax(dim=1) for rows in first.split(chunk)])
 
 
+def to_others(directions: Float[Tensor, "n d_in"], chunk: int = CHUNK) -> Iterator[Tensor]:
+    """Cosines of unit rows with all rows, `chunk` rows at a time; −∞ with itself."""
+    for start in range(0, len(directions), chunk):
+        cosines = directions[start : start + chunk] @ directions.T
+        cosines.diagonal(offset=start).fill_(-torch.inf)
+        yield cosines
+
+
 def within_max_cosine(
     directions: Float[Tensor, "n d_in"], chunk: int = CHUNK
 ) -> Float[Tensor, " n"]:
     """For each unit row, the largest cosine with any other row (Fig 3a); NaN if it is alone."""
     if len(directions) < 2:
         return directions.new_full((len(directions),), torch.nan)
-    best = []
-    for start in range(0, len(directions), chunk):
-        cosines = directions[start : start + chunk] @ directions.T
-        cosines.diagonal(offset=start).fill_(-torch.inf)
-        best.append(cosines.amax(dim=1))
-    return torch.cat(best)
+    return torch.cat([cosines.amax(dim=1) for cosines in to_others(directions, chunk)])
 
 
 def _table(values: Tensor, **labels: object) -> pd.DataFrame:
@@ -192,13 +195,10 @@ def agreement_gain(table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 
     found = []
     local = table[table["start"] == LOCAL].groupby("layer")["max_cosine"].mean()
     for (layer, objective), own in table[table["start"] != LOCAL].groupby(["layer", "objective"]):
-        groups = {kind: _by_seed(part) for kind, part in own.groupby("start")}
-        scratch = groups.pop(SCRATCH, {})
-        for kind, warm in groups.items():
-            seeds = sorted(set(scratch) & set(warm))
-            if not seeds:
+        for kind in sorted(set(own["start"]) - {SCRATCH}):
+            first, second = by_seed(own, "max_cosine", (kind, SCRATCH), by="start")
+            if not first:
                 continue
-            first, second = ([g[s] for s in seeds] for g in (warm, scratch))
             interval = difference_interval(first, second, resamples, seed)
             means = [float(np.mean([v.mean() for v in values])) for values in (first, second)]
             row = {"layer": layer, "objective": objective, "start": kind}
@@ -208,8 +208,3 @@ def agreement_gain(table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 
     columns = ["layer", "objective", "start", "mean", "scratch", "local"]
     columns += ["difference", "low", "high"]
     return pd.DataFrame(found, columns=columns)
-
-
-def _by_seed(table: pd.DataFrame) -> dict[int, np.ndarray]:
-    groups = table.groupby("seed")["max_cosine"]
-    return {int(one): values.to_numpy(dtype=float) for one, values in groups}

@@ -104,6 +104,17 @@ def difference_interval(
     return Interval(value, *percentiles(over_groups(samples, rng)))
 
 
+def by_seed(
+    table: pd.DataFrame, column: str, pair: tuple[str, str], by: str = "objective"
+) -> tuple[list[Array], list[Array]]:
+    """The values of two objectives (or kinds of another column), an array for each seed that both
+    have, as `difference_interval` takes them."""
+    groups = {key: own.to_numpy(dtype=float) for key, own in table.groupby([by, "seed"])[column]}
+    shared = [s for s in sorted(table["seed"].unique()) if all((k, s) in groups for k in pair)]
+    first, second = ([groups[kind, s] for s in shared] for kind in pair)
+    return first, second
+
+
 def mean_differences(
     table: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int = 0
 ) -> pd.DataFrame:
@@ -115,21 +126,12 @@ def mean_differences(
     """
     rows = []
     for layer, own in table.groupby("layer"):
-        groups = {k: v["max_cosine"].to_numpy() for k, v in own.groupby(["objective", "seed"])}
-        for first, second in pairs:
-            seeds = [
-                s
-                for s in sorted(own["seed"].unique())
-                if (first, s) in groups and (second, s) in groups
-            ]
-            if seeds:
-                interval = difference_interval(
-                    [groups[first, s] for s in seeds],
-                    [groups[second, s] for s in seeds],
-                    seed=seed,
-                )
-                labels = {"layer": layer, "difference": f"{first} - {second}"}
-                rows.append(labels | interval._asdict() | {"n_seeds": len(seeds)})
+        for names in pairs:
+            first, second = by_seed(own, "max_cosine", names)
+            if first:
+                labels = {"layer": layer, "difference": " - ".join(names)}
+                interval = difference_interval(first, second, seed=seed)
+                rows.append(labels | interval._asdict() | {"n_seeds": len(first)})
     columns = ["layer", "difference", "value", "low", "high", "n_seeds"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -153,16 +155,13 @@ def score_differences(
     """
     rows = []
     for (match, layer), own in scores.dropna(subset=["score"]).groupby(["match", "layer"]):
-        groups = {k: v["score"].to_numpy() for k, v in own.groupby(["objective", "seed"])}
-        seeds = [s for s in sorted(own["seed"].unique())
-                 if (first, s) in groups and (second, s) in groups]  # fmt: skip
-        if not seeds:
+        a, b = by_seed(own, "score", (first, second))
+        if not a:
             continue
-        a, b = ([groups[name, s] for s in seeds] for name in (first, second))
         rows.append(
             {"match": match, "layer": layer, "difference": f"{first} - {second}"}
             | difference_interval(a, b, resamples, seed)._asdict()
-            | {"p": pooled_p(a, b, resamples, seed), "n_seeds": len(seeds)}
+            | {"p": pooled_p(a, b, resamples, seed), "n_seeds": len(a)}
             | {"n_first": sum(map(len, a)), "n_second": sum(map(len, b))}
         )
     columns = ["match", "layer", "difference", "value", "low", "high", "p"]

@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import binomtest, false_discovery_control
 from torch import Tensor
 
+from e2e_lib.analysis.geometry import CHUNK, to_others
 from e2e_lib.analysis.statistics import mean_interval
 from e2e_lib.errors import require
 
@@ -56,14 +57,10 @@ def umap_coordinates(
 
 
 def nearest(
-    directions: Float[Tensor, "n d_in"], k: int = NEIGHBOURS, chunk: int = 4096
+    directions: Float[Tensor, "n d_in"], k: int = NEIGHBOURS, chunk: int = CHUNK
 ) -> Int[np.ndarray, "n k"]:
     """Indices of each unit direction's k nearest others by cosine, nearest first."""
-    found = []
-    for start in range(0, len(directions), chunk):
-        cosines = directions[start : start + chunk] @ directions.T
-        cosines.diagonal(offset=start).fill_(-torch.inf)
-        found.append(cosines.topk(k, dim=1).indices.cpu())
+    found = [cosines.topk(k, dim=1).indices.cpu() for cosines in to_others(directions, chunk)]
     return torch.cat(found).numpy()
 
 

@@ -49,16 +49,15 @@ def faithfulness_table(prompts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     n_seeds, n_prompts, m_clean, m_empty, m_spliced, faithfulness, low, high, faithfulness_paper,
     low_paper, high_paper. Per seed the ratio of means over prompts; then the mean over seeds.
     """
+    keys = ["match", "layer", "objective", "task"]
     rows = []
-    for keys, own in prompts.groupby(["match", "layer", "objective", "task"], sort=False):
-        plain, paper = _ratios(own, seed)
+    for labels, own in prompts.groupby(keys, sort=False):
         means = own[["clean", "empty", "spliced"]].mean()
         rows.append(
-            dict(zip(["match", "layer", "objective", "task"], keys, strict=True))
+            dict(zip(keys, labels, strict=True))
             | {"n_seeds": own["seed"].nunique(), "n_prompts": own["prompt"].nunique()}
             | {f"m_{name}": value for name, value in means.items()}
-            | _columns("faithfulness", _interval(*plain, seed), "")
-            | _columns("faithfulness_paper", _interval(*paper, seed), "", "_paper")
+            | _faithfulness(own, seed)
         )
     return pd.DataFrame(rows)
 
@@ -96,16 +95,11 @@ def kept_curve(prompts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     prompts: as `faithfulness.kept_table` returns it. Columns: layer, objective, task, active, kept,
     faithfulness, low, high, faithfulness_paper, low_paper, high_paper.
     """
-    rows = []
     keys = ["layer", "objective", "task", "active", "kept"]
-    for values, own in prompts.groupby(keys, sort=False):
-        plain, paper = _ratios(own, seed)
-        rows.append(
-            dict(zip(keys, values, strict=True))
-            | _columns("faithfulness", _interval(*plain, seed), "")
-            | _columns("faithfulness_paper", _interval(*paper, seed), "", "_paper")
-        )
-    return pd.DataFrame(rows)
+    groups = prompts.groupby(keys, sort=False)
+    return pd.DataFrame(
+        dict(zip(keys, labels, strict=True)) | _faithfulness(own, seed) for labels, own in groups
+    )
 
 
 def needed_table(prompts: pd.DataFrame, seed: int = 0, enough: float = ENOUGH) -> pd.DataFrame:
@@ -131,6 +125,12 @@ def needed_table(prompts: pd.DataFrame, seed: int = 0, enough: float = ENOUGH) -
             row |= _columns(f"needed{suffix}", found, "", suffix)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _faithfulness(own: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Both definitions with their intervals."""
+    plain, paper = (_interval(*ratios, seed) for ratios in _ratios(own, seed))
+    return _columns("faithfulness", plain, "") | _columns("faithfulness_paper", paper, "", "_paper")
 
 
 def _first(counts: Array, curves: Array, enough: float) -> Array:

@@ -178,24 +178,21 @@ def _code(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
 
 def _parameters(runs: Sequence[Run], data: bool) -> Iterator[tuple[str, str]]:
     """Every parameter of the runs with all its values."""
-    flat = [dict(_flat(run.config)) for run in runs]
-    names = list(dict.fromkeys(name for values in flat for name in values))
-    for name in names:
+    flat = [_flat(run.config) for run in runs]
+    for name in dict.fromkeys(name for values in flat for name in values):
         if (name.split(".")[0] in DATA) is data and name != "seed":
             yield name, _listed([values.get(name, "–") for values in flat])
     if data:
         commits = [run.origin.get("hub_commits") for run in runs]
-        known = [dict(_flat(c)) for c in commits if isinstance(c, dict)]
+        known = [_flat(c) for c in commits if isinstance(c, dict)]
         for name in sorted({name for c in known for name in c if c[name] is not None}):
             yield f"commit of {name}", _listed([c.get(name) for c in known])
 
 
-def _flat(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):  # an empty one has nothing to say
-            yield from _flat(value, f"{place}{key}.")
-        else:
-            yield f"{place}{key}", value
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of nested values joined by points, in their order; an empty mapping says nothing."""
+    [record] = pd.json_normalize({"": dict(values)}).to_dict("records")
+    return {str(name).removeprefix("."): value for name, value in record.items()}
 
 
 def _first(facts: Mapping[str, Any], keys: Sequence[str]) -> Any:

@@ -6,7 +6,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -88,6 +88,12 @@ def _similar_ce(tables: Tables, middle_only: bool = True) -> pd.DataFrame:
     return triples
 
 
+def _of_row(row: "pd.Series[Any]", n: int, note: str) -> Measurement:
+    """A value with its interval, as a table holds them."""
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    return Measurement(value, low, high, n, note)
+
+
 def _over_seeds(per_seed: pd.Series, n: int) -> Measurement:
     """Mean of one value per seed, with a bootstrap over the seeds."""
     interval = mean_interval(per_seed.to_numpy(dtype=float))
@@ -156,8 +162,7 @@ def similarity_difference(tables: Tables, name: str, first: str, second: str) ->
     seeds = int(found["n_seeds"].iloc[0])
     over = f"{seeds} seeds and the" if seeds > 1 else "the"
     note = f"Interval: bootstrap over {over} dictionary elements."
-    value, low, high = (float(found[column].iloc[0]) for column in ("value", "low", "high"))
-    return Measurement(value, low, high, 2 * seeds, note)
+    return _of_row(found.iloc[0], 2 * seeds, note)
 
 
 def score_difference(tables: Tables, match: str) -> Measurement:
@@ -172,8 +177,7 @@ def score_difference(tables: Tables, match: str) -> Measurement:
         "Interval: bootstrap over features"
         + (f" and {seeds} seeds." if seeds > 1 else ", with one seed.")
     )
-    value, low, high = (float(row[column]) for column in ("value", "low", "high"))
-    return Measurement(value, low, high, 2 * seeds, note)
+    return _of_row(row, 2 * seeds, note)
 
 
 def cost_ratio(tables: Tables, objective: str) -> Measurement:
@@ -203,8 +207,7 @@ def still_behind(tables: Tables, column: str) -> Measurement:
         f"{column} {largest['setting']:g}; with the main runs' it is {usual:.3g}. Interval: "
         f"bootstrap over {rows} rows of text" + (f" and {seeds} seeds." if seeds > 1 else ".")
     )
-    value, low, high = (float(largest[name]) for name in ("value", "low", "high"))
-    return Measurement(value, low, high, int(largest["n_runs"]), note)
+    return _of_row(largest, int(largest["n_runs"]), note)
 
 
 def shrinkage_gap(tables: Tables) -> Measurement:
@@ -231,8 +234,7 @@ def first_direction(tables: Tables, quantity: str) -> Measurement:
         "position 0"
         + (", as in the paper." if cosine > 0.9 else ": it is not the direction of the paper's.")
     )
-    value, low, high = (float(row[column]) for column in ("value", "low", "high"))
-    return Measurement(value, low, high, int(row["n"]), note)
+    return _of_row(row, int(row["n"]), note)
 
 
 def clear_winners(tables: Tables, match: str) -> Measurement:

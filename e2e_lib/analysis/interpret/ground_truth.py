@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.stats import rankdata
 from torch import Tensor
 
 from e2e_lib.analysis.interpret.features import Example
@@ -207,11 +208,9 @@ def auroc(x: Float[Tensor, " n"], truth: Bool[Tensor, " n"]) -> float:
     positive, negative = int(truth.sum()), int((~truth).sum())
     if not positive or not negative:
         return float("nan")
-    values, place = x.unique(return_inverse=True)
-    with_it = torch.bincount(place[truth], minlength=len(values)).double()
-    without = torch.bincount(place[~truth], minlength=len(values)).double()
-    below = without.cumsum(0) - without / 2
-    return float((with_it * below).sum() / positive / negative)
+    ranks = rankdata(x.cpu().numpy())  # equal ones share their mean rank
+    above = ranks[truth.cpu().numpy()].sum() - positive * (positive + 1) / 2
+    return float(above / positive / negative)
 
 
 def match_samples(
