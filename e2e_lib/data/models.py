@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.utils.logging import disable_progress_bar
 
 from e2e_lib.errors import ModelError, first_sentence
-from e2e_lib.storyworld import STORYWORLD_FOLDER
+from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
 
 
 def model_path(name_or_folder: str) -> str:

@@ -63,7 +63,7 @@ def load_rows(
         DataError: a source cannot be read, has no usable column, holds fewer tokens than asked
             for, or tokens that the model does not know.
 
-    >>> from e2e_lib.storyworld import TOKEN_IDS, build_tokenizer
+    >>> from e2e_lib.storyworld.corpus import TOKEN_IDS, build_tokenizer
     >>> texts = "storyworld", "storyworld"
     >>> rows = load_rows(*texts, build_tokenizer(), len(TOKEN_IDS), n_train=8, n_validation=2)
     >>> rows.train.shape, rows.validation.shape

@@ -79,7 +79,7 @@ def read_documents(source: TextSource, seed: int | None) -> Iterator[Document]:
         DataError: the source cannot be read, or has neither a `text` nor an `input_ids` column.
     """
     if source.name == "storyworld":
-        from e2e_lib.storyworld import generate
+        from e2e_lib.storyworld.grammar import generate
 
         # An endless stream: the seed chooses other stories, not another order of the same ones.
         yield from (story.text for story in generate(seed or 0, source.split))

@@ -16,7 +16,7 @@ from typing import Any
 from e2e_lib.files import project_path
 from e2e_lib.runs.read import finished_runs, origins, read_record
 from e2e_lib.source_code import library_digest
-from e2e_lib.storyworld import STORYWORLD_FOLDER
+from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
 
 PACKAGES = (
     *("torch", "transformers", "transformer-lens", "datasets", "tokenizers", "safetensors"),

@@ -1,9 +1,14 @@
-"""StoryWorld as a Hugging Face tokenizer and as a `datasets.Dataset`."""
+"""Stories as token ids: the tokenizer, a `datasets.Dataset`, training rows; the model's folder.
+
+Neither torch nor transformers is imported before it is needed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from e2e_lib.storyworld.grammar import SPLITS, generate
 from e2e_lib.storyworld.lexicon import END_OF_TEXT, vocabulary
@@ -11,11 +16,16 @@ from e2e_lib.storyworld.teller import LABELS
 
 if TYPE_CHECKING:
     import datasets
+    from jaxtyping import Bool, Int
+    from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
+STORYWORLD_FOLDER = Path(__file__).parent / "model"  # the shipped language model
 CONTEXT = 128  # positions of the language model
 # `<|endoftext|>` is token 0; the words follow in alphabetical order.
 TOKEN_IDS: dict[str, int] = {word: index for index, word in enumerate([END_OF_TEXT, *vocabulary()])}
+# Slots of words for people, things and places: what a story repeats of itself.
+RECALLED = frozenset(("adjective", "object", "landmark", "place", "subject", "name", "preposition"))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -82,3 +92,42 @@ def check(split: str, n_stories: int) -> None:
 def encode(tokens: list[str]) -> list[int]:
     """Token ids of words that the generator wrote."""
     return [TOKEN_IDS[token] for token in tokens]
+
+
+class Batch(NamedTuple):
+    """Rows of text, and which of their tokens repeat what the story has said before."""
+
+    tokens: Int[Tensor, "batch position"]
+    recalled: Bool[Tensor, "batch position"]
+
+
+def batches(seed: int, batch_size: int) -> Iterator[Batch]:
+    """Rows of 128 tokens, in turn of two forms.
+
+    Even rows are cut from a stream of stories wherever the cut falls, as readers of the model will
+    cut them. Odd rows begin with a story, so that all of it can be learnt from its beginning.
+    """
+    import torch
+
+    stream = _labelled_stream(seed)
+    end = TOKEN_IDS[END_OF_TEXT]
+    while True:
+        rows = []
+        for row in range(batch_size):
+            if row % 2:
+                while next(stream)[0] != end:
+                    pass
+                rows.append([(end, False), *islice(stream, CONTEXT - 1)])
+            else:
+                rows.append(list(islice(stream, CONTEXT)))
+        tokens, recalled = torch.tensor(rows).unbind(-1)
+        yield Batch(tokens, recalled.bool())
+
+
+def _labelled_stream(seed: int) -> Iterator[tuple[int, bool]]:
+    """Token ids of stories, one `<|endoftext|>` before each, and whether each is recalled."""
+    for story in generate(seed):
+        yield TOKEN_IDS[END_OF_TEXT], False
+        labels = zip(story.labels["role"], story.labels["seen"], strict=True)
+        for token, (role, seen) in zip(encode(story.tokens), labels, strict=True):
+            yield token, seen and role in RECALLED

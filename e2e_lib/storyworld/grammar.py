@@ -5,9 +5,9 @@
 where talk is a remark of the helper about the world, or (after a greeting?) a question and its
 answer. One of four plots runs from `setup` through the question to `payoff`: what was introduced
 has to be recalled, exactly, later on. The scenes that no plot owns are in `scenes`, their noun
-phrases in `phrases`, and every choice with its odds in `choices`. Every function writes from left
-to right and decides as late as it can, and no text has two derivations; so the log-probability of a
-derivation is that of its text, and its mean the entropy that no model can beat.
+phrases and every choice with its odds in `phrases`. Every function writes from left to right and
+decides as late as it can, and no text has two derivations; so the log-probability of a derivation
+is that of its text, and its mean the entropy that no model can beat.
 
 Everything is in the present tense, so every verb shows whether it agrees.
 """
@@ -19,8 +19,8 @@ from bisect import bisect
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
-from e2e_lib.storyworld import choices as pick
 from e2e_lib.storyworld import lexicon as lex
+from e2e_lib.storyworld import phrases as pick
 from e2e_lib.storyworld.lexicon import Word
 from e2e_lib.storyworld.phrases import (
     be,

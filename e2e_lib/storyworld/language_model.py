@@ -26,10 +26,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from e2e_lib.storyworld.batches import Batch, batches
 from e2e_lib.storyworld.corpus import (
     CONTEXT,
     TOKEN_IDS,
+    Batch,
+    batches,
     build_tokenizer,
     check,
     encode,

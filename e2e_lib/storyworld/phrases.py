@@ -1,17 +1,44 @@
-"""How StoryWorld's grammar names and describes: noun phrases, pronouns, places, to be."""
+"""Every choice with its odds; how the grammar names and describes: noun phrases, places, to be."""
 
 from __future__ import annotations
 
-from e2e_lib.storyworld import choices as pick
 from e2e_lib.storyworld import lexicon as lex
 from e2e_lib.storyworld.lexicon import Word
 from e2e_lib.storyworld.teller import Choice, Entity, Teller, no_type_check
+
+MOOD = Choice(lex.MOODS)
+WEATHER = {mood: Choice(mood.weather) for mood in lex.MOODS}
+VERBS = {mood: Choice(mood.verbs) for mood in lex.MOODS}
+ADVERBS = {mood: Choice(mood.adverbs) for mood in lex.MOODS}
+FEELINGS = {mood: Choice(mood.feelings) for mood in lex.MOODS}
+NAME, GROWNUP, ANIMAL = Choice(lex.NAMES), Choice(lex.GROWNUPS), Choice(lex.ANIMALS)
+GIRL_OR_BOY = Choice((lex.GIRL, lex.BOY))
+NAMES = {lex.GIRL: Choice(lex.GIRLS), lex.BOY: Choice(lex.BOYS)}
+TRAIT, TIME, PLACE, MOVE = map(Choice, (lex.TRAITS, lex.TIMES, lex.PLACES, lex.MOVES))
+OBJECT, SIZE, COUNT = Choice(lex.OBJECTS), Choice(lex.SIZES), Choice(lex.COUNTS)
+COLOUR, LOOK = Choice(lex.COLOURS), Choice(lex.COLOURS + lex.MATERIALS)
+LANDMARK, PREPOSITION = Choice(lex.LANDMARKS), Choice(lex.PREPOSITIONS)
+TRANSITIVE = Choice(lex.TRANSITIVES)
+CAST = Choice((NAME, ANIMAL, GROWNUP), (3, 1, 1))
+CROWD = Choice((ANIMAL, GROWNUP), (2, 1))
+PLURAL = Choice((False, True))
+MANY = Choice((False, True), (2, 1))
+BY_NAME = Choice((False, True), (3, 1))  # instead of a pronoun, where both would be clear
+OPENING = Choice(("one", "once", "it"))
+CLAUSE = Choice(("simple", "phrase", "subject relative", "object relative"))
+SIGHT = Choice((OBJECT, ANIMAL))
+DESCRIPTION = Choice(("none", "scenery", "sight"), (2, 4, 2))
+TALK = Choice(("question", "remark", "greeting"), (1, 2, 1))
+# Where there is no room for both pleasantries and a description.
+BUSINESS = TALK.without("greeting")
+TOGETHER = Choice(("none", "walk", "begin"), (1, 1, 2))
+CODA = Choice(("none", "sky", "end"))
 
 
 @no_type_check
 def decide_who(t: Teller, who: Entity, other: Entity | None = None) -> None:
     """Make someone of a character, but not the `other` one."""
-    among = t.choose(pick.CAST)
+    among = t.choose(CAST)
     who.become(t.choose(among.without(other.word) if other else among))
 
 
@@ -37,13 +64,13 @@ def definite(t: Teller, who: Entity, role: str = "subject", attributes: int = 0)
 def introduce(t: Teller, who: Entity, role: str, other: Entity | None = None) -> None:
     """First mention of a character: "a clever girl named mia", "a polite baker"."""
     t.say("a")
-    t.word(t.choose(pick.TRAIT), "adjective", who)
-    among = t.choose(pick.CAST)
-    if among is pick.NAME:
-        girl_or_boy = t.choose(pick.GIRL_OR_BOY)
+    t.word(t.choose(TRAIT), "adjective", who)
+    among = t.choose(CAST)
+    if among is NAME:
+        girl_or_boy = t.choose(GIRL_OR_BOY)
         t.word(girl_or_boy, role, who, number="sg")
         t.say("named")
-        among = pick.NAMES[girl_or_boy]
+        among = NAMES[girl_or_boy]
     who.become(t.choose(among.without(other.word) if other else among))
     head(t, who, role)
 
@@ -51,9 +78,9 @@ def introduce(t: Teller, who: Entity, role: str, other: Entity | None = None) ->
 @no_type_check
 def thing(t: Teller, slot: str, looks: Choice, nouns: Choice) -> Entity:
     """First mention of a thing: "a small red kite", "three small red kites"."""
-    what = Entity(slot, plural=t.choose(pick.MANY))
+    what = Entity(slot, plural=t.choose(MANY))
     if what.number == "pl":
-        what.count = t.choose(pick.COUNT)
+        what.count = t.choose(COUNT)
         t.word(what.count, "count", what)
     else:
         t.say("a")
@@ -66,7 +93,7 @@ def thing(t: Teller, slot: str, looks: Choice, nouns: Choice) -> Entity:
 @no_type_check
 def describe(t: Teller, what: Entity, looks: Choice) -> None:
     """Give it a size and a look."""
-    for among in (pick.SIZE, looks):
+    for among in (SIZE, looks):
         what.attributes.append(t.choose(among))
         t.word(what.attributes[-1], "adjective", what)
 
@@ -86,7 +113,7 @@ def indefinite(t: Teller, what: Entity) -> None:
 @no_type_check
 def he_or_she(t: Teller, who: Entity) -> None:
     """A subject that the sentence before was about: mostly a pronoun."""
-    if t.choose(pick.BY_NAME):
+    if t.choose(BY_NAME):
         definite(t, who)
     else:
         t.pronoun(who)
@@ -95,10 +122,10 @@ def he_or_she(t: Teller, who: Entity) -> None:
 @no_type_check
 def new_spot(t: Teller, landmark: Entity) -> Word:
     """Write "under the bridge" for the first time; returns the preposition."""
-    preposition = t.choose(pick.PREPOSITION)
+    preposition = t.choose(PREPOSITION)
     t.word(preposition, "preposition", landmark)
     t.say("the")
-    landmark.become(t.choose(pick.LANDMARK))
+    landmark.become(t.choose(LANDMARK))
     head(t, landmark, "landmark")
     return preposition
 

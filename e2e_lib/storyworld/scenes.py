@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from e2e_lib.storyworld import choices as pick
 from e2e_lib.storyworld import lexicon as lex
+from e2e_lib.storyworld import phrases as pick
 from e2e_lib.storyworld.lexicon import Word
 from e2e_lib.storyworld.phrases import be, decide_who, definite, head, introduce, new_spot, thing
 from e2e_lib.storyworld.teller import Entity, Teller, no_type_check

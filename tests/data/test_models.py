@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from e2e_lib.data.models import check_device, load_model, model_path
 from e2e_lib.errors import ModelError
-from e2e_lib.storyworld import STORYWORLD_FOLDER
+from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
 from tests.helpers.tiny_models import (
     ARCHITECTURES,
     D_VOCAB,

@@ -19,8 +19,8 @@ from e2e_lib.data.rows import (
 )
 from e2e_lib.data.text import TextSource, read_documents, source_pair
 from e2e_lib.errors import ConfigError, DataError
-from e2e_lib.storyworld import TOKEN_IDS
-from e2e_lib.storyworld import build_tokenizer as storyworld_tokenizer
+from e2e_lib.storyworld.corpus import TOKEN_IDS
+from e2e_lib.storyworld.corpus import build_tokenizer as storyworld_tokenizer
 from tests.helpers.tiny_models import D_VOCAB, WORDS, assert_sentence, build_tokenizer, write_jsonl
 
 TOKENIZER = build_tokenizer()

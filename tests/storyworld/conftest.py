@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from e2e_lib.storyworld import generate
+from e2e_lib.storyworld.grammar import generate
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def texts():
     """Surface only, from a process of its own: run-time type checks would slow it tenfold."""
     code = """if True:
         from itertools import islice
-        from e2e_lib.storyworld import generate
+        from e2e_lib.storyworld.grammar import generate
         for story in islice(generate(seed=12), 3000):
             print(story.text)
     """

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from e2e_lib.storyworld import STORYWORLD_FOLDER, TOKEN_IDS, build_tokenizer, generate
+from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER, TOKEN_IDS, build_tokenizer
+from e2e_lib.storyworld.grammar import generate
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from e2e_lib.storyworld import DECOYS, choices, grammar, phrases
+from e2e_lib.storyworld import grammar, phrases
 from e2e_lib.storyworld import lexicon as lex
+from e2e_lib.storyworld.lexicon import DECOYS
 from e2e_lib.storyworld.teller import Choice, Entity, Teller
 
 
@@ -109,7 +110,7 @@ def small_plot(teller):
     "write",
     [
         lambda t: phrases.introduce(t, Entity("hero"), "subject"),
-        lambda t: phrases.thing(t, "treasure", choices.LOOK, choices.OBJECT),
+        lambda t: phrases.thing(t, "treasure", phrases.LOOK, phrases.OBJECT),
         lambda t: small_plot(t).together(),
         lambda t: small_plot(t).ending(),
     ],
@@ -123,26 +124,26 @@ def test_enumerated_parts_sum_to_one_and_have_one_derivation(write):
 
 def test_whole_stories_with_a_tiny_lexicon_have_one_derivation(monkeypatch):
     """All stories, when every lexical choice has a single word: only the structure varies."""
-    names = [n for n, v in vars(choices).items() if isinstance(v, Choice)]
+    names = [n for n, v in vars(phrases).items() if isinstance(v, Choice)]
     structural = {"OPENING", "CLAUSE", "DESCRIPTION", "TALK", "BUSINESS", "TOGETHER", "CODA",
                   "BY_NAME"}  # fmt: skip
     for name in names:
         if name not in structural:
-            options = getattr(choices, name).options
-            monkeypatch.setattr(choices, name, Choice(options[:1]))
+            options = getattr(phrases, name).options
+            monkeypatch.setattr(phrases, name, Choice(options[:1]))
     one = {mood: Choice(mood.weather[1:2]) for mood in lex.MOODS}
-    monkeypatch.setattr(choices, "WEATHER", one)
+    monkeypatch.setattr(phrases, "WEATHER", one)
     for table, words in (("VERBS", "verbs"), ("ADVERBS", "adverbs"), ("FEELINGS", "feelings")):
         monkeypatch.setattr(
-            choices, table, {mood: Choice(getattr(mood, words)[-1:]) for mood in lex.MOODS}
+            phrases, table, {mood: Choice(getattr(mood, words)[-1:]) for mood in lex.MOODS}
         )
-    monkeypatch.setattr(choices, "CLAUSE", Choice(("simple",)))
-    monkeypatch.setattr(choices, "CROWD", Choice((Choice(lex.ANIMALS[:1]),)))
-    monkeypatch.setattr(choices, "SIGHT", Choice((Choice(lex.OBJECTS[:1]),)))
+    monkeypatch.setattr(phrases, "CLAUSE", Choice(("simple",)))
+    monkeypatch.setattr(phrases, "CROWD", Choice((Choice(lex.ANIMALS[:1]),)))
+    monkeypatch.setattr(phrases, "SIGHT", Choice((Choice(lex.OBJECTS[:1]),)))
     # Who is "not the hero" needs someone else to choose from.
-    monkeypatch.setattr(choices, "CAST", Choice((Choice(lex.GIRLS[:2]),)))
-    monkeypatch.setattr(choices, "NAMES", {lex.GIRL: Choice(lex.GIRLS[:2])})
-    monkeypatch.setattr(choices, "GROWNUP", Choice(lex.GROWNUPS[:1]))
+    monkeypatch.setattr(phrases, "CAST", Choice((Choice(lex.GIRLS[:2]),)))
+    monkeypatch.setattr(phrases, "NAMES", {lex.GIRL: Choice(lex.GIRLS[:2])})
+    monkeypatch.setattr(phrases, "GROWNUP", Choice(lex.GROWNUPS[:1]))
     monkeypatch.setattr(Teller, "surface", lambda self, word, plural=False: word.forms[0][plural])
     texts = enumerate_texts(lambda t: grammar.Plot(t).tell())
     assert math.fsum(p for _, p in texts) == pytest.approx(1, abs=1e-9)

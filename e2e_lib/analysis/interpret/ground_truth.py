@@ -19,7 +19,7 @@ from torch import Tensor
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import AnswerError, Feature, Sample, halfway
 from e2e_lib.analysis.statistics import grouped_means
-from e2e_lib.storyworld import DECOYS
+from e2e_lib.storyworld.lexicon import DECOYS
 
 # The labels of StoryWorld that say something of one token, and the words round it.
 SINGLE = (

@@ -12,9 +12,10 @@ import torch
 
 from e2e_lib.analysis.agreement import prompts as agreement
 from e2e_lib.errors import ConfigError, DataError
-from e2e_lib.storyworld import TOKEN_IDS, generate
-from e2e_lib.storyworld import build_tokenizer as storyworld_tokenizer
 from e2e_lib.storyworld.agreement import VERBS, prompts_of, story_prompts
+from e2e_lib.storyworld.corpus import TOKEN_IDS
+from e2e_lib.storyworld.corpus import build_tokenizer as storyworld_tokenizer
+from e2e_lib.storyworld.grammar import generate
 from e2e_lib.storyworld.lexicon import MOODS, TRANSITIVES
 from tests.helpers.tiny_models import assert_sentence, build_tokenizer, write_jsonl
 

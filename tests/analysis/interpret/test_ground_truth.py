@@ -18,7 +18,10 @@ from e2e_lib.analysis.statistics import grouped_means
 from e2e_lib.data.rows import load_rows, pack_rows
 from e2e_lib.data.text import read_documents, source_pair
 from e2e_lib.errors import ConfigError
-from e2e_lib.storyworld import DECOYS, END_OF_TEXT, LABELS, TOKEN_IDS, build_tokenizer, generate
+from e2e_lib.storyworld.corpus import TOKEN_IDS, build_tokenizer
+from e2e_lib.storyworld.grammar import generate
+from e2e_lib.storyworld.lexicon import DECOYS, END_OF_TEXT
+from e2e_lib.storyworld.teller import LABELS
 
 WORDS = {number: word for word, number in TOKEN_IDS.items()}
 
