@@ -135,7 +135,7 @@ def interpolated_ratio(
 ) -> dict[str, Any]:
     """`ratio_of_curves` of two objectives at one layer, in every seed that has both and the third.
 
-    runs: all objectives of one layer (`metrics_table`, through `matching.main_runs`). The window
+    runs: all objectives of one layer (`metrics_table`, through `matched.main_runs`). The window
     is by default the range that the curves of all three objectives share.
 
     Returns objective, reference, x, y and what `ratio_of_curves` does.

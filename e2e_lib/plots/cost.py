@@ -30,7 +30,7 @@ WAYS = {  # colour and marker
 def training_cost(cost: pd.DataFrame) -> Figure:
     """Table 6: seconds a token over local's, with intervals; open markers: the paper's GPT-2.
 
-    cost: `paper_values.beside_table6`.
+    cost: `paper.beside`, of Table 6.
     """
     layers = layers_in(cost)
     figure, grid = grid_of(1, 1, 3.4)
@@ -58,8 +58,8 @@ def training_cost(cost: pd.DataFrame) -> Figure:
 def cost_quality(ways: pd.DataFrame) -> Figure:
     """Quality against cost of three cheaper ways, a panel a layer and objective.
 
-    ways: `cost.cost_quality`. Filled markers: all seconds, a warm start's local SAE included; open
-    ones: without it. Better is up, cheaper is left; the star is the full run.
+    ways: `sweeps.cost_quality`. Filled: all seconds, a warm start's local SAE included; open
+    markers: without it. Better is up, cheaper is left; the star is the full run.
     """
     shown = ways.dropna(subset=["value"])
     places = [

@@ -49,7 +49,7 @@ def projection_histogram(table: pd.DataFrame) -> Figure:
 
     Where position 0 lies farther from the rest than all of them are wide, the axis is broken.
 
-    table: columns kind and projection, as `directions.projection_table` returns it.
+    table: columns kind and projection, as `pca_direction.projection_table` returns it.
     """
     first = table["kind"] == "position 0"
     parts = [table.loc[~first, "projection"], table.loc[first, "projection"]]

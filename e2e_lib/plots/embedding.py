@@ -35,7 +35,7 @@ def region_maps(points: pd.DataFrame, regions: pd.DataFrame, numbered: int = 6) 
     """The same maps, grey except for the regions, which have the colour of the objective that is
     over-represented there. The `numbered` largest of each panel carry their numbers.
 
-    regions: as `embedding.region_table` returns them.
+    regions: as `umap_regions.region_table` returns them.
     """
     figure, panels = _panels(points)
     for axes, own in panels:

@@ -38,7 +38,7 @@ def number(value: float) -> str:
 def sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
     """Figs 13-17: CE increase against L0 and alive elements, a line a setting of `column`.
 
-    runs: `matching.sweep_runs`. A row a layer and objective; lines join means over seeds in order
+    runs: `matched.sweep_runs`. A row a layer and objective; lines join means over seeds in order
     of λ, from light to dark as the setting grows, the main runs' in black.
     """
     places = [

@@ -20,7 +20,7 @@ from e2e_lib.runs.tables import DEAD, DEAD_BELOW, DENSE, UNKNOWN, flagged, metri
 
 UNKNOWN_VALUE = "not recorded"
 LISTED = 12  # values of a parameter that are written out
-# How runs were chosen for comparison; nothing else is chosen. `matching` is where it is computed.
+# How runs were chosen for comparison; nothing else is chosen. `matched` is where it is computed.
 SELECTION = {
     "λ": "every λ of the profile's grid is shown; none is picked as the best",
     "main runs": "runs that differ in layer, objective, λ and seed alone; of any other parameter "

@@ -1,7 +1,7 @@
 """How each claim of the paper is measured on the tables of a results folder; no torch.
 
 "Middle layer" is the middle one of the layers trained, "similar CE" the triple that
-`matching.similar` picks in the first seed, with the same λ in the other seeds.
+`matched.similar` picks in the first seed, with the same λ in the other seeds.
 """
 
 from collections.abc import Mapping

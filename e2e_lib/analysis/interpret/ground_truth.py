@@ -75,7 +75,7 @@ def labellings(
 ) -> list[Labelling]:
     """The labels of `SINGLE`, then the pairs of `PAIRS`, as codes.
 
-    labels: as `storyworld.labels.labels_of` returns them. The words before and after a token are
+    labels: as `labels.labels_of` returns them. The words before and after a token are
     those of its own row; the row's first token has none before it, its last none after it.
     """
     words = np.array([[spell(token) for token in row] for row in tokens.tolist()])
