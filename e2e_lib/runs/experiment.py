@@ -14,8 +14,7 @@ from e2e_lib.engine.device import AUTO, chosen_precision
 from e2e_lib.errors import is_integer, is_number, is_text, require
 from e2e_lib.files import project_path
 from e2e_lib.runs.provenance import content_digest, model_digest
-from e2e_lib.runs.read import finished
-from e2e_lib.runs.save import run_name
+from e2e_lib.runs.read import finished, run_name
 
 TRAINING_PARAMETERS = (  # of notebook 10_train, that go to `Experiment.configs`
     *("e2e_kl_coeff", "ds_kl_coeff", "downstream_coeff", "downstream_last_block"),

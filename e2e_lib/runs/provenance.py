@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.files import project_path
-from e2e_lib.runs.read import finished_runs, origins, read_record
+from e2e_lib.runs.read import finished_runs, read_record
 from e2e_lib.source_code import library_digest
 from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
 
@@ -61,12 +61,16 @@ def provenance() -> dict[str, Any]:
     `code` is a digest of the library's own files: it tells code apart where there is no commit,
     or where the tree was not clean.
     """
+    packages = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):  # scipy comes with the analyses alone
+            packages[name] = metadata.version(name)
     return {
         "commit": _git("rev-parse", "HEAD"),
         "clean_tree": _git("status", "--porcelain", "--untracked-files=no") == "",
         "code": library_digest(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": packages,
         "machine": platform.machine(),
         "system": platform.system(),
         "cpus": os.cpu_count(),
@@ -173,18 +177,17 @@ def print_provenance(results: Path | None = None, names: Collection[str] = ()) -
         folders = [f for f in finished_runs(results) if not names or f.name in names]
         records = [read_record(f) for f in folders]
         found = [r["provenance"] for r in records]
-        seeds = sorted({r["config"]["seed"] for r in records})
-        commits = sorted({commit[:10] for commit in origins(found, "commit")})
-        torches = sorted(
-            {
-                str(p["packages"]["torch"]).split("+")[0]
-                for p in found
-                if "torch" in p.get("packages", {})
-            }
+        seeds = ", ".join(map(str, sorted({r["config"]["seed"] for r in records})))
+        torches = _listed(
+            str(p.get("packages", {}).get("torch") or "").split("+")[0] for p in found
         )
-        read = f"{len(records)} runs, seeds {', '.join(map(str, seeds))}, torch "
-        read += f"{', '.join(torches) or 'unknown'}, commit {', '.join(commits) or 'unknown'}; "
+        commits = _listed(str(p.get("commit") or "")[:10] for p in found)
+        read = f"{len(records)} runs, seeds {seeds}, torch {torches}, commit {commits}; "
     print(f"{read}this notebook: {this_code()}")
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(sorted({value for value in values if value})) or "unknown"
 
 
 @cache

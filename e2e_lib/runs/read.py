@@ -9,7 +9,9 @@
 A run with SAEs at several hooks keeps each in a sub-folder named after its hook. No torch here.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -123,6 +125,15 @@ class Run(NamedTuple):
     def layer(self) -> int:
         """The block of the run's first hook."""
         return layer_of(self.config["hook_names"][0])
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """`<objective>-<hook>-l<λ>-s<seed>-<hash>`; the hash covers every value of `config`."""
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4)
+    hooks = "+".join(config["hook_names"])
+    coeff = f"{config['objective']['sparsity_coeff']:g}"
+    slug = f"{config['objective_name']}-{hooks}-l{coeff}-s{config['seed']}"
+    return re.sub(r"[^\w.+-]", "_", slug) + f"-{digest.hexdigest()}"
 
 
 def finished(run_folder: Path) -> bool:
@@ -251,8 +262,3 @@ def _read_facts(path: Path, kind: type[Facts]) -> dict[str, Any]:
 def _damaged(path: Path, what: str) -> ResultsError:
     place = f"{path.parent.name}/{path.name}"
     return ResultsError(f"results file {place!r} {what}: delete its folder and train it again.")
-
-
-def origins(runs: list[Mapping[str, Any]], key: str) -> list[str]:
-    """The different values of `key` in the provenance of several runs, as text, in order."""
-    return sorted({str(origin[key]) for origin in runs if origin.get(key) is not None})

@@ -1,8 +1,5 @@
-"""Writing a run's folder: its name, its files, and run.json last, which makes it count."""
+"""Writing a run's folder: run.json goes last and makes it count."""
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +10,7 @@ from e2e_lib.core.evaluate import Evaluation
 from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.files import write_json, write_text, writing
 from e2e_lib.runs.provenance import hub_commits, peak_memory, provenance
-from e2e_lib.runs.read import CURVE
-
-
-def run_name(config: Mapping[str, Any]) -> str:
-    """`<objective>-<hook>-l<λ>-s<seed>-<hash>`; the hash covers every value of `config`."""
-    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4)
-    hooks = "+".join(config["hook_names"])
-    coeff = f"{config['objective']['sparsity_coeff']:g}"
-    slug = f"{config['objective_name']}-{hooks}-l{coeff}-s{config['seed']}"
-    return re.sub(r"[^\w.+-]", "_", slug) + f"-{digest.hexdigest()}"
+from e2e_lib.runs.read import CURVE, run_name
 
 
 def save_run(

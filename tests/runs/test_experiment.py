@@ -14,7 +14,7 @@ from e2e_lib.core.train import train
 from e2e_lib.errors import ConfigError
 from e2e_lib.files import write_json
 from e2e_lib.runs.experiment import parse_sparsity_coeffs, planned
-from e2e_lib.runs.save import run_name
+from e2e_lib.runs.read import run_name
 from tests.helpers.run_folders import HOOK, experiment
 from tests.helpers.tiny_models import (
     D_MODEL,

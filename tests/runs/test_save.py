@@ -113,5 +113,5 @@ def test_names_are_stable_and_tell_runs_apart():
 
 def test_a_name_is_a_plain_file_name():
     config = {"hook_names": ["a/b c"], "objective": {"sparsity_coeff": 1e-4}, "seed": 0}
-    name = save.run_name(config | {"objective_name": "custom"})
+    name = read.run_name(config | {"objective_name": "custom"})
     assert name.startswith("custom-a_b_c-l0.0001-s0-")
