@@ -21,7 +21,8 @@ WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDe
 def digest(sources: Iterable[str], library: Path = LIBRARY) -> str:
     """A digest of `sources` and of every module of the library behind their imports.
 
-    A package's own files other than code, such as weights, count with its `__init__`.
+    A package's own files other than code, such as weights, count with its `__init__`; a YAML file
+    beside a module of the same name counts with the module.
     """
     sources = list(sources)
     files = sorted({file for source in sources for file in imported(source, library)})
@@ -29,7 +30,9 @@ def digest(sources: Iterable[str], library: Path = LIBRARY) -> str:
     content = hashlib.sha256()
     for text in [*map(meaning, sources), *(module_meaning(f.read_text("utf-8")) for f in files)]:
         content.update(text.encode() + b"\0")
-    for file in sorted(f for package in packages for f in package.rglob("*") if _is_data(f)):
+    data = {f.with_suffix(".yaml") for f in files}
+    data |= {f for package in packages for f in package.rglob("*")}
+    for file in sorted(filter(_is_data, data)):
         content.update(file.read_bytes() + b"\0")
     return content.hexdigest()[:16]
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from e2e_lib import paper
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.hooks import check_hook, hook_width
 from e2e_lib.core.losses import Objective, named_objective
@@ -28,7 +29,6 @@ from e2e_lib.data.formats import CONFIG, WEIGHTS, read_tensors
 from e2e_lib.errors import ModelError, first_sentence
 from e2e_lib.files import project_path
 from e2e_lib.names import layer_of
-from e2e_lib.paper import TABLES
 from e2e_lib.runs.experiment import Experiment
 
 RELEASED = re.compile(r"(local|e2e|downstream)_similar_(ce|l0)_layer_(\d+)$")
@@ -222,8 +222,8 @@ def _registry_hook(folder: Path) -> str:
 def _printed(match: str, kind: str, layer: int) -> Objective:
     """The objective of one of the paper's published SAEs (Tables 2 and 3, appendix D)."""
     name = KINDS[kind]
-    for row in TABLES[MATCHES[match]][1]:
-        if row[:2] == (layer, name):
+    for row in paper.rows(MATCHES[match]):
+        if row[:2] == [layer, name]:
             return named_objective(name, float(row[2]), downstream_coeff=BETA[layer])
     raise ModelError(f"layer is {layer}, but the paper's released SAEs are at {list(BETA)}.")
 

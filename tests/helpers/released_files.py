@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from e2e_lib.paper import TABLES
+from e2e_lib import paper
 
 KINDS = {"local": "local", "e2e": "e2e", "e2e_ds": "downstream"}
 BETA = {2: 2.5, 6: 2.5, 10: 0.05}
@@ -56,7 +56,7 @@ def write_release(folder: Path, d_in: int, d_sae: int, described: bool = True) -
     """The 18 files of `apollo-research/e2e-saes-gpt2`: 15 different SAEs."""
     folder.mkdir(parents=True, exist_ok=True)
     for match, table in (("ce", 2), ("l0", 3)):
-        for layer, objective, coeff, *_ in TABLES[table][1]:
+        for layer, objective, coeff, *_ in paper.rows(table):
             name = f"{KINDS[objective]}_similar_{match}_layer_{layer}"
             seed = int(1000 * layer + 10 * coeff) + list(KINDS).index(objective)
             torch.save(raw_weights(d_in, d_sae, seed), folder / f"{name}.pt")

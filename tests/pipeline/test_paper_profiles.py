@@ -25,7 +25,7 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.train import train
-from e2e_lib.paper import TABLES
+from e2e_lib.paper import rows
 from e2e_lib.runs.load import load_saes, load_subject
 from e2e_lib.runs.read import run_config
 from e2e_lib.runs.tables import metrics_table
@@ -80,7 +80,7 @@ def cache_in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # ------------------------------------------------------------------ the numbers
 def test_gpt2_is_the_papers_grid() -> None:
     profile = load_profile("gpt2")
-    for layer, objective, coeff, *_ in [*TABLES[2][1], *TABLES[3][1]]:
+    for layer, objective, coeff, *_ in [*rows(2), *rows(3)]:
         grid = profile.sparsity_coeffs[objective][layer]
         assert coeff in grid, "every published λ"
         assert grid == tuple(sorted(grid)) and grid[0] < coeff < grid[-1], "with one on each side"
@@ -252,7 +252,7 @@ def test_published_trains_nothing() -> None:
     analysis = next(stage for stage in todo if stage.notebook == "21_similar_ce")
     assert analysis.after == ("11_published",)
     found = {(o, k, c) for o, by in profile.sparsity_coeffs.items() for k in by for c in by[k]}
-    assert found == {(o, k, c) for k, o, c, *_ in [*TABLES[2][1], *TABLES[3][1]]}
+    assert found == {(o, k, c) for k, o, c, *_ in [*rows(2), *rows(3)]}
 
 
 @pytest.mark.slow

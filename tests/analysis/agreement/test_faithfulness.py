@@ -276,7 +276,7 @@ def test_the_paper_beside_ours():
     beside = paper_values.beside(table, {2: "middle"}, 7)
     assert beside["paper"].tolist() == pytest.approx([0.952])
     assert list(beside.columns) == [*table.columns, "depth", "paper"]
-    assert len(paper_values.TABLES[7][1]) == 18
+    assert len(paper_values.rows(7)) == 18
 
 
 def test_figures(tmp_path):
