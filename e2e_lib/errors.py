@@ -1,15 +1,19 @@
-"""The project's own errors: one sentence naming the parameter, its value and what is allowed.
+"""The project's own errors, and the rules that raise them: name, value and what is allowed.
 
 A value may be anything that a file, a command line or a notebook's cell can hold, so it is first
-asked what it is.
+asked what it is. What a dataclass derived from `Checked` allows stands in its fields' types:
+
+    lr: Positive = 5e-4
 """
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import Field, fields
 from difflib import get_close_matches
 from functools import wraps
 from re import split
-from typing import Any
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 LONGEST = 200  # characters of a value in a sentence
 LARGEST = 1.7e308  # what float64 holds
@@ -84,6 +88,89 @@ def is_number(value: Any) -> bool:
 def is_text(value: Any) -> bool:
     """A string with something in it."""
     return isinstance(value, str) and bool(value.strip())
+
+
+def list_of(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A check for lists, not empty, of different things that are `good`."""
+    return lambda value: (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(good(item) for item in value)
+        and len(set(value)) == len(value)
+    )
+
+
+class Rule(NamedTuple):
+    """What a parameter may be: a check, and words that end 'x is 3, but it must be …'."""
+
+    good: Callable[[Any], bool]
+    allowed: str
+
+    def read(self, value: Any) -> Any:
+        """The value, or the number that a text spells: YAML reads 1e-3 as text."""
+        if isinstance(value, str) and not self.good(value):
+            with suppress(ValueError):
+                return float(value)
+        return value
+
+    def checked(self, place: str, value: Any) -> Any:
+        """The value of `place` as `read`. Raises ConfigError if it is not allowed."""
+        found = self.read(value)
+        require(self.good(found), place, value, self.allowed)
+        return found
+
+
+def one_of(*words: str) -> Rule:
+    """One of these words."""
+    return Rule(lambda v: isinstance(v, str) and v in words, f"one of {', '.join(words)}")
+
+
+def whole(low: int) -> Rule:
+    """A whole number of at least `low`."""
+    return Rule(lambda v: is_integer(v) and v >= low, f"a whole number of at least {low}")
+
+
+Flag = Annotated[bool, Rule(lambda v: isinstance(v, bool), "true or false")]
+Count = Annotated[int, whole(1)]
+Positive = Annotated[float, Rule(lambda v: is_number(v) and v > 0, "a number above 0")]
+Weight = Annotated[float, Rule(lambda v: is_number(v) and v >= 0, "a number of at least 0")]
+Share = Annotated[float, Rule(lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")]
+
+
+def rules(kind: type) -> dict[str, Rule]:
+    """The rules in the types of a dataclass's fields, by name."""
+    found = {own.name: getattr(own.type, "__metadata__", ()) for own in fields(kind)}
+    return {k: rule for k, extras in found.items() for rule in extras if isinstance(rule, Rule)}
+
+
+class Checked:
+    """Base of dataclasses whose fields have rules.
+
+    Raises:
+        ConfigError: a name that is no field, or a value that its field's rule does not allow.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __new__(cls, *values: Any, **named: Any) -> "Checked":
+        """Python itself would not say which names there are."""
+        for name in named:
+            require_known(name, cls.__dataclass_fields__, f"parameter of {cls.__name__}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Every rule, then what a class adds."""
+        for name, rule in rules(type(self)).items():
+            require(rule.good(getattr(self, name)), name, getattr(self, name), rule.allowed)
+
+
+def require_known(name: str, known: Iterable[str], what: str) -> None:
+    """Raise ConfigError unless `name` is known, with all that are, those most like it first."""
+    known = list(known)
+    if name not in known:
+        near = get_close_matches(str(name), known, n=3, cutoff=0.4)
+        listed = ", ".join(dict.fromkeys([*near, *known])) or "none"
+        raise ConfigError(f"{name} is no {what}; allowed are {listed}.")
 
 
 def closest(name: str, known: Iterable[str], n: int = 3) -> str:

@@ -1,6 +1,9 @@
-"""What the names of hook points say. No torch here: tables of runs read them too."""
+"""Words that parameters take, and what the names of hook points say. No torch here."""
 
 import re
+
+OBJECTIVES = ("local", "e2e", "e2e_ds")
+PRECISIONS = ("fp32", "tf32", "bf16")  # what each means: `engine.device`
 
 LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")
 

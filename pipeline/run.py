@@ -34,8 +34,7 @@ from pipeline.execution.progress import watch
 from pipeline.pages.result_files import read_all, read_json
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.pins import pinned
-from pipeline.plan.profile import ROOT, Profile, load_profile
-from pipeline.plan.shrink import shrunk
+from pipeline.plan.profile import ROOT, Profile, load_profile, shrunk
 from pipeline.plan.stages import Stage, stages
 from pipeline.report import write_report
 
@@ -67,7 +66,7 @@ def main(arguments: list[str]) -> int:
     profile = shrunk(profile) if given.shrink else profile
     cluster = cluster_folder(given.cluster)
     # A GPU holds one training notebook; several would share its memory.
-    usual = "" if profile.device == "cpu" else "1"
+    usual = "" if profile.training.device == "cpu" else "1"
     cores = number_of_cores(given.cores or usual) if given.cores or not cluster else None
     results = results_folder(given.results, profile, own_model="model" in overrides)
     try:
@@ -124,8 +123,8 @@ def results_folder(text: str, profile: Profile, own_model: bool) -> Path:
     """Where the run writes: results/PROFILE, or results/PROFILE-MODEL with a model of one's own."""
     if text:
         return Path(text).expanduser().resolve()
-    suffix = f"-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(profile.model).name)}" if own_model else ""
-    return ROOT / "results" / f"{profile.name}{suffix}"
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(profile.training.model).name)
+    return ROOT / "results" / (f"{profile.name}-{model}" if own_model else profile.name)
 
 
 def run(
@@ -155,7 +154,7 @@ def run(
         where = f"{cores} side by side" if cluster is None else f"on {executor_of(cluster)}"
         saes = sum(stage.saes for stage in todo)
         print(
-            f"Profile {profile.name} on {profile.model}: {saes} SAEs at layers "
+            f"Profile {profile.name} on {profile.training.model}: {saes} SAEs at layers "
             f"{', '.join(map(str, profile.layers))}, {len(todo)} notebooks, {where}.\n"
             f"Results go to {folder}/ and are kept: a run that was stopped goes on where it was.",
             flush=True,

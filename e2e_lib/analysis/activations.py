@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from e2e_lib.analysis.matched import OBJECTIVES
 from e2e_lib.analysis.statistics import LEVEL, RESAMPLES, Array, Interval, resample_weights
 from e2e_lib.core.sae import SAE
+from e2e_lib.names import OBJECTIVES
 
 CHUNK = 2048  # tokens through an SAE at a time; their codes at width 46,080 are 0.4 GB
 POSITIONS = ("first", "after first", "all")

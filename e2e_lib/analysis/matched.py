@@ -6,7 +6,8 @@ Source: the paper's filters for its performance plots, and Tables 1-3.
 import numpy as np
 import pandas as pd
 
-OBJECTIVES = ("local", "e2e", "e2e_ds")
+from e2e_lib.names import OBJECTIVES
+
 SWEPT = ("lr", "dict_ratio", "train_tokens", "init_from")  # columns that a sweep varies
 COMPARED = ["l0", "alive", "grad_norm", "ce_increase"]  # columns of Tables 2 and 3
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from e2e_lib.analysis.matched import OBJECTIVES
 from e2e_lib.analysis.statistics import RESAMPLES, Array, over_groups, percentiles, resample_weights
+from e2e_lib.names import OBJECTIVES
 
 MIN_RUNS = 3  # fewer λ than this do not make a curve
 POINTS = 20  # as the authors

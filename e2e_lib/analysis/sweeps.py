@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from e2e_lib.analysis.matched import OBJECTIVES, in_order, sweep_runs
+from e2e_lib.analysis.matched import in_order, sweep_runs
 from e2e_lib.analysis.pareto import nothing, ratio_of_curves
 from e2e_lib.analysis.statistics import RESAMPLES, mean_interval, percentiles
+from e2e_lib.names import OBJECTIVES
 
 COMMAND = "`make run PROFILE=storyworld`"  # trains one of each kind, for who has none
 MIN_RUNS = 2  # λ that make a curve; sweeps are short

@@ -1,71 +1,93 @@
-"""The parameters of one training run, and the learning rate they prescribe."""
+"""What one run computes: its objective, its hyperparameters, the learning rate they prescribe.
+
+No torch here: the pipeline plans trainings with it.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from e2e_lib.core.losses import Objective
-from e2e_lib.engine.device import PRECISIONS
-from e2e_lib.errors import is_integer, is_number, is_text, require
+from e2e_lib.errors import (
+    Checked,
+    Count,
+    Flag,
+    Positive,
+    Rule,
+    Share,
+    is_integer,
+    is_number,
+    is_text,
+    list_of,
+    one_of,
+    require,
+    whole,
+)
+from e2e_lib.names import PRECISIONS
+
+if TYPE_CHECKING:
+    from e2e_lib.core.losses import Objective
+
+HOOKS = Rule(list_of(is_text), "at least one hook, none of them twice")
+Seed = Annotated[int, whole(0)]
+Divisor = Annotated[int, Rule(lambda v: is_integer(v) and v >= 1, "a divisor of batch_size")]
+Part = Annotated[float, Rule(lambda v: is_number(v) and 0 <= v < 1, "a number in [0, 1)")]
+Schedule = Annotated[str, one_of("cosine", "linear", "constant")]
+Clip = Annotated[
+    float | None, Rule(lambda v: v is None or (is_number(v) and v > 0), "None or above 0")
+]
+Precision = Annotated[str, one_of(*PRECISIONS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters(Checked):
+    """What decides a run in one number or word each; `TrainConfig` and `runs`' `Training` have all.
+
+    So a field that is added here is a parameter of the library, of every profile and of notebook
+    10_train, whose cell `python -m pipeline.plan.notebook_parameters` then writes.
+    """
+
+    dict_ratio: Positive = 20.0  # latents a dimension of the activation
+    seed: Seed = 0  # initial weights and the order of the training text
+    batch_size: Count = 16  # rows an optimiser step
+    micro_batch_size: Divisor = 16  # rows a pass; gradients accumulate over a batch
+    lr: Positive = 5e-4  # Adam's learning rate after warm-up
+    warmup_fraction: Part = 0.05  # share of the steps in which the rate rises from 0
+    schedule: Schedule = "cosine"  # cosine, linear or constant
+    min_lr_factor: Share = 0.1  # the rate's floor, as a share of lr
+    grad_clip: Clip = 10.0  # largest gradient norm
+    # The authors' GPT-2 runs do not, and their TinyStories runs do.
+    downstream_last_block: Flag = False  # e2e_ds compares the last block's output too
+    precision: Precision = "fp32"  # of products: fp32, tf32 or bf16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = f"a divisor of batch_size ({self.batch_size})"
+        divides = self.batch_size % self.micro_batch_size == 0
+        require(divides, "micro_batch_size", self.micro_batch_size, allowed)
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Hyperparameters):
     """Everything that decides what one run computes.
 
     Raises:
-        ConfigError: a value outside what its comment allows.
+        ConfigError: an unknown parameter, or a value outside what its type or comment allows.
 
-    >>> TrainConfig(Objective(1.5, kl_coeff=1.0), ("blocks.6.hook_resid_pre",), dict_ratio=-1.0)
+    >>> from e2e_lib.core.losses import named_objective
+    >>> TrainConfig(named_objective("e2e", 1.5), ("blocks.6.hook_resid_pre",), dict_ratio=-1.0)
     Traceback (most recent call last):
-    e2e_lib.errors.ConfigError: dict_ratio is -1.0, but it must be above 0.
+    e2e_lib.errors.ConfigError: dict_ratio is -1.0, but it must be a number above 0.
     """
 
-    objective: Objective
-    hook_names: tuple[str, ...]  # where SAEs sit; several are spliced in together
-    dict_ratio: float = 20.0  # latents a dimension: d_sae = int(dict_ratio · d_in)
-    seed: int = 0  # initial weights
-    batch_size: int = 16  # rows an optimiser step
-    micro_batch_size: int = 16  # rows a pass; gradients accumulate over a batch
-    lr: float = 5e-4  # Adam's learning rate after warm-up
-    warmup_fraction: float = 0.05  # share of the steps in which the rate rises from 0
-    schedule: str = "cosine"  # cosine or linear decay to the floor, or constant
-    min_lr_factor: float = 0.1  # the floor, as a share of lr
-    grad_clip: float | None = 10.0  # largest norm of a run's gradient; None = no clipping
+    objective: "Objective"
+    hook_names: Annotated[tuple[str, ...], HOOKS]  # where SAEs sit; several are spliced in together
     init_from: Mapping[str, str] = field(default_factory=dict)  # saved SAE folders by hook
     frozen: tuple[str, ...] = ()  # hooks whose SAE is spliced in but does not train
-    # The downstream term compares the last block's output too. The authors' GPT-2 runs do not, and
-    # their TinyStories runs do.
-    downstream_last_block: bool = False
-    precision: str = "fp32"  # of products: fp32, tf32 or bf16
 
     def __post_init__(self) -> None:
-        hooks = self.hook_names
-        require(are_hooks(hooks), "hook_names", hooks, "at least one hook, none of them twice")
-        for name in ("dict_ratio", "lr", "warmup_fraction", "min_lr_factor"):
-            value = getattr(self, name)
-            require(is_number(value), name, value, "a number")
-        for name, low in (("seed", 0), ("batch_size", 1)):
-            value = getattr(self, name)
-            good = is_integer(value) and value >= low
-            require(good, name, value, f"a whole number of at least {low}")
-        require(self.dict_ratio > 0, "dict_ratio", self.dict_ratio, "above 0")
-        micro = self.micro_batch_size
-        divides = is_integer(micro) and micro >= 1 and self.batch_size % micro == 0
-        allowed = f"a divisor of batch_size ({self.batch_size})"
-        require(divides, "micro_batch_size", micro, allowed)
-        require(self.lr > 0, "lr", self.lr, "above 0")
-        require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "in [0, 1)")
-        schedules = ("cosine", "linear", "constant")
-        require(self.schedule in schedules, "schedule", self.schedule, f"one of {schedules}")
-        require(0 <= self.min_lr_factor <= 1, "min_lr_factor", self.min_lr_factor, "in [0, 1]")
-        allowed = f"one of {', '.join(PRECISIONS)}"
-        require(self.precision in PRECISIONS, "precision", self.precision, allowed)
-        clip = self.grad_clip
-        good = clip is None or (is_number(clip) and clip > 0)
-        require(good, "grad_clip", clip, "None or above 0")
+        super().__post_init__()
         good = isinstance(self.init_from, Mapping) and all(map(is_text, self.init_from.values()))
         require(good, "init_from", self.init_from, "a mapping from hooks to folders")
         require(isinstance(self.frozen, list | tuple), "frozen", self.frozen, "a tuple of hooks")
@@ -75,15 +97,10 @@ class TrainConfig:
         require(bool(trained), "frozen", self.frozen, "fewer than all hooks")
 
 
-def are_hooks(value: Any) -> bool:
-    """Whether it is a list or tuple, not empty, of different names."""
-    listed = isinstance(value, list | tuple) and len(value) > 0 and all(map(is_text, value))
-    return listed and len(set(value)) == len(value)
-
-
 def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
     """Share of `lr` used at `step` of `steps`: 0 at step 0 of a warm-up, the floor at the end.
 
+    >>> from e2e_lib.core.losses import Objective
     >>> c = TrainConfig(Objective(1.0, kl_coeff=1.0), ("blocks.1.hook_resid_pre",))
     >>> [round(learning_rate_factor(s, 100, c), 3) for s in (0, 4, 5, 100)]
     [0.0, 0.8, 1.0, 0.1]
@@ -99,8 +116,15 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def config_dict(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain JSON values."""
+    """The configuration as plain JSON values, in the order that run.json keeps."""
     values = asdict(config)
     # Folders of a machine do not belong in results.
     values["init_from"] = {hook: Path(folder).name for hook, folder in config.init_from.items()}
-    return values
+    first, last = (
+        {key: values.pop(key) for key in keys}
+        for keys in (
+            ("objective", "hook_names"),
+            ("init_from", "frozen", "downstream_last_block", "precision"),
+        )
+    )
+    return first | values | last

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from e2e_lib.errors import E2EError, require
+from e2e_lib.names import PRECISIONS
 
-PRECISIONS = ("fp32", "tf32", "bf16")
 AUTO = "auto"
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 

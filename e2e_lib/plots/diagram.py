@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 
-from e2e_lib.analysis.matched import OBJECTIVES
+from e2e_lib.names import OBJECTIVES
 from e2e_lib.plots.style import COLOURS, INK, LABELS, MARKERS, WIDTH, use_house_style
 
 CARD, GAP, KEY = 2.14, 0.12, 0.42  # heights of a card, between two, and of the key

@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from e2e_lib.analysis.matched import OBJECTIVES
 from e2e_lib.files import write_json
+from e2e_lib.names import OBJECTIVES
 
 LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}
 COLOURS = {"local": "#f0a70a", "e2e": "#518c31", "e2e_ds": "#6b6ecf"}

@@ -1,25 +1,64 @@
-"""One experiment: a model, data and hook points shared by a list of runs; what is still to do."""
+"""A training in one dataclass: the parameters of notebook 10_train, and the runs they stand for.
+
+No torch and no pandas until there are runs: the pipeline plans with it.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from e2e_lib.core.config import TrainConfig, are_hooks, config_dict
-from e2e_lib.core.losses import named_objective
-from e2e_lib.data.formats import CONFIG, WEIGHTS
-from e2e_lib.engine.device import AUTO, chosen_precision
-from e2e_lib.errors import is_integer, is_number, is_text, require
-from e2e_lib.files import project_path
-from e2e_lib.runs.provenance import content_digest, model_digest
-from e2e_lib.runs.read import finished, run_name
-
-TRAINING_PARAMETERS = (  # of notebook 10_train, that go to `Experiment.configs`
-    *("e2e_kl_coeff", "ds_kl_coeff", "downstream_coeff", "downstream_last_block"),
-    *("lr", "warmup_fraction", "schedule", "min_lr_factor", "grad_clip", "precision"),
+from e2e_lib.core.config import HOOKS, Divisor, Hyperparameters, TrainConfig, config_dict
+from e2e_lib.errors import (
+    Count,
+    Flag,
+    Positive,
+    Rule,
+    Weight,
+    is_integer,
+    is_number,
+    is_text,
+    list_of,
+    one_of,
+    require,
+    whole,
 )
+from e2e_lib.files import project_path
+from e2e_lib.names import OBJECTIVES, PRECISIONS
+from e2e_lib.runs.provenance import content_digest, model_digest
+
+# What evaluating somebody else's SAEs takes too.
+EVALUATION = (
+    *("model", "model_revision", "processed", "validation_data", "data_revision", "prepend_bos"),
+    *("context_size", "eval_tokens", "threads", "device"),
+)
+# The types of parameters: what each may be.
+NAME = Rule(lambda v: is_text(v) and "\0" not in v, "a name or a path")
+Place = Annotated[str, NAME]
+Model = Annotated[str, NAME._replace(allowed="storyworld, a hub name or a folder")]
+Data = Annotated[str, NAME._replace(allowed="storyworld, a text file, a folder or a hub data set")]
+Revision = Annotated[str, NAME._replace(allowed="a commit, tag or branch of the hub")]
+Device = Annotated[str, NAME._replace(allowed="cpu, cuda, cuda:0 or mps")]
+Hooks = Annotated[
+    str, Rule(lambda v: is_text(v) and HOOKS.good(v.split("+")), "hooks joined by +, each once")
+]
+Objectives = Annotated[
+    str,
+    Rule(
+        lambda v: is_text(v) and list_of(OBJECTIVES.__contains__)(_names(v)),
+        f"some of {', '.join(OBJECTIVES)}, joined by commas, each once",
+    ),
+]
+Context = Annotated[int, whole(2)]
+Precision = Annotated[str, one_of("auto", *PRECISIONS)]
+Tracker = Annotated[str, one_of("none", "wandb")]
+Start = Annotated[str, Rule(lambda v: isinstance(v, str), "a run, a folder with SAEs, or empty")]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
@@ -29,7 +68,7 @@ def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
     {'local': [0.3, 1.0], 'e2e': [0.1]}
 
     Raises:
-        ConfigError: text of another form.
+        ConfigError: text of another form, or an unknown objective.
     """
     form = "like 'local:0.3,1;e2e:0.1,0.3': different numbers of at least 0, each objective once"
     try:
@@ -41,71 +80,67 @@ def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
     good = all(is_number(v) and v >= 0 for grid in grids for v in grid)
     alone = len(found) == len(pairs) and all(len(set(grid)) == len(grid) for grid in grids)
     require(bool(found) and good and alone, "sparsity_coeffs", text, form)
+    allowed = f"for some of {', '.join(OBJECTIVES)}"
+    require(set(found) <= set(OBJECTIVES), "sparsity_coeffs", text, allowed)
     return found
 
 
-def from_parameters(
-    parameters: Mapping[str, Any], sparsity_coeffs: Mapping[str, Sequence[float]]
-) -> tuple["Experiment", list[TrainConfig]]:
-    """What notebook 10_train trains with these `parameters` of its own; no warm start."""
-    shared = {f.name for f in fields(Experiment)} & parameters.keys()
-    experiment = Experiment(
-        hook_names=tuple(parameters["hook"].split("+")), **{key: parameters[key] for key in shared}
-    )
-    training = {key: parameters[key] for key in TRAINING_PARAMETERS}
-    return experiment, experiment.configs(sparsity_coeffs, **training)
-
-
-def planned(
-    parameters: Mapping[str, Any], sparsity_coeffs: Mapping[str, Sequence[float]]
-) -> list[str]:
-    """Folder names of the runs that notebook 10_train makes with these `parameters` of its own."""
-    experiment, configs = from_parameters(parameters, sparsity_coeffs)
-    return [experiment.name(config) for config in configs]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What a list of runs has in common.
+@dataclass(frozen=True, kw_only=True)
+class Training(Hyperparameters):
+    """What notebook 10_train takes: SAEs of one hook point and seed, by objective and λ.
 
     Raises:
-        ConfigError: a value outside what its comment allows.
+        ConfigError: an unknown parameter, or a value outside what its type allows.
     """
 
-    model: str  # storyworld, a folder, or a hub name
-    train_data: str
-    validation_data: str
-    hook_names: tuple[str, ...]
-    seed: int  # initial weights and order of the text
-    dict_ratio: float
-    train_tokens: int  # rounded down to whole batches
-    eval_tokens: int  # held-out tokens, rounded up to whole rows
-    context_size: int
-    batch_size: int
-    micro_batch_size: int
-    processed: bool = False
-    model_revision: str = "main"  # of a hub model
-    data_revision: str = "main"  # of hub data sets
-    prepend_bos: bool = False  # every row starts with the beginning-of-text token
-    device: str = "cpu"
-    threads: int = 1  # part of the result on a CPU: sums are taken in another order
+    results_folder: Place = "results/my_workshop"  # where runs are written, relative to the project
+    model: Model = "storyworld"  # storyworld, a folder in Hugging Face layout, or a hub name
+    train_data: Data = "storyworld"  # storyworld, a text file, a data folder, or a hub data set
+    validation_data: Data = "storyworld"  # the same kinds; never shares a document with train_data
+    hook: Hooks = "blocks.2.hook_resid_pre"  # hook points, joined by + to splice several at once
+    objectives: Objectives = "local,e2e,e2e_ds"  # which objectives to train
+    sparsity_coeffs: str = "local:5.1,9.5;e2e:0.5,1.3;e2e_ds:26,54"  # λ values for each objective
+    dict_ratio: Positive = 10.0  # latents a dimension of the activation
+    train_tokens: Count = 300_000  # tokens that every SAE is trained on; whole batches count
+    batch_size: Count = 8  # rows an optimiser step
+    micro_batch_size: Divisor = 8  # rows a pass; gradients accumulate over a batch
+    context_size: Context = 128  # tokens a row
+    lr: Positive = 1e-2  # Adam's learning rate after warm-up
+    e2e_kl_coeff: Weight = 1.0  # weight of the KL term in e2e
+    ds_kl_coeff: Weight = 0.5  # weight of the KL term in e2e_ds
+    downstream_coeff: Weight = 2.5  # β: weight of the later blocks' reconstruction in e2e_ds
+    eval_tokens: Count = 16_384  # held-out tokens for every metric, rounded up to whole rows
+    threads: Count = 1  # CPU threads; results are bit-identical for one value of it
+    device: Device = "cpu"  # cpu, cuda, cuda:1, ...
+    precision: Precision = "auto"  # of products: fp32, tf32 or bf16; auto: bf16 on cuda, else fp32
+    checkpoint_seconds: Weight = 120.0  # the state of the training is saved this often
+    processes: Count = 1  # that share every micro-batch; on cuda each has a GPU of its own
+    tracker: Tracker = "none"  # none or wandb
+    processed: Flag = False  # fold LayerNorm and centre weights, as for the paper's GPT-2 SAEs
+    model_revision: Revision = "main"  # commit, tag or branch of a hub model
+    data_revision: Revision = "main"  # the same of hub data sets
+    prepend_bos: Flag = False  # start every row with the beginning-of-text token
+    init_from: Start = ""  # a finished run here, or a folder, whose SAE every run starts from
 
     def __post_init__(self) -> None:
-        for name in ("model", "train_data", "validation_data", "device"):
-            value = getattr(self, name)
-            require(is_text(value) and "\0" not in value, name, value, "a name or a path")
-        hooks = self.hook_names
-        require(are_hooks(hooks), "hook_names", hooks, "at least one hook, none of them twice")
-        wholes = {"seed": 0, "context_size": 2, "threads": 1, "eval_tokens": 1}
-        for name, low in (wholes | {"batch_size": 1, "train_tokens": 1}).items():
-            value = getattr(self, name)
-            good = is_integer(value) and value >= low
-            require(good, name, value, f"a whole number of at least {low}")
-        good = is_number(self.dict_ratio) and self.dict_ratio > 0
-        require(good, "dict_ratio", self.dict_ratio, "a number above 0")
+        super().__post_init__()
+        allowed = f"for at least one of objectives = {self.objectives}"
+        require(bool(self.grids), "sparsity_coeffs", self.sparsity_coeffs, allowed)
         batch = self.batch_size * self.context_size
         allowed = f"at least one batch: batch_size · context_size = {batch}"
         require(self.train_tokens >= batch, "train_tokens", self.train_tokens, allowed)
+
+    @property
+    def hook_names(self) -> tuple[str, ...]:
+        """Where the SAEs sit; several are spliced in together."""
+        return tuple(self.hook.split("+"))
+
+    @property
+    def grids(self) -> dict[str, list[float]]:
+        """λ of every objective that is trained."""
+        wanted = _names(self.objectives)
+        given = parse_sparsity_coeffs(self.sparsity_coeffs)
+        return {name: coeffs for name, coeffs in given.items() if name in wanted}
 
     @cached_property
     def _contents(self) -> dict[str, str | None]:
@@ -140,60 +175,49 @@ class Experiment:
             "neuronpedia_id": None,
         }
 
-    def configs(
-        self,
-        sparsity_coeffs: Mapping[str, Sequence[float]],
-        *,
-        e2e_kl_coeff: float = 1.0,
-        ds_kl_coeff: float = 0.5,
-        downstream_coeff: float = 2.5,
-        precision: str = AUTO,
-        **training: Any,
-    ) -> list[TrainConfig]:
-        """One configuration per objective and λ; `training` goes to `TrainConfig`."""
-        precision = chosen_precision(precision, self.device)
-        kl = {"local": 0.0, "e2e": e2e_kl_coeff, "e2e_ds": ds_kl_coeff}
+    def configs(self, starts: Mapping[str, str] | None = None) -> list[TrainConfig]:
+        """One configuration per objective and λ; `starts`: what `self.starts` found."""
+        from e2e_lib.core.losses import named_objective
+        from e2e_lib.engine.device import chosen_precision
+
+        shared = {own.name: getattr(self, own.name) for own in fields(Hyperparameters)}
+        shared["precision"] = chosen_precision(self.precision, self.device)
+        weights = {"downstream_coeff": self.downstream_coeff}
+        kl = {"e2e": self.e2e_kl_coeff, "e2e_ds": self.ds_kl_coeff}
         return [
             TrainConfig(
-                named_objective(
-                    name,
-                    coeff,
-                    kl_coeff=kl.get(name, 0.0),
-                    downstream_coeff=downstream_coeff,
-                ),
+                named_objective(name, coeff, kl_coeff=kl.get(name), **weights),
                 self.hook_names,
-                dict_ratio=self.dict_ratio,
-                seed=self.seed,
-                batch_size=self.batch_size,
-                micro_batch_size=self.micro_batch_size,
-                precision=precision,
-                **training,
+                init_from=starts or {},
+                **shared,
             )
-            for name, coeffs in sparsity_coeffs.items()
+            for name, coeffs in self.grids.items()
             for coeff in coeffs
         ]
 
-    def starts(self, results: Path, init_from: str) -> dict[str, str]:
+    def starts(self, results: Path) -> dict[str, str]:
         """{hook: folder of the saved SAE that it starts from}; {} for a start from scratch.
 
-        Args:
-            init_from: a finished run of `results`, or a folder with a saved SAE (of several hooks:
-                with a folder for each); empty for none.
+        `init_from` is a finished run of `results`, or a folder with a saved SAE, or of several
+        hooks with a folder for each.
 
         Raises:
             ConfigError: there is no such SAE, or its dictionary ratio is another one.
         """
-        if not init_from:
+        if not self.init_from:
             return {}
-        run = results / "saes" / init_from
-        base = run if finished(run) else project_path(init_from)
+        from e2e_lib.data.formats import CONFIG, WEIGHTS
+        from e2e_lib.runs.read import finished
+
+        run = results / "saes" / self.init_from
+        base = run if finished(run) else project_path(self.init_from)
         found = {}
         for hook in self.hook_names:
             folder = base / hook if (base / hook).is_dir() else base
             saved = (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
             allowed = "a finished run with weights, or a folder with a saved SAE for each hook"
-            require(saved, "init_from", init_from, allowed)
-            d_in, d_sae = _sizes(folder)
+            require(saved, "init_from", self.init_from, allowed)
+            d_in, d_sae = _sizes(folder / CONFIG)
             same = int(self.dict_ratio * d_in) == d_sae
             allowed = f"that of init_from, which has {d_sae} latents for {d_in}"
             require(same, "dict_ratio", self.dict_ratio, allowed)
@@ -204,29 +228,30 @@ class Experiment:
         """Every value that decides a run's result, as JSON; names the run."""
         contents: dict[str, Any] = dict(self._contents)
         if config.init_from:  # a start of the same name may hold other weights
+            from e2e_lib.data.formats import WEIGHTS
+
             contents["init_from"] = {
                 hook: content_digest(str(Path(folder) / WEIGHTS))
                 for hook, folder in config.init_from.items()
             }
+        sources = ("model", "train_data", "validation_data")
+        text = ("processed", "model_revision", "data_revision", "prepend_bos", "context_size")
         return {
             "objective_name": config.objective.name,
-            "model": self._shown(self.model),
-            "train_data": self._shown(self.train_data),
-            "validation_data": self._shown(self.validation_data),
+            **{name: self._shown(getattr(self, name)) for name in sources},
             "contents": contents,
-            "processed": self.processed,
-            "model_revision": self.model_revision,
-            "data_revision": self.data_revision,
-            "prepend_bos": self.prepend_bos,
-            "context_size": self.context_size,
+            **{name: getattr(self, name) for name in text},
             "train_tokens": self.train_rows * self.context_size,
             "eval_tokens": self.eval_rows * self.context_size,
             "device": self.device,
             "threads": self.threads,
-        } | config_dict(config)
+            **config_dict(config),
+        }
 
     def name(self, config: TrainConfig) -> str:
         """The run's folder name."""
+        from e2e_lib.runs.read import run_name
+
         return run_name(self.describe(config))
 
     def checkpoints(self, results: Path, config: TrainConfig) -> Path:
@@ -235,6 +260,8 @@ class Experiment:
 
     def pending(self, results: Path, configs: Sequence[TrainConfig]) -> list[TrainConfig]:
         """The configurations whose run is not finished in `results`."""
+        from e2e_lib.runs.read import finished
+
         return [c for c in configs if not finished(results / "saes" / self.name(c))]
 
     @staticmethod
@@ -243,13 +270,14 @@ class Experiment:
         return Path(name).name if name.count("/") > 1 or name.startswith(("/", ".", "~")) else name
 
 
-def _sizes(folder: Path) -> tuple[int, int]:
-    """d_in and d_sae of a saved SAE, without its weights."""
+def _sizes(path: Path) -> tuple[int, int]:
+    """d_in and d_sae of a saved SAE, from its configuration alone."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
         sizes = config["d_in"], config["d_sae"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         sizes = None, None
     good = all(is_integer(size) and 1 <= size < 2**31 for size in sizes)
-    require(good, f"d_in and d_sae of {folder.name}/{CONFIG}", sizes, "whole numbers of at least 1")
+    place = f"d_in and d_sae of {path.parent.name}/{path.name}"
+    require(good, place, sizes, "whole numbers of at least 1")
     return sizes

@@ -1,4 +1,4 @@
-"""A notebook's trainings: in several processes of this machine, a GPU each; with a tracker.
+"""What a training notebook starts: its model and text, several processes, a tracker.
 
 `train_in_processes` starts `torchrun` on this module and waits. What the processes leave behind is
 the runs' checkpoints at their last step, which the caller then takes up as if it had trained.
@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.core.config import TrainConfig
-from e2e_lib.core.losses import Objective
-from e2e_lib.core.train import CHECKPOINT_SECONDS, train
+from e2e_lib.core.train import train
 from e2e_lib.data.models import load_model
-from e2e_lib.data.rows import load_rows
+from e2e_lib.data.rows import Rows, load_rows
 from e2e_lib.data.text import source_pair
 from e2e_lib.engine.distributed import Processes
 from e2e_lib.errors import E2EError, require
 from e2e_lib.files import source_path, write_json, write_text
-from e2e_lib.runs.experiment import Experiment
+from e2e_lib.runs.experiment import Training
 
 ERROR = "error.txt"  # beside the specification: what a process that failed has to say
 
@@ -60,88 +60,86 @@ class Tracker:
             self.run.finish()
 
 
-def train_in_processes(
-    experiment: Experiment,
-    configs: Sequence[TrainConfig],
-    results: Path,
-    processes: int,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> None:
-    """Train `configs` in so many processes, up to a checkpoint of the last step of each.
+def load_inputs(training: Training, device: str = "") -> tuple[TransformerBridge, Rows]:
+    """The language model on `device`, or the training's own, and every row that is read.
+
+    Raises:
+        ModelError, DataError: model or text cannot be read, or the text is too short.
+    """
+    model = load_model(
+        source_path(training.model),
+        device or training.device,
+        processed=training.processed,
+        revision=training.model_revision,
+    )
+    rows = load_rows(
+        *source_pair(
+            source_path(training.train_data),
+            source_path(training.validation_data),
+            training.context_size,
+            training.prepend_bos,
+            training.data_revision,
+        ),
+        model.tokenizer,
+        model.cfg.d_vocab,
+        n_train=training.train_rows,
+        n_validation=training.eval_rows,
+        n_paper=training.eval_rows,
+        seed=training.seed,
+    )
+    return model, rows
+
+
+def train_in_processes(training: Training, configs: Sequence[TrainConfig], results: Path) -> None:
+    """Train `configs` in `training.processes`, up to a checkpoint of the last step of each.
 
     On `cuda`, process i takes GPU i; on `cpu` they share the cores.
 
     Raises:
         E2EError: a process failed; why is in the sentence.
     """
-    require(processes >= 1, "processes", processes, "at least 1")
-    spec = {
-        "experiment": asdict(experiment),
-        "configs": [asdict(config) for config in configs],
-        "checkpoints": [str(experiment.checkpoints(results, config)) for config in configs],
-        "checkpoint_seconds": checkpoint_seconds,
-    }
+    names = [training.name(config) for config in configs]
+    spec = {"training": asdict(training), "results": str(results.resolve()), "names": names}
     with tempfile.TemporaryDirectory() as folder:
         path, error = Path(folder, "spec.json"), Path(folder, ERROR)
         write_json(path, spec)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={processes}", "-m", "e2e_lib.runs.launch", str(path)]
+        command += [
+            f"--nproc-per-node={training.processes}",
+            "-m",
+            "e2e_lib.runs.launch",
+            str(path),
+        ]
         done = subprocess.run(command, check=False)  # the first one's progress bar is seen
         said = error.read_text(encoding="utf-8") if error.is_file() else ""
     if done.returncode:
         last = said.rstrip(".") or f"exit status {done.returncode}"
-        raise E2EError(f"training in {processes} processes failed: {last}.")
+        raise E2EError(f"training in {training.processes} processes failed: {last}.")
 
 
-def read_configs(spec: dict[str, Any]) -> tuple[Experiment, list[TrainConfig]]:
-    """The experiment and its configurations from what JSON made of them."""
-    facts = spec["experiment"] | {"hook_names": tuple(spec["experiment"]["hook_names"])}
-    configs = []
-    for values in spec["configs"]:
-        objective = values["objective"]
-        objective["downstream_hooks"] = tuple(objective["downstream_hooks"])
-        values |= {key: tuple(values[key]) for key in ("hook_names", "frozen")}
-        configs.append(TrainConfig(**values | {"objective": Objective(**objective)}))
-    return Experiment(**facts), configs
+def read_spec(spec: dict[str, Any]) -> tuple[Training, dict[Path, TrainConfig]]:
+    """The training, and the meant ones of its configurations by where each saves its state."""
+    training, results = Training(**spec["training"]), Path(spec["results"])
+    configs = training.configs(training.starts(results))
+    named = {training.name(config): config for config in configs}
+    return training, {training.checkpoints(results, named[n]): named[n] for n in spec["names"]}
 
 
 def main(path: str) -> None:
     """The work of one process."""
     spec = json.loads(Path(path).read_text(encoding="utf-8"))
-    experiment, configs = read_configs(spec)
-    torch.set_num_threads(experiment.threads)
-    accelerator = Accelerator(cpu=experiment.device == "cpu")
+    training, configs = read_spec(spec)
+    torch.set_num_threads(training.threads)
+    accelerator = Accelerator(cpu=training.device == "cpu")
     # Accelerate numbers the CPU too.
-    device = "cpu" if experiment.device == "cpu" else str(accelerator.device)
-    model = load_model(
-        source_path(experiment.model),
-        device,
-        processed=experiment.processed,
-        revision=experiment.model_revision,
-    )
-    sources = source_pair(
-        source_path(experiment.train_data),
-        source_path(experiment.validation_data),
-        experiment.context_size,
-        experiment.prepend_bos,
-        experiment.data_revision,
-    )
-    rows = load_rows(
-        *sources,
-        model.tokenizer,
-        model.cfg.d_vocab,
-        n_train=experiment.train_rows,
-        n_validation=experiment.eval_rows,
-        n_paper=experiment.eval_rows,
-        seed=experiment.seed,
-    )
-    folders = [Path(folder) for folder in spec["checkpoints"]]
+    device = "cpu" if training.device == "cpu" else str(accelerator.device)
+    model, rows = load_inputs(training, device)
     train(
         model,
-        configs,
+        list(configs.values()),
         rows.train,
-        checkpoints=folders,
-        checkpoint_seconds=spec["checkpoint_seconds"],
+        checkpoints=list(configs),
+        checkpoint_seconds=training.checkpoint_seconds,
         processes=Processes(accelerator),
     )
     accelerator.wait_for_everyone()

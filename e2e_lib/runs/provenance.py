@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.files import project_path
-from e2e_lib.runs.read import finished_runs, read_record
 from e2e_lib.source_code import library_digest
 from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
 
@@ -174,6 +173,8 @@ def print_provenance(results: Path | None = None, names: Collection[str] = ()) -
     """
     read = ""
     if results is not None:
+        from e2e_lib.runs.read import finished_runs, read_record  # with pandas
+
         folders = [f for f in finished_runs(results) if not names or f.name in names]
         records = [read_record(f) for f in folders]
         found = [r["provenance"] for r in records]

@@ -29,7 +29,7 @@ from e2e_lib.data.formats import CONFIG, WEIGHTS, read_tensors
 from e2e_lib.errors import ModelError, first_sentence
 from e2e_lib.files import project_path
 from e2e_lib.names import layer_of
-from e2e_lib.runs.experiment import Experiment
+from e2e_lib.runs.experiment import Training
 
 RELEASED = re.compile(r"(local|e2e|downstream)_similar_(ce|l0)_layer_(\d+)$")
 CHECKPOINT = re.compile(r"samples_(\d+)$")
@@ -116,15 +116,14 @@ def read_released(path: Path) -> list[ReleasedSAE]:
     return [_described(facts, objective, sae, hooks[p], path) for p, sae in saes.items()]
 
 
-def experiment_of(found: ReleasedSAE, **shared: Any) -> Experiment:
-    """The experiment that `found` was trained in, evaluated as `shared` says.
+def training_of(found: ReleasedSAE, **shared: Any) -> Training:
+    """The training that `found` came from, evaluated as `shared` says.
 
-    shared: the fields of `Experiment` that are not the SAE's: model, validation_data, eval_tokens,
-    context_size, device and so on. Training text is named as the held-out text is: both are parts
+    shared: `experiment.EVALUATION`. Training text is named as the held-out text is: both are parts
     of the authors' data set, so a digest decides what is held out, as in profile gpt2.
     """
-    return Experiment(
-        hook_names=(found.hook,),
+    return Training(
+        hook=found.hook,
         seed=found.config.seed,
         dict_ratio=found.config.dict_ratio,
         train_tokens=found.train_tokens,

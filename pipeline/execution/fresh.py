@@ -9,12 +9,12 @@ Snakemake takes care. started/NAME.json says what the stage was last begun with,
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from e2e_lib.source_code import notebook_digest
-from pipeline.plan.grid import Job, jobs, whole_batches
+from pipeline.plan.grid import Job, jobs
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import Profile
 from pipeline.plan.stages import PUBLISHED, TRAIN, Stage
@@ -121,8 +121,9 @@ def set_aside(
 
     if not any(finished_runs(results)):
         return []
+    todo = jobs(profile)
     rows = metrics_table(results).to_dict("records")
-    strangers = [row["run"] for row in rows if maker(row, profile) in {"", *outdated}]
+    strangers = [row["run"] for row in rows if maker(row, profile, todo) in {"", *outdated}]
     for run in strangers:
         (results / "set_aside").mkdir(exist_ok=True)
         shutil.rmtree(results / "set_aside" / run, ignore_errors=True)
@@ -130,23 +131,23 @@ def set_aside(
     return strangers
 
 
-def maker(row: Mapping[Hashable, Any], profile: Profile) -> str:
-    """The stage that makes the SAE of this row of the table, in the grid or a sweep; "" if none."""
+def maker(row: Mapping[Hashable, Any], profile: Profile, todo: Sequence[Job]) -> str:
+    """The stage that makes the SAE of this row of the table, of the profile's jobs; "" if none."""
     if profile.released:  # they come as they are
         return PUBLISHED
-    return next((f"{TRAIN}-{job.label}" for job in jobs(profile) if _makes(job, row, profile)), "")
+    return next((f"{TRAIN}-{job.label}" for job in todo if _makes(job, row)), "")
 
 
-def _makes(job: Job, row: Mapping[Hashable, Any], profile: Profile) -> bool:
+def _makes(job: Job, row: Mapping[Hashable, Any]) -> bool:
     """Whether `job` trains the SAE of this row."""
-    start = ""
+    start, training = "", job.training
     if job.start is not None:
-        start = f"local-blocks.{job.layer}.{profile.hook_point}-l{job.start:g}-s{job.seed}-"
+        start = f"local-{training.hook}-l{job.start:g}-s{training.seed}-"
     return (
-        (row["layer"], row["seed"]) == (job.layer, job.seed)
-        and row["sparsity_coeff"] in job.grids.get(row["objective"], ())
-        and row["train_tokens"] == whole_batches(job.train_tokens, profile)
-        and (row["dict_ratio"], row["lr"]) == (job.dict_ratio, job.lr)
+        (row["layer"], row["seed"]) == (job.layer, training.seed)
+        and row["sparsity_coeff"] in training.grids.get(row["objective"], ())
+        and row["train_tokens"] == training.train_rows * training.context_size
+        and (row["dict_ratio"], row["lr"]) == (training.dict_ratio, training.lr)
         and bool(row["init_from"]) == bool(start)
         and row["init_from"].startswith(start)
     )

@@ -1,8 +1,10 @@
 """Every SAE that a profile trains: the main grid and the sweeps, as jobs of `10_train`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from e2e_lib.runs.experiment import Training
 from pipeline.plan.profile import Profile
 from pipeline.plan.sweeps import WARM_START, Sweep
 
@@ -12,11 +14,7 @@ class Job(NamedTuple):
 
     label: str  # layer2-seed0, lr0.003-seed0
     layer: int
-    seed: int
-    grids: dict[str, tuple[float, ...]]  # λ by objective
-    train_tokens: int
-    dict_ratio: float
-    lr: float
+    training: Training  # without results folder and start, which `stages` adds
     start: float | None = None  # λ of the local SAE of the same layer and seed to start from
 
 
@@ -32,36 +30,34 @@ def jobs(profile: Profile) -> list[Job]:
     for layer in profile.layers:
         grids = {o: profile.sparsity_coeffs[o][layer] for o in profile.objectives}
         settings = {o: _main(profile, o) for o in grids}
-        main += _jobs(f"layer{layer}", layer, profile.seeds, grids, settings)
+        main += _jobs(profile, f"layer{layer}", layer, profile.seeds, grids, settings)
     found = [*main, *(j for name, s in profile.sweeps.items() for j in _swept(profile, name, s))]
     return [one for job in found for one in _apart(job)] if profile.one_sae_a_job else found
 
 
 def _apart(job: Job) -> Iterator[Job]:
     """A job for every SAE of `job`."""
-    for objective, grid in job.grids.items():
-        for coeff in grid:
+    for objective, coeffs in job.training.grids.items():
+        for coeff in coeffs:
             label = f"{job.label}-{objective}-l{coeff:g}"
-            yield job._replace(label=label, grids={objective: (coeff,)})
+            one = replace(
+                job.training, objectives=objective, sparsity_coeffs=f"{objective}:{coeff:g}"
+            )
+            yield job._replace(label=label, training=one)
 
 
-def start_job(profile: Profile, job: Job) -> Job | None:
+def start_job(todo: Sequence[Job], job: Job) -> Job | None:
     """The main grid's job that trains the local SAE which `job` starts from, if it has one."""
-    for other in jobs(profile) if job.start is not None else ():
-        here = (other.layer, other.seed, other.start) == (job.layer, job.seed, None)
-        if here and job.start in other.grids.get("local", ()):
+    for other in todo if job.start is not None else ():
+        here = (other.layer, other.training.seed) == (job.layer, job.training.seed)
+        if here and other.start is None and job.start in other.training.grids.get("local", ()):
             return other
     return None
 
 
-def whole_batches(tokens: int, profile: Profile) -> int:
-    """The tokens that training really uses: whole batches of rows."""
-    batch = profile.batch_size * profile.context_size
-    return tokens // batch * batch
-
-
 def _main(profile: Profile, objective: str) -> _Setting:
-    return _Setting(profile.train_tokens[objective], profile.dict_ratio, profile.lr[objective])
+    ratio = profile.training.dict_ratio
+    return _Setting(profile.train_tokens[objective], ratio, profile.lr[objective])
 
 
 def _swept(profile: Profile, name: str, sweep: Sweep) -> Iterator[Job]:
@@ -76,8 +72,10 @@ def _swept(profile: Profile, name: str, sweep: Sweep) -> Iterator[Job]:
             grids = {o: sweep.sparsity_coeffs[o][layer] for o in settings}
             label = f"{name}{value if isinstance(value, int) else f'{value:g}'}"
             label += "" if len(sweep.layers) == 1 else f"-layer{layer}"
-            start = sweep.start[layer] if sweep.start else None
-            yield from _jobs(label, layer, sweep.seeds, grids, settings, start)
+            start = (
+                float(f"{sweep.start[layer]:g}") if sweep.start else None
+            )  # as trainings name it
+            yield from _jobs(profile, label, layer, sweep.seeds, grids, settings, start)
 
 
 def _setting(
@@ -88,12 +86,14 @@ def _setting(
     if name == WARM_START:
         return main._replace(train_tokens=int(value), lr=sweep.lr or main.lr)
     changed = _Setting(**(main._asdict() | {name: value}))
-    tokens = [whole_batches(setting.train_tokens, profile) for setting in (changed, main)]
-    same = changed[1:] == main[1:] and tokens[0] == tokens[1]
-    return None if same else changed
+    rows = [
+        replace(profile.training, train_tokens=s.train_tokens).train_rows for s in (changed, main)
+    ]
+    return None if changed[1:] == main[1:] and rows[0] == rows[1] else changed
 
 
 def _jobs(
+    profile: Profile,
     label: str,
     layer: int,
     seeds: tuple[int, ...],
@@ -106,7 +106,16 @@ def _jobs(
     for objective, setting in settings.items():
         groups.setdefault(setting, []).append(objective)
     for setting, objectives in groups.items():
-        own = {o: grids[o] for o in objectives}
+        coeffs = [f"{o}:{','.join(f'{coeff:g}' for coeff in grids[o])}" for o in objectives]
         name = label if len(groups) == 1 else f"{label}-{'-'.join(objectives)}"
         for seed in seeds:
-            yield Job(f"{name}-seed{seed}", layer, seed, own, *setting, start)
+            training = replace(
+                profile.training,
+                hook=f"blocks.{layer}.{profile.hook_point}",
+                objectives=",".join(objectives),
+                sparsity_coeffs=";".join(coeffs),
+                seed=seed,
+                downstream_coeff=profile.downstream_coeff[layer],
+                **setting._asdict(),
+            )
+            yield Job(f"{name}-seed{seed}", layer, training, start)

@@ -1,14 +1,17 @@
-"""What a profile takes from the language model: layers, context, learning rate, λ grids, β."""
+"""What a profile takes from the language model: layers, context, learning rate, λ grids, β.
+
+Only running it tells how large its activations are, which the λ of an unknown model grow with.
+"""
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from e2e_lib.errors import ModelError, require
-from pipeline.plan import measure
-from pipeline.plan.checks import OBJECTIVES, is_integer, is_number, list_of
+from e2e_lib.errors import ModelError, is_integer, is_number, list_of, require
+from e2e_lib.files import source_path
+from e2e_lib.names import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[2]
 STORYWORLD = ROOT / "e2e_lib" / "storyworld" / "model"
@@ -19,6 +22,7 @@ AUTO, AUTO_MIDDLE = "auto", "auto middle"
 AUTO_SPARSITY = {"local": (0.4, 2.0), "e2e": (0.4, 5.0), "e2e_ds": (1.2, 9.0)}
 AUTO_DOWNSTREAM = 2.5  # the authors' β, but for their layer 10, where they took 0.05
 AUTO_LR_TIMES_WIDTH = 1.28  # 0.02 at width 64; the authors, on 1,000 times the tokens, 5e-4 at 768
+MEASURED_ROWS = 16  # of held-out text: thousands of tokens, more than a median needs
 AUTO_CONTEXT_SIZE = 128  # longer rows cost more time than the small models here gain from them
 
 
@@ -116,9 +120,41 @@ def by_model(
             objectives,
             layers,
             middle,
-            lambda: measure.activation_scales(values, layers, context),
+            lambda: activation_scales(values, layers, context),
         ),
     }
+
+
+def activation_scales(
+    values: Mapping[str, Any], layers: Sequence[int], context_size: int
+) -> dict[int, float]:
+    """Typical size of an activation's element at the profile's hook point, by layer.
+
+    Raises ModelError or DataError, in one sentence, if model or text cannot be read: before
+    anything is trained.
+    """
+    # Slow to import, and needed for a model that nobody has tuned λ for.
+    from e2e_lib.core.hooks import activation_scale
+    from e2e_lib.data.models import load_model
+    from e2e_lib.data.rows import load_rows
+    from e2e_lib.data.text import source_pair
+
+    model = load_model(
+        source_path(values["model"]),
+        processed=values["processed"],
+        revision=values["model_revision"],
+    )
+    text = source_path(values["validation_data"])
+    rows = load_rows(
+        *source_pair(text, text, context_size, values["prepend_bos"], values["data_revision"]),
+        model.tokenizer,
+        model.cfg.d_vocab,
+        n_train=1,
+        n_validation=MEASURED_ROWS,
+    )
+    hooks = {layer: f"blocks.{layer}.{values['hook_point']}" for layer in layers}
+    scales = activation_scale(model, rows.validation, list(hooks.values()))
+    return {layer: scales[hook] for layer, hook in hooks.items()}
 
 
 def default_layers(n_layers: int) -> tuple[int, ...]:

@@ -4,15 +4,32 @@
 
 The parameters cell of a notebook says which names there are and of which type. Those that follow
 from the profile's own keys, such as the model, cannot be set a second time here.
+
+    python -m pipeline.plan.notebook_parameters
+
+writes the cell of 10_train, a line for each field of `Training`.
 """
 
+import inspect
+import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from e2e_lib.errors import ConfigError, closest, require
-from pipeline.plan.checks import Rule, as_number, is_integer, is_number
+from e2e_lib.core.config import Hyperparameters
+from e2e_lib.errors import (
+    ConfigError,
+    Rule,
+    closest,
+    is_integer,
+    is_number,
+    require,
+    require_known,
+)
+from e2e_lib.runs.experiment import Training
 
+FIELD = re.compile(r"\n    (\w+): \w+ = (.+)  # (.+)")
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 # All that these two take comes from the profile's own keys; of the other notebooks, these four.
 BY_PROFILE = ("10_train", "11_published")
@@ -41,13 +58,7 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
     """Raise ConfigError unless every parameter is in the notebook's parameters cell."""
     known = notebook_types(notebook)
     for key in parameters:
-        if key not in known:
-            raise ConfigError(
-                f"{key} is no parameter of {notebook.name}; its parameters include "
-                f"{closest(key, known)}."
-                if known
-                else f"{key} is no parameter of {notebook.name}, which takes none."
-            )
+        require_known(key, known, f"parameter of {notebook.name}")
 
 
 def checked_notebook_parameters(value: Any) -> NotebookParameters:
@@ -77,11 +88,7 @@ def _checked(notebook: str, own: Mapping[str, Any]) -> dict[str, Parameter]:
     for name, value in own.items():
         if name in SET_BY_PIPELINE:
             raise ConfigError(f"{name} of {notebook} is set by the pipeline, from other keys.")
-        rule = TYPES[types[name]]
-        if types[name] == "float" and isinstance(value, str):
-            value = as_number(value)
-        require(rule.good(value), f"{name} of {notebook}", value, rule.allowed)
-        found[name] = value
+        found[name] = TYPES[types[name]].checked(f"{name} of {notebook}", value)
     if notebook == INTERPRETABILITY and found.get("backend") == AUTO:
         found["backend"] = _backend()
     return found
@@ -115,3 +122,29 @@ def joined(below: Any, above: Any) -> Any:
     if not (_nested(below) and _nested(above)):
         return above
     return {name: {**below.get(name, {}), **above.get(name, {})} for name in {**below, **above}}
+
+
+def training_cell() -> str:
+    """The parameters cell of 10_train: `name: type = default  # comment` of each field."""
+    types = {own.name: getattr(own.type, "__origin__", own.type) for own in fields(Training)}
+    words = {name: (get_args(kind) or (kind,))[0].__name__ for name, kind in types.items()}
+    lines: dict[str, str] = {}
+    for kind in (Training, Hyperparameters):
+        for name, default, comment in FIELD.findall(inspect.getsource(kind)):
+            lines.setdefault(name, f"{name}: {words[name]} = {default}  # {comment}")
+    return "\n".join(lines.values())
+
+
+def main() -> None:
+    """Write that cell into the notebook."""
+    import nbformat
+
+    path = NOTEBOOKS / f"{BY_PROFILE[0]}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    [cell] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
+    cell.source = training_cell()
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    main()

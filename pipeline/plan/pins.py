@@ -7,7 +7,6 @@ that a run which goes on tomorrow reads the files it began with.
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def pinned(profile: Profile, results: Path) -> Profile:
     pins: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
     changes: dict[str, Any] = {}
     for key, kind, name in _sources(profile):
-        revision = getattr(profile, key)
+        revision = profile.values()[key]
         if not _on_hub(name) or COMMIT.fullmatch(revision):
             continue
         pin = f"{kind} {name} {revision}"
@@ -40,14 +39,15 @@ def pinned(profile: Profile, results: Path) -> Profile:
         changes[key] = pins[pin]
     if changes:
         write_json(path, pins)
-    return replace(profile, **changes)
+    return profile.but(**changes)
 
 
 def _sources(profile: Profile) -> list[tuple[str, str, str]]:
     """Revision key, kind and name of what may come from the hub; one name for each key."""
-    texts = (profile.train_data, profile.validation_data)
+    training = profile.training
+    texts = (training.train_data, training.validation_data)
     data = {named_split(source_path(name))[0] for name in texts}
-    sources = [("model_revision", "model", profile.model)]
+    sources = [("model_revision", "model", training.model)]
     if len(data) == 1:  # a commit of one data set means nothing to another
         sources.append(("data_revision", "dataset", data.pop()))
     if profile.released and "," not in profile.released:

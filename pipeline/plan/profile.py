@@ -1,4 +1,4 @@
-"""A profile: every choice that one run of the pipeline makes, checked before anything starts.
+"""The profile itself: every choice that one run of the pipeline makes, checked before it starts.
 
 `load_profile` reads pipeline/profiles/NAME.yaml, applies overrides, fills in what is `auto` from
 the model's own size, and returns a `Profile`. Anything wrong is a ConfigError of one sentence.
@@ -8,97 +8,138 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
-from e2e_lib.errors import ConfigError, closest, require
-from pipeline.plan.checks import RULES, checked
+from e2e_lib.errors import (
+    ConfigError,
+    Flag,
+    Rule,
+    is_integer,
+    list_of,
+    one_of,
+    require,
+    require_known,
+    rules,
+)
+from e2e_lib.names import OBJECTIVES
+from e2e_lib.runs.experiment import Revision, Training
 from pipeline.plan.model_size import AUTO, AUTO_MIDDLE, by_model, default_lr, model_shape
 from pipeline.plan.notebook_parameters import (
     NotebookParameters,
     checked_notebook_parameters,
     joined,
 )
-from pipeline.plan.sweeps import Sweep, make_sweeps
+from pipeline.plan.sweeps import Sweep, evenly, make_sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "pipeline" / "profiles"
-BY_OBJECTIVE = ("train_tokens", "lr")
+# A profile cut down to a few steps: does the whole path work, with this model and this text?
+BATCHES, BATCH_SIZE, EVAL_ROWS, DICT_RATIO = 3, 2, 2, 2.0
+# Notebooks that read more of the text, or ask more of a model, than a trial can wait for.
+SMALL = {
+    # A feature is scored on 20 rows of the second half.
+    "28_interpretability": {"n_features": 2, "n_rows": 48, "n_cards": 1},
+    "29_faithfulness": {"examples": 8, "ranking_examples": 4, "kept_singly": 2},
+}
 OWN_MODEL_KEYS = ("context_size", "layers", "middle_layer", "downstream_coeff", "lr")
+
+HookPoint = Annotated[str, one_of("hook_resid_pre", "hook_attn_out", "hook_mlp_out")]
+Objectives = Annotated[
+    tuple[str, ...],
+    Rule(list_of(lambda v: v in OBJECTIVES), f"a list of some of {', '.join(OBJECTIVES)}"),
+]
+Seeds = Annotated[
+    tuple[int, ...],
+    Rule(
+        list_of(lambda v: is_integer(v) and v >= 0),
+        "a list of different whole numbers of at least 0",
+    ),
+]
+Released = Annotated[
+    str, Rule(lambda v: isinstance(v, str), "a hub name or folder of SAEs, or empty")
+]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Every key of a profile. `auto` in the file means: from the model's size."""
+    """What varies between the trainings of one pipeline, and the one `Training` they all share.
+
+    Each key of a profile's file is one of these or one of the training's. `auto` there means: from
+    the model's size.
+    """
 
     name: str  # of the file, without .yaml
-    model: str  # "storyworld", a hub name or a folder in Hugging Face layout
-    train_data: str  # "storyworld", a hub data set, a folder in its layout, or a text file
-    validation_data: str  # the same, for text that training never sees
-    processed: bool  # fold LayerNorm and centre the weights, as the paper's GPT-2 had it
-    context_size: int  # tokens in a row of text
-    hook_point: str  # where in a block the SAE sits
+    training: Training  # what it does not share, the keys below say
+    hook_point: HookPoint  # where in a block the SAE sits
     layers: tuple[int, ...]  # blocks that get SAEs
     middle_layer: int  # the block that the summary numbers are about
-    objectives: tuple[str, ...]  # of local, e2e, e2e_ds
+    objectives: Objectives  # of local, e2e, e2e_ds
     sparsity_coeffs: dict[str, dict[int, tuple[float, ...]]]  # λ by objective and layer
-    e2e_kl_coeff: float  # weight of the KL term in e2e
-    ds_kl_coeff: float  # and in e2e_ds
     downstream_coeff: dict[int, float]  # β of e2e_ds by layer, split over the later blocks
-    dict_ratio: float  # dictionary elements per dimension of the activation
-    seeds: tuple[int, ...]  # one SAE for each
+    seeds: Seeds  # one SAE for each
     train_tokens: dict[str, int]  # tokens of training by objective
-    batch_size: int  # rows in an optimiser step
-    micro_batch_size: int  # rows in a forward pass; gradients accumulate over the rest
     lr: dict[str, float]  # Adam's learning rate at its peak, by objective
-    warmup_fraction: float  # of the steps, from a learning rate of 0
-    schedule: str  # after warm-up: constant, linear or cosine
-    min_lr_factor: float  # of lr, reached at the last step
-    grad_clip: float  # norm that gradients are clipped to
-    eval_tokens: int  # held-out tokens behind every metric
-    threads: int  # of torch in one notebook; notebooks run side by side
-    device: str  # cpu, cuda, cuda:0, mps
-    tracker: str  # none or wandb
     sweeps: dict[str, Sweep]  # what is varied beside the main grid, by name
-    # Keys that a profile may leave out.
-    model_revision: str = "main"  # commit, tag or branch of a hub model
-    data_revision: str = "main"  # the same of hub data sets
-    prepend_bos: bool = False  # start every row of text with the beginning-of-text token
-    downstream_last_block: bool = False  # e2e_ds compares the last block's output too
-    precision: str = "auto"  # of a training's products: fp32, tf32, bf16; auto: bf16 on cuda
-    checkpoint_seconds: float = 120.0  # a training's state is saved this often
-    processes: int = 1  # that share every micro-batch of a training; one a GPU
-    one_sae_a_job: bool = False  # for long trainings: a machine that dies loses one SAE
-    released: str = ""  # hub name or folder of SAEs to evaluate; then nothing is trained
-    released_revision: str = "main"  # its commit, tag or branch
+    # Keys that a profile may leave out, as it may leave out what `Training` has a default for.
+    one_sae_a_job: Flag = False  # for long trainings: a machine that dies loses one SAE
+    released: Released = ""  # hub name or folder of SAEs to evaluate; then nothing is trained
+    released_revision: Revision = "main"  # its commit, tag or branch
     # What single notebooks get; what an override names is added to what the file does.
     notebook_parameters: NotebookParameters = field(default_factory=dict)
 
+    def values(self) -> dict[str, Any]:
+        """Every key with its value, the training's among them."""
+        shared = {key: getattr(self.training, key) for key in SHARED}
+        return shared | {key: getattr(self, key) for key in OWN if key != "training"}
+
+    def but(self, **changes: Any) -> "Profile":
+        """This profile with other values of some keys."""
+        return _profile(self.values() | changes)
+
     def to_json(self, results: str) -> str:
         """The profile as JSON, with every value that `auto` stood for and its results folder."""
-        facts = {"results": results, **asdict(self)}
-        return json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        facts = {"results": results, **self.values()}
+        return json.dumps(facts, indent=1, ensure_ascii=False, default=asdict) + "\n"
 
 
-# Values of the keys that a profile may leave out.
-DEFAULTS = {own.name: own.default for own in fields(Profile) if own.default is not MISSING}
+def _profile(values: dict[str, Any]) -> Profile:
+    """A profile of resolved values."""
+    shared = {key: values.pop(key) for key in SHARED if key in values}
+    tokens = min(values["train_tokens"].values())  # the training checks that they are a batch
+    return Profile(training=Training(**shared, train_tokens=tokens), **values)
+
+
+OWN = {own.name: own for own in fields(Profile)}
+# A training's other parameters are the keys above, or follow from them.
+SHARED = tuple(
+    own.name
+    for own in fields(Training)
+    if own.name not in {*OWN, "results_folder", "hook", "seed", "init_from"}
+)
+KEYS = (*SHARED, *(key for key in OWN if key not in ("name", "training")))
+RULES = rules(Profile) | {key: rules(Training)[key] for key in (*SHARED, "train_tokens", "lr")}
+BY_OBJECTIVE = ("train_tokens", "lr")
+DEFAULTS = {own.name: own.default for own in fields(Training) if own.name in SHARED} | {
+    key: own.default for key, own in OWN.items() if own.default is not MISSING
+}
 DEFAULTS["notebook_parameters"] = {}
 
 
 def read_profile(path: Path) -> tuple[Profile, str]:
-    """The profile and the results folder that `Profile.to_json` wrote; nothing is checked again."""
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    """The profile and the results folder that `Profile.to_json` wrote."""
+    facts = _typed(json.loads(path.read_text(encoding="utf-8")))
     results = facts.pop("results")
-    for key in ("layers", "objectives", "seeds"):
-        facts[key] = tuple(facts[key])
-    facts["downstream_coeff"] = {int(k): beta for k, beta in facts["downstream_coeff"].items()}
-    facts["sparsity_coeffs"] = {
-        objective: {int(k): tuple(grid) for k, grid in grids.items()}
-        for objective, grids in facts["sparsity_coeffs"].items()
-    }
-    facts["sweeps"] = {name: Sweep.from_json(sweep) for name, sweep in facts["sweeps"].items()}
-    return Profile(**facts), results
+    facts["sweeps"] = {name: Sweep(**sweep) for name, sweep in facts["sweeps"].items()}
+    return _profile(facts), results
+
+
+def _typed(value: Any) -> Any:
+    """What JSON made of a profile's values: lists are tuples again, and layers numbers."""
+    if isinstance(value, dict):
+        return {int(k) if k.isdigit() else k: _typed(own) for k, own in value.items()}
+    return tuple(map(_typed, value)) if isinstance(value, list) else value
 
 
 def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
@@ -151,26 +192,60 @@ def _by_layer(grids: Any) -> dict[Any, Any]:
 
 def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
     """A Profile out of the file's values: keys, types and ranges checked, `auto` replaced."""
-    keys = [own.name for own in fields(Profile) if own.name != "name"]
     for key in values:
-        if key not in keys:
-            raise ConfigError(f"{key} is no key of a profile; allowed are {closest(key, keys)} …")
+        require_known(key, KEYS, "key of a profile")
     values = {**DEFAULTS, **values}
-    for key in keys:
+    for key in KEYS:
         if key not in values:
             raise ConfigError(f"{key} is missing from the profile {name}.")
-    shape = model_shape(checked("model", values["model"]))
+    shape = model_shape(_checked("model", values["model"]))
     if values["lr"] == AUTO:
         values = {**values, "lr": default_lr(shape.d_model)}
-    plain = {key: checked(key, values[key]) for key in RULES if key not in BY_OBJECTIVE}
+    sized = ("context_size", *BY_OBJECTIVE)  # those that are not one value with one rule
+    plain = {key: _checked(key, values[key]) for key in RULES if key not in sized}
     plain |= {key: _by_objective(key, values[key], plain["objectives"]) for key in BY_OBJECTIVE}
-    sized = by_model(values, plain["objectives"], shape)
-    sweeps = make_sweeps(values["sweeps"], plain | sized)
-    own = checked_notebook_parameters(values["notebook_parameters"])
-    return Profile(name=name, **plain, **sized, sweeps=sweeps, notebook_parameters=own)
+    plain |= by_model(values, plain["objectives"], shape)
+    plain["sweeps"] = make_sweeps(values["sweeps"], plain)
+    plain["notebook_parameters"] = checked_notebook_parameters(values["notebook_parameters"])
+    return _profile({"name": name, **plain})
+
+
+def _checked(key: str, value: Any, place: str = "") -> Any:
+    """`value` of `key`, if its rule allows it; lists come back as tuples."""
+    value = RULES[key].checked(place or key, value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _by_objective(key: str, value: Any, objectives: tuple[str, ...]) -> dict[str, Any]:
     """A value for each objective, out of one for all or a mapping."""
     given = value if isinstance(value, dict) else dict.fromkeys(objectives, value)
-    return {o: checked(key, given.get(o), f"{key} of {o}") for o in objectives}
+    return {o: _checked(key, given.get(o), f"{key} of {o}") for o in objectives}
+
+
+def shrunk(profile: Profile) -> Profile:
+    """`profile` on three batches of two rows, with tiny dictionaries, one seed and one λ each.
+
+    Model, text, context, layers, objectives, schedule and accumulation over micro-batches stay as
+    they are; sweeps go, and the dearest notebooks read little. Its name ends in -shrunk, so that
+    its results have a folder of their own.
+    """
+    training = profile.training
+    accumulates = training.micro_batch_size < training.batch_size
+    grids = {
+        objective: {layer: evenly(grid, 1) for layer, grid in by_layer.items()}
+        for objective, by_layer in profile.sparsity_coeffs.items()
+    }
+    tokens = BATCHES * BATCH_SIZE * training.context_size
+    return profile.but(
+        name=f"{profile.name}-shrunk",
+        seeds=profile.seeds[:1],
+        sparsity_coeffs=grids,
+        dict_ratio=DICT_RATIO,
+        batch_size=BATCH_SIZE,
+        micro_batch_size=1 if accumulates else BATCH_SIZE,
+        train_tokens=dict.fromkeys(profile.train_tokens, tokens),
+        eval_tokens=EVAL_ROWS * training.context_size,
+        one_sae_a_job=False,
+        sweeps={},
+        notebook_parameters=joined(profile.notebook_parameters, SMALL),
+    )

@@ -4,8 +4,10 @@ A stage is one run of one notebook; when it must run again, `fresh.py` says.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
+from e2e_lib.runs.experiment import EVALUATION
 from pipeline.plan.grid import Job, jobs, start_job
 from pipeline.plan.notebook_parameters import Parameter
 from pipeline.plan.profile import Profile
@@ -68,9 +70,7 @@ def _stages(profile: Profile, results: str) -> list[Stage]:
     trained = tuple(stage.name for stage in training)
     folder: dict[str, Parameter] = {"results_folder": results}
     subject: dict[str, Parameter] = {
-        "model": profile.model,
-        "validation_data": profile.validation_data,
-        "device": profile.device,
+        name: getattr(profile.training, name) for name in ("model", "validation_data", "device")
     }
     return [
         *training,
@@ -96,58 +96,27 @@ def _stages(profile: Profile, results: str) -> list[Stage]:
 
 def _training(profile: Profile, results: str) -> Iterator[Stage]:
     """One stage for every job of the grid; a warm start comes after the run that it starts from."""
-    for job in jobs(profile):
-        origin = start_job(profile, job)
-        cost = sum(SECONDS_PER_MILLION[o] * len(grid) for o, grid in job.grids.items())
+    todo = jobs(profile)
+    for job in todo:
+        origin, training = start_job(todo, job), job.training
+        start = _start_run(origin, job) if origin else ""
+        cost = sum(SECONDS_PER_MILLION[o] * len(grid) for o, grid in training.grids.items())
         yield Stage(
             f"{TRAIN}-{job.label}",
             TRAIN,
-            _training_parameters(profile, results, job),
+            asdict(replace(training, results_folder=results, init_from=start)),
             (f"{TRAIN}-{origin.label}",) if origin else (),
-            KERNEL_SECONDS + cost * job.train_tokens / 1e6,
-            sum(len(grid) for grid in job.grids.values()),
+            KERNEL_SECONDS + cost * training.train_tokens / 1e6,
+            sum(map(len, training.grids.values())),
         )
 
 
-def _training_parameters(profile: Profile, results: str, job: Job) -> dict[str, Parameter]:
-    """The parameters of notebook 10_train, in its order."""
-    coeffs = [f"{o}:{','.join(f'{c:g}' for c in grid)}" for o, grid in job.grids.items()]
-    return {
-        "results_folder": results,
-        "model": profile.model,
-        "train_data": profile.train_data,
-        "validation_data": profile.validation_data,
-        "hook": f"blocks.{job.layer}.{profile.hook_point}",
-        "objectives": ",".join(job.grids),
-        "sparsity_coeffs": ";".join(coeffs),
-        "seed": job.seed,
-        "dict_ratio": job.dict_ratio,
-        "train_tokens": job.train_tokens,
-        "batch_size": profile.batch_size,
-        "micro_batch_size": profile.micro_batch_size,
-        "context_size": profile.context_size,
-        "lr": job.lr,
-        "warmup_fraction": profile.warmup_fraction,
-        "schedule": profile.schedule,
-        "min_lr_factor": profile.min_lr_factor,
-        "grad_clip": profile.grad_clip,
-        "e2e_kl_coeff": profile.e2e_kl_coeff,
-        "ds_kl_coeff": profile.ds_kl_coeff,
-        "downstream_coeff": profile.downstream_coeff[job.layer],
-        "eval_tokens": profile.eval_tokens,
-        "threads": profile.threads,
-        "device": profile.device,
-        "precision": profile.precision,
-        "checkpoint_seconds": profile.checkpoint_seconds,
-        "processes": profile.processes,
-        "tracker": profile.tracker,
-        "processed": profile.processed,
-        "model_revision": profile.model_revision,
-        "data_revision": profile.data_revision,
-        "prepend_bos": profile.prepend_bos,
-        "downstream_last_block": profile.downstream_last_block,
-        "init_from": _start_run(profile, results, job),
-    }
+def _start_run(origin: Job, job: Job) -> str:
+    """The folder name of the local run of `origin` that `job` starts from."""
+    coeffs = f"local:{job.start:g}"
+    alone = replace(origin.training, objectives="local", sparsity_coeffs=coeffs)
+    [config] = alone.configs()  # imports torch, which few profiles need here
+    return alone.name(config)
 
 
 def _evaluation(profile: Profile, results: str) -> Iterator[Stage]:
@@ -160,28 +129,8 @@ def _evaluation(profile: Profile, results: str) -> Iterator[Stage]:
         "results_folder": results,
         "released": profile.released,
         "released_revision": profile.released_revision,
-        "model": profile.model,
-        "model_revision": profile.model_revision,
-        "processed": profile.processed,
-        "validation_data": profile.validation_data,
-        "data_revision": profile.data_revision,
-        "prepend_bos": profile.prepend_bos,
-        "context_size": profile.context_size,
-        "eval_tokens": profile.eval_tokens,
-        "batch_size": profile.micro_batch_size,
-        "threads": profile.threads,
-        "device": profile.device,
+        **{name: getattr(profile.training, name) for name in EVALUATION},
+        "batch_size": profile.training.micro_batch_size,
     }
     seconds = KERNEL_SECONDS + saes * 0.1 * SECONDS_PER_MILLION["local"]
     yield Stage(PUBLISHED, PUBLISHED, parameters, (), seconds, saes)
-
-
-def _start_run(profile: Profile, results: str, job: Job) -> str:
-    """The folder name of the local run that `job` starts from; empty for a run from scratch."""
-    origin = start_job(profile, job)
-    if origin is None or job.start is None:
-        return ""
-    from e2e_lib.runs.experiment import planned  # imports torch, which few profiles need here
-
-    parameters = _training_parameters(profile, results, origin)
-    return planned(parameters, {"local": [job.start]})[0]

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from e2e_lib.errors import ConfigError, require
-from pipeline.plan.checks import OBJECTIVES, Rule, as_number, is_integer, is_number, list_of
+from e2e_lib.errors import ConfigError, Rule, is_integer, is_number, list_of, require, rules
+from e2e_lib.names import OBJECTIVES
+from e2e_lib.runs.experiment import Training
 
 WARM_START = "warm_start"
-POSITIVE = Rule(lambda v: is_number(v) and v > 0, "a number above 0")
-WHOLE = Rule(lambda v: is_integer(v) and v >= 1, "a whole number of at least 1")
-VALUES = {"lr": POSITIVE, "dict_ratio": POSITIVE, "train_tokens": WHOLE, WARM_START: WHOLE}
+# What may be varied, and by which rule; a warm start by the tokens that it trains on.
+VALUES = {key: rules(Training)[key] for key in ("lr", "dict_ratio", "train_tokens")}
+VALUES[WARM_START] = COUNT = VALUES["train_tokens"]
 KEYS = ("values", "layers", "sparsity_coeffs", "seeds")
 USUAL_COEFFS = 3  # λ of a sweep: the ends and the middle of the main grid
 
@@ -35,17 +36,6 @@ class Sweep:
     # warm_start only
     start: dict[int, float] | None = None  # λ of the local SAE to start from; else the middle one
     lr: float | None = None  # after the start; else the profile's
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> "Sweep":
-        """The sweep that `dataclasses.asdict` and JSON made `facts` of."""
-        values = {key: tuple(facts[key]) for key in ("values", "layers", "seeds")}
-        coeffs = {
-            objective: {int(k): tuple(grid) for k, grid in grids.items()}
-            for objective, grids in facts["sparsity_coeffs"].items()
-        }
-        start = facts["start"] and {int(k): coeff for k, coeff in facts["start"].items()}
-        return cls(**values, sparsity_coeffs=coeffs, start=start, lr=facts["lr"])
 
 
 def make_sweeps(value: Any, main: Mapping[str, Any]) -> dict[str, Sweep]:
@@ -70,29 +60,21 @@ def _sweep(name: str, given: Any, main: Mapping[str, Any]) -> Sweep:
     require(known, f"{place}.layers", layers, allowed)
     count = given.get("seeds", 1)
     allowed = "a whole number of at least 1: how many of the profile's seeds"
-    require(WHOLE.good(count), f"{place}.seeds", count, allowed)
+    require(COUNT.good(count), f"{place}.seeds", count, allowed)
     return Sweep(
         _values(f"{place}.values", given.get("values"), VALUES[name]),
         tuple(layers),
         tuple(main["seeds"][:count]),
         _coeffs(place, given.get("sparsity_coeffs", USUAL_COEFFS), layers, main, warm),
         _start(place, given.get("start"), layers, main) if warm else None,
-        _number(f"{place}.lr", given["lr"]) if warm and "lr" in given else None,
+        float(VALUES["lr"].checked(f"{place}.lr", given["lr"])) if "lr" in given else None,
     )
 
 
 def _values(place: str, given: Any, rule: Rule) -> tuple[float, ...]:
-    values = given
-    if isinstance(given, list | tuple):
-        values = [as_number(v) if isinstance(v, str) else v for v in given]
+    values = [rule.read(value) for value in given] if isinstance(given, list | tuple) else given
     require(list_of(rule.good)(values), place, given, f"a list of different values, {rule.allowed}")
     return tuple(values)
-
-
-def _number(place: str, value: Any) -> float:
-    value = as_number(value) if isinstance(value, str) else value
-    require(POSITIVE.good(value), place, value, POSITIVE.allowed)
-    return float(value)
 
 
 def _coeffs(
@@ -121,7 +103,7 @@ def _coeffs(
 
 def _grid(place: str, given: Any, main: tuple[float, ...], layer: int) -> tuple[float, ...]:
     """λ of one objective and layer: a list of its own, or so many of the main grid's."""
-    if WHOLE.good(given):
+    if COUNT.good(given):
         return evenly(main, given)
     grid: Any = given.get(layer) if isinstance(given, dict) else given
     good = list_of(lambda v: is_number(v) and v >= 0)(grid)

@@ -19,9 +19,8 @@ from e2e_lib.engine.device import (
     low_products,
     tensor_cores,
 )
-from e2e_lib.errors import ConfigError
-from pipeline.plan.checks import RULES
-from pipeline.plan.profile import load_profile
+from e2e_lib.errors import ConfigError, rules
+from e2e_lib.runs.experiment import Training
 from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
 
 HOOKS = ["blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"]
@@ -101,11 +100,11 @@ def test_auto_depends_on_the_name_of_the_device_alone():
     assert chosen_precision("tf32", "cpu") == "tf32"
 
 
-def test_a_profile_allows_the_same():
-    rule = RULES["precision"]
+def test_a_training_allows_the_same():
+    rule = rules(Training)["precision"]
     assert rule.allowed == f"one of {', '.join((AUTO, *PRECISIONS))}"
     assert all(map(rule.good, (AUTO, *PRECISIONS)))
-    assert load_profile("smoke").checkpoint_seconds == CHECKPOINT_SECONDS
+    assert Training().checkpoint_seconds == CHECKPOINT_SECONDS
 
 
 def test_unknown_precisions_are_refused():

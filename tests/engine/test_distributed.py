@@ -1,7 +1,7 @@
 """Two processes end with the weights of one, and their checkpoints are the same thing."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from e2e_lib.core.train import train
 from e2e_lib.engine.checkpoint import checkpoint_steps, load_checkpoint
 from e2e_lib.engine.distributed import ALONE, Processes
 from e2e_lib.errors import ConfigError, E2EError
-from e2e_lib.runs.experiment import Experiment
-from e2e_lib.runs.launch import read_configs, train_in_processes
+from e2e_lib.runs.experiment import Training
+from e2e_lib.runs.launch import read_spec, train_in_processes
 from tests.helpers.tiny_models import (
     assert_sentence,
     model_folder,
@@ -24,17 +24,18 @@ HOOK = "blocks.1.hook_resid_pre"
 
 
 @pytest.fixture
-def experiment(tmp_path):
+def training(tmp_path):
     rows = random_tokens(200, 8).tolist()
     files = [
         write_jsonl(tmp_path / f"{name}.jsonl", [{"input_ids": row} for row in part])
         for name, part in (("train", rows[:160]), ("validation", rows[160:]))
     ]
-    return Experiment(
+    return Training(
         model=str(model_folder("gpt2")),
         train_data=str(files[0]),
         validation_data=str(files[1]),
-        hook_names=(HOOK,),
+        hook=HOOK,
+        sparsity_coeffs="local:0.3;e2e:0.1;e2e_ds:0.1",
         seed=3,
         dict_ratio=3.0,
         train_tokens=8 * 8 * 12,
@@ -43,10 +44,6 @@ def experiment(tmp_path):
         batch_size=8,
         micro_batch_size=4,
     )
-
-
-def configurations(experiment):
-    return experiment.configs({"local": [0.3], "e2e": [0.1], "e2e_ds": [0.1]}, lr=0.01)
 
 
 class FakeAccelerator:
@@ -76,20 +73,23 @@ def test_a_mean_keeps_the_memory_order():
     assert not own.first
 
 
-def test_configurations_survive_json(experiment):
-    configs = configurations(experiment)
-    spec = {"experiment": asdict(experiment), "configs": [asdict(c) for c in configs]}
-    again, found = read_configs(json.loads(json.dumps(spec)))
-    assert (again, found) == (experiment, configs)
+def test_what_the_processes_are_told(tmp_path, training):
+    """Through JSON: the training, and which of its runs are still to do."""
+    configs = training.configs()
+    names = [training.name(config) for config in configs[1:]]
+    spec = {"training": asdict(training), "results": str(tmp_path), "names": names}
+    again, found = read_spec(json.loads(json.dumps(spec)))
+    assert again == training and list(found.values()) == configs[1:]
+    assert list(found) == [training.checkpoints(tmp_path, config) for config in configs[1:]]
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_the_weights_of_one(tmp_path, experiment):
-    configs = configurations(experiment)
-    train_in_processes(experiment, configs, tmp_path / "two", 2)
-    train_in_processes(experiment, configs, tmp_path / "one", 1)
+def test_two_processes_end_with_the_weights_of_one(tmp_path, training):
+    configs = training.configs()
+    train_in_processes(replace(training, processes=2), configs, tmp_path / "two")
+    train_in_processes(training, configs, tmp_path / "one")
     for config in configs:
-        two, one = (experiment.checkpoints(tmp_path / n, config) for n in ("two", "one"))
+        two, one = (training.checkpoints(tmp_path / n, config) for n in ("two", "one"))
         assert checkpoint_steps(two) == checkpoint_steps(one) == [12]
         found, expected = load_checkpoint(two, 12), load_checkpoint(one, 12)
         assert found.tensors.keys() == expected.tensors.keys()
@@ -99,7 +99,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, experiment):
             assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
     # What two processes have saved, one takes up: here at its last step.
     rows, seen = torch.zeros(96, 8, dtype=torch.long), [[] for _ in configs]
-    folders = [experiment.checkpoints(tmp_path / "two", config) for config in configs]
+    folders = [training.checkpoints(tmp_path / "two", config) for config in configs]
     runs = train(
         tiny_model(),
         configs,
@@ -115,10 +115,10 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, experiment):
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_says_why(tmp_path, experiment):
+def test_a_process_that_fails_says_why(tmp_path, training):
     (tmp_path / "train.jsonl").write_text("no json\n")
     with pytest.raises(E2EError) as caught:
-        train_in_processes(experiment, configurations(experiment), tmp_path, 2)
+        train_in_processes(replace(training, processes=2), training.configs(), tmp_path)
     assert_sentence(caught, "training in 2 processes failed", "train.jsonl")
 
 
@@ -126,7 +126,7 @@ def test_a_share_of_every_micro_batch():
     with pytest.raises(ConfigError) as caught:
         train(
             tiny_model(),
-            [*Experiment.configs(_small(), {"local": [0.3]})],
+            Training(sparsity_coeffs="local:0.3", batch_size=6, micro_batch_size=3).configs(),
             random_tokens(12),
             progress=False,
             processes=Processes(FakeAccelerator()),
@@ -134,11 +134,7 @@ def test_a_share_of_every_micro_batch():
     assert_sentence(caught, "micro_batch_size", "3", "a multiple of the number of processes (2)")
 
 
-def _small() -> Experiment:
-    return Experiment("storyworld", "storyworld", "storyworld", (HOOK,), 0, 2.0, 1000, 10, 10, 6, 3)
-
-
-def test_at_least_one_process(tmp_path, experiment):
+def test_at_least_one_process(training):
     with pytest.raises(ConfigError) as caught:
-        train_in_processes(experiment, configurations(experiment), tmp_path, 0)
+        replace(training, processes=0)
     assert_sentence(caught, "processes", "0", "at least 1")

@@ -7,7 +7,7 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import Evaluation, evaluate
 from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.core.train import train
-from e2e_lib.runs.experiment import Experiment
+from e2e_lib.runs.experiment import Training
 from e2e_lib.runs.save import save_run
 from tests.helpers.tiny_models import random_tokens, tiny_model
 
@@ -26,14 +26,14 @@ NEW = {
 OLD = {"commit": "b" * 40, "clean_tree": False, "python": "3.11.7", "machine": "x86_64", "cpus": 4}
 
 
-def experiment(**values: object) -> Experiment:
+def small_training(**values: object) -> Training:
     """A training of a few steps on words; `values` replace its own."""
     standard = {
-        "model": "tiny", "train_data": "words", "validation_data": "words", "hook_names": (HOOK,),
-        "seed": 0, "dict_ratio": 2.0, "train_tokens": 80, "eval_tokens": 40, "context_size": 10,
+        "model": "tiny", "train_data": "words", "validation_data": "words", "hook": HOOK, "seed": 0,
+        "dict_ratio": 2.0, "train_tokens": 80, "eval_tokens": 40, "context_size": 10,
         "batch_size": 4, "micro_batch_size": 4,
     }  # fmt: skip
-    return Experiment(**(standard | values))
+    return Training(**(standard | values))
 
 
 def write_run(
@@ -63,13 +63,13 @@ def write_run(
     (folder / "metrics.json").write_text(json.dumps(values))
 
 
-Made = tuple[Experiment, list[TrainConfig], list[TrainedRun], list[Evaluation]]
+Made = tuple[Training, list[TrainConfig], list[TrainedRun], list[Evaluation]]
 
 
 def make(**values: object) -> Made:
     """A run of each objective, trained and evaluated."""
-    plan = experiment(**values)
-    configs = plan.configs({"local": [0.5], "e2e": [0.1], "e2e_ds": [0.2]}, lr=0.01)
+    plan = small_training(sparsity_coeffs="local:0.5;e2e:0.1;e2e_ds:0.2", **values)
+    configs = plan.configs()
     trained = train(tiny_model(), configs, random_tokens(plan.train_rows), progress=False)
     held_out = evaluate(tiny_model(), [r.saes for r in trained], random_tokens(plan.eval_rows))
     return plan, configs, trained, held_out

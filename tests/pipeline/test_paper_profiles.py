@@ -32,8 +32,7 @@ from e2e_lib.runs.tables import metrics_table
 from pipeline.execution.fresh import set_aside
 from pipeline.plan.grid import jobs
 from pipeline.plan.model_size import KNOWN_SHAPES, model_shape
-from pipeline.plan.profile import load_profile
-from pipeline.plan.shrink import shrunk
+from pipeline.plan.profile import load_profile, shrunk
 from pipeline.plan.stages import stages
 from pipeline.run import main, parse_overrides
 from tests.helpers.notebook_cells import run_cells
@@ -80,20 +79,22 @@ def cache_in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # ------------------------------------------------------------------ the numbers
 def test_gpt2_is_the_papers_grid() -> None:
     profile = load_profile("gpt2")
+    training = profile.training
     for layer, objective, coeff, *_ in [*rows(2), *rows(3)]:
         grid = profile.sparsity_coeffs[objective][layer]
         assert coeff in grid, "every published λ"
         assert grid == tuple(sorted(grid)) and grid[0] < coeff < grid[-1], "with one on each side"
     assert profile.layers == (2, 6, 10) and profile.middle_layer == 6
     assert profile.downstream_coeff == {2: 2.5, 6: 2.5, 10: 0.05}
-    assert (profile.e2e_kl_coeff, profile.ds_kl_coeff, profile.dict_ratio) == (1.0, 0.5, 60)
+    assert (training.e2e_kl_coeff, training.ds_kl_coeff, training.dict_ratio) == (1.0, 0.5, 60)
     assert set(profile.train_tokens.values()) == {400_000 * 1024}
     assert set(profile.lr.values()) == {5e-4} and profile.seeds == (0, 1)
-    assert (profile.batch_size, profile.micro_batch_size, profile.context_size) == (16, 8, 1024)
-    schedule = (profile.schedule, profile.warmup_fraction, profile.min_lr_factor)
+    assert (training.batch_size, training.micro_batch_size, training.context_size) == (16, 8, 1024)
+    schedule = (training.schedule, training.warmup_fraction, training.min_lr_factor)
     assert schedule == ("cosine", 20_000 / 400_000, 0.1)
-    assert (profile.grad_clip, profile.eval_tokens) == (10, 500 * 1024)
-    assert profile.processed and not profile.prepend_bos and not profile.downstream_last_block
+    assert (training.grad_clip, training.eval_tokens) == (10, 500 * 1024)
+    assert training.processed and not training.prepend_bos
+    assert not training.downstream_last_block
 
 
 def test_tinystories_is_the_papers() -> None:
@@ -102,14 +103,16 @@ def test_tinystories_is_the_papers() -> None:
     assert profile.lr == {"local": 1e-2, "e2e": 1e-3, "e2e_ds": 1e-3}
     rows = {objective: tokens / 512 for objective, tokens in profile.train_tokens.items()}
     assert rows == {"local": 400_000, "e2e": 450_000, "e2e_ds": 250_000}
-    assert (profile.dict_ratio, profile.batch_size, profile.grad_clip) == (50, 20, 1)
-    assert profile.downstream_coeff == {4: 1000.0} and profile.downstream_last_block
-    assert profile.processed and profile.context_size == 512
-    assert profile.validation_data == f"{profile.train_data}:validation"
+    training = profile.training
+    assert (training.dict_ratio, training.batch_size, training.grad_clip) == (50, 20, 1)
+    assert profile.downstream_coeff == {4: 1000.0} and training.downstream_last_block
+    assert training.processed and training.context_size == 512
+    assert training.validation_data == f"{training.train_data}:validation"
 
 
 def test_objectives_of_other_rates_or_lengths_are_trained_apart() -> None:
-    found = {job.label: (job.lr, job.train_tokens) for job in jobs(load_profile("tinystories"))}
+    todo = jobs(load_profile("tinystories"))
+    found = {job.label: (job.training.lr, job.training.train_tokens) for job in todo}
     assert found["layer4-local-seed0-local-l0.01"] == (1e-2, 204_800_000)
     assert found["layer4-e2e-seed1-e2e-l3"] == (1e-3, 230_400_000)
     assert found["layer4-e2e_ds-seed0-e2e_ds-l100"] == (1e-3, 128_000_000)
@@ -151,13 +154,14 @@ def test_shrunk_keeps_the_structure() -> None:
     small = shrunk(profile)
     assert small.name == "gpt2-shrunk"
     assert (small.layers, small.objectives) == (profile.layers, profile.objectives)
-    assert (small.context_size, small.schedule) == (1024, "cosine")
-    assert small.batch_size == 2 and small.micro_batch_size == 1, "it still accumulates"
+    training = small.training
+    assert (training.context_size, training.schedule) == (1024, "cosine")
+    assert training.batch_size == 2 and training.micro_batch_size == 1, "it still accumulates"
     assert all(len(grid) == 1 for by in small.sparsity_coeffs.values() for grid in by.values())
     todo = stages(small, "results/x")
     assert sum(stage.saes for stage in todo) == 9
     assert max(small.train_tokens.values()) < 10_000
-    assert shrunk(load_profile("tinystories")).micro_batch_size == 2, "it does not"
+    assert shrunk(load_profile("tinystories")).training.micro_batch_size == 2, "it does not"
 
 
 def test_shrink_on_the_command_line(
@@ -171,10 +175,10 @@ def test_shrink_on_the_command_line(
 
     monkeypatch.setattr("pipeline.run.run", stop)
     assert main(["--profile", "gpt2", "--shrink"]) == 0
-    assert (seen["profile"].dict_ratio, seen["results"].name) == (2.0, "gpt2-shrunk")
+    assert (seen["profile"].training.dict_ratio, seen["results"].name) == (2.0, "gpt2-shrunk")
     assert seen["cores"] == 1, "a GPU holds one training"
     assert main(["--profile", "gpt2", "--cores", "3", "device=cpu"]) == 0
-    assert (seen["profile"].dict_ratio, seen["results"].name) == (60, "gpt2")
+    assert (seen["profile"].training.dict_ratio, seen["results"].name) == (60, "gpt2")
     assert seen["cores"] == 3
 
 
@@ -184,7 +188,7 @@ def test_a_folder_named_like_the_model_is_a_copy_of_it(tmp_path: Path) -> None:
     assert model_shape(str(tmp_path / "gpt2")) == KNOWN_SHAPES["gpt2"]
     profile = load_profile("gpt2", parse_overrides([f"MODEL={tmp_path / 'gpt2'}", "TRAIN=x"]))
     assert profile.sparsity_coeffs == load_profile("gpt2").sparsity_coeffs
-    assert profile.sweeps and profile.train_data == "x"
+    assert profile.sweeps and profile.training.train_data == "x"
 
 
 def run_stage(
@@ -214,7 +218,7 @@ def test_tinystories_runs_shrunk(tmp_path: Path) -> None:
     assert table[["ce_increase", "l0", "kl", "grad_norm"]].notna().all(axis=None)
     config = run_config(results, table["run"][0])
     assert config["processed"] and config["context_size"] == 512
-    assert config["data_revision"] == load_profile("tinystories").data_revision
+    assert config["data_revision"] == load_profile("tinystories").training.data_revision
     subject = load_subject(results, str(model), f"{text}:validation", 8)
     whole = {tuple(row) for row in datasets.load_dataset(str(text))["validation"]["input_ids"]}
     assert {tuple(row) for row in subject.rows.tolist()} == whole, "none is lost to a digest"

@@ -1,7 +1,6 @@
 """Branches of the hub become commits, once a results folder."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,32 +42,32 @@ def test_branches_become_commits_and_stay_them(
     first = pinned(published, tmp_path)
     asked = [("dataset", DATA, "main"), ("model", "apollo-research/e2e-saes-gpt2", "main")]
     assert hub.asked == asked, "the model's revision is a commit already"
-    assert first.model_revision == published.model_revision
-    assert first.data_revision == f"{1:040x}" and first.released_revision == f"{2:040x}"
+    assert first.training.model_revision == published.training.model_revision
+    assert first.training.data_revision == f"{1:040x}" and first.released_revision == f"{2:040x}"
     assert pinned(published, tmp_path) == first, "a run that goes on reads what it began with"
     assert len(hub.asked) == 2
     assert set(json.loads((tmp_path / "pins.json").read_text()).values()) == {
-        first.data_revision,
+        first.training.data_revision,
         first.released_revision,
     }
 
 
 def test_a_named_split_belongs_to_its_data_set(hub: Hub, tmp_path: Path) -> None:
-    profile = replace(load_profile("tinystories"), data_revision="main")
-    assert pinned(profile, tmp_path).data_revision == f"{1:040x}"
-    assert hub.asked == [("dataset", profile.train_data, "main")]
+    profile = load_profile("tinystories").but(data_revision="main")
+    assert pinned(profile, tmp_path).training.data_revision == f"{1:040x}"
+    assert hub.asked == [("dataset", profile.training.train_data, "main")]
 
 
 def test_two_data_sets_share_no_commit(hub: Hub, published: Profile, tmp_path: Path) -> None:
-    profile = replace(published, validation_data="someone/else", released="")
+    profile = published.but(validation_data="someone/else", released="")
     assert pinned(profile, tmp_path) == profile and not hub.asked
 
 
 def test_nothing_local_is_asked_for(hub: Hub, published: Profile, tmp_path: Path) -> None:
     text = tmp_path / "a.jsonl"
     text.write_text("{}")
-    profile = replace(
-        published, model=str(tmp_path), train_data=str(text), validation_data=str(text), released=""
+    profile = published.but(
+        model=str(tmp_path), train_data=str(text), validation_data=str(text), released=""
     )
     assert pinned(profile, tmp_path) == profile
     assert pinned(load_profile("smoke"), tmp_path) == load_profile("smoke")

@@ -16,6 +16,7 @@ from e2e_lib.source_code import code_cells, imported, notebook_digest
 from pipeline.execution.executor import environment, snakemake_command
 from pipeline.execution.fresh import maker, set_aside
 from pipeline.execution.scrub import last_of_bars, scrub_text
+from pipeline.plan.grid import jobs
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT, load_profile
 from pipeline.plan.stages import ALL_NOTEBOOKS, PUBLISHED, stages
@@ -167,10 +168,12 @@ def test_a_warm_start_names_the_run_that_the_notebook_makes() -> None:
     todo = {s.name: s for s in stages(load_profile("smoke"), "results/x")}
     main, warm = todo["10_train-layer2-seed1"], todo["10_train-warm_start10000-seed1"]
     cells = code_cells(NOTEBOOKS / "10_train.ipynb")
-    made = dict(main.parameters)
-    for cell in cells[1:4]:  # imports, the experiment, its configurations
+    made: dict[str, Any] = {}
+    exec(cells[0], made)
+    made |= main.parameters
+    for cell in cells[1:3]:  # the training, its configurations
         exec(cell, made)
-    names = [made["experiment"].name(config) for config in made["configs"]]
+    names = [made["training"].name(config) for config in made["configs"]]
     assert warm.parameters["init_from"] in names
 
 
@@ -301,9 +304,10 @@ def test_runs_of_sweeps_are_wanted() -> None:
     }  # fmt: skip
     start = "local-blocks.2.hook_resid_pre-l8-s0-0a1b2c3d"
     warm = row | {"train_tokens": 19_456, "init_from": start}
-    assert maker(row, profile) == "10_train-layer2-seed0"
-    assert maker(row | {"lr": 0.003}, profile) == "10_train-lr0.003-seed0"
-    assert maker(warm, profile) == "10_train-warm_start20000-seed0"
+    todo = jobs(profile)
+    assert maker(row, profile, todo) == "10_train-layer2-seed0"
+    assert maker(row | {"lr": 0.003}, profile, todo) == "10_train-lr0.003-seed0"
+    assert maker(warm, profile, todo) == "10_train-warm_start20000-seed0"
     for other in (
         row | {"lr": 0.03},
         row | {"seed": 1, "lr": 0.003},  # the sweep has the first seed alone
@@ -312,7 +316,7 @@ def test_runs_of_sweeps_are_wanted() -> None:
         warm | {"init_from": start.replace("l8", "l12")},
         warm | {"objective": "local", "sparsity_coeff": 8.0},
     ):
-        assert not maker(other, profile), other
+        assert not maker(other, profile, todo), other
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file"])

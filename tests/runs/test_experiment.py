@@ -1,7 +1,7 @@
 """What a list of runs shares, and which of them are still to do."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,11 +11,14 @@ from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae_run import build_saes
 from e2e_lib.core.train import train
+from e2e_lib.data.formats import WEIGHTS
 from e2e_lib.errors import ConfigError
-from e2e_lib.files import write_json
-from e2e_lib.runs.experiment import parse_sparsity_coeffs, planned
-from e2e_lib.runs.read import run_name
-from tests.helpers.run_folders import HOOK, experiment
+from e2e_lib.files import project_path, write_json
+from e2e_lib.runs.experiment import Training, parse_sparsity_coeffs
+from e2e_lib.runs.read import REFERENCE, finished_runs, read_record, run_name
+from pipeline.plan.profile import read_profile
+from pipeline.plan.stages import TRAIN, stages
+from tests.helpers.run_folders import HOOK, small_training
 from tests.helpers.tiny_models import (
     D_MODEL,
     assert_sentence,
@@ -38,11 +41,11 @@ def test_sparsity_coeffs_of_another_form(text):
 
 
 def test_configs():
-    plan = experiment(seed=3)
-    configs = plan.configs(
-        {"local": [1.0, 2.0], "e2e": [0.5], "e2e_ds": [0.1]}, ds_kl_coeff=0.4, downstream_coeff=0.7,
-        lr=0.01, schedule="linear",
+    plan = small_training(
+        seed=3, sparsity_coeffs="local:1,2;e2e:0.5;e2e_ds:0.1", ds_kl_coeff=0.4,
+        downstream_coeff=0.7, lr=0.01, schedule="linear",
     )  # fmt: skip
+    configs = plan.configs()
     assert [(c.objective.name, c.objective.sparsity_coeff) for c in configs] == [
         ("local", 1.0), ("local", 2.0), ("e2e", 0.5), ("e2e_ds", 0.1),
     ]  # fmt: skip
@@ -56,29 +59,29 @@ def test_configs():
 
 
 def test_rows_are_whole_batches():
-    assert experiment(train_tokens=199).train_rows == 16  # four batches of 4 · 10 tokens
-    assert experiment(train_tokens=40).train_rows == 4
-    assert experiment(eval_tokens=41).eval_rows == 5
-    described = experiment(train_tokens=199, eval_tokens=41)
-    values = described.describe(described.configs({"e2e": [1.0]})[0])
+    assert small_training(train_tokens=199).train_rows == 16  # four batches of 4 · 10 tokens
+    assert small_training(train_tokens=40).train_rows == 4
+    assert small_training(eval_tokens=41).eval_rows == 5
+    described = small_training(train_tokens=199, eval_tokens=41)
+    values = described.describe(described.configs()[0])
     assert (values["train_tokens"], values["eval_tokens"]) == (160, 50)
 
 
 def test_a_description_is_json_without_local_folders():
-    plan = experiment(model="/somewhere/on/this/machine/my_model", train_data="./texts/a.jsonl")
-    config = plan.configs({"e2e": [1.0]})[0]
+    plan = small_training(model="/somewhere/on/this/machine/my_model", train_data="./texts/a.jsonl")
+    config = plan.configs()[0]
     text = json.dumps(plan.describe(config))
     assert "my_model" in text
     assert "a.jsonl" in text
     assert "somewhere" not in text
     assert "texts" not in text
     assert plan.source["model_name"] == "my_model"
-    assert experiment(model="nobody/model").source["model_name"] == "nobody/model"
+    assert small_training(model="nobody/model").source["model_name"] == "nobody/model"
 
 
 def test_pending_skips_what_is_finished(tmp_path):
-    plan = experiment()
-    configs = plan.configs({"e2e": [0.1, 0.2, 0.3]})
+    plan = small_training(sparsity_coeffs="e2e:0.1,0.2,0.3")
+    configs = plan.configs()
     assert plan.pending(tmp_path, configs) == configs
     write_json(tmp_path / "saes" / plan.name(configs[1]) / "run.json", {"status": "ok"})
     write_json(tmp_path / "saes" / plan.name(configs[2]) / "run.json", {"status": "failed"})
@@ -96,80 +99,88 @@ def test_pending_skips_what_is_finished(tmp_path):
 )
 def test_values_that_are_not_allowed(values, parts):
     with pytest.raises(ConfigError) as caught:
-        experiment(**values)
+        small_training(**values)
     assert_sentence(caught, *parts)
 
 
 def test_starts(tmp_path):
-    plan = experiment()
-    assert plan.starts(tmp_path, "") == {}
+    plan = small_training()
+    assert plan.starts(tmp_path) == {}
     run = tmp_path / "saes" / "a-run"
     small_sae(24).save(run)
     write_json(run / "run.json", {"status": "ok"})
-    assert plan.starts(tmp_path, "a-run") == {HOOK: str(run)}
-    assert plan.starts(tmp_path / "elsewhere", str(run)) == {HOOK: str(run)}
-    two = experiment(hook_names=(HOOK, "blocks.2.hook_resid_pre"))
+    assert replace(plan, init_from="a-run").starts(tmp_path) == {HOOK: str(run)}
+    assert replace(plan, init_from=str(run)).starts(tmp_path / "elsewhere") == {HOOK: str(run)}
+    two = small_training(hook=f"{HOOK}+blocks.2.hook_resid_pre", init_from=str(tmp_path / "both"))
     for hook in two.hook_names:
         small_sae(24).save(tmp_path / "both" / hook)
-    found = two.starts(tmp_path, str(tmp_path / "both"))
-    assert found == {hook: str(tmp_path / "both" / hook) for hook in two.hook_names}
+    assert two.starts(tmp_path) == {hook: str(tmp_path / "both" / hook) for hook in two.hook_names}
 
 
 def test_starts_that_cannot_be(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        experiment().starts(tmp_path, "no-run")
+        small_training(init_from="no-run").starts(tmp_path)
     assert_sentence(caught, "init_from", "'no-run'", "a finished run with weights")
     small_sae(24).save(tmp_path / "sae")
     with pytest.raises(ConfigError) as caught:
-        experiment(dict_ratio=3.0).starts(tmp_path, str(tmp_path / "sae"))
+        small_training(dict_ratio=3.0, init_from=str(tmp_path / "sae")).starts(tmp_path)
     assert_sentence(caught, "dict_ratio", "3.0", "24 latents for 12")
 
 
 def test_a_name_covers_the_weights_it_starts_from(tmp_path):
-    plan, names = experiment(), set()
-    names.add(plan.name(plan.configs({"e2e": [0.1]})[0]))
+    plan, names = small_training(sparsity_coeffs="e2e:0.1"), set()
+    names.add(plan.name(plan.configs()[0]))
     for folder, seed in (("one/sae", 1), ("two/sae", 2), ("three/other", 2)):
         small_sae(24, seed=seed).save(tmp_path / folder)
-        starts = plan.starts(tmp_path, str(tmp_path / folder))
-        names.add(plan.name(plan.configs({"e2e": [0.1]}, init_from=starts)[0]))
+        warm = replace(plan, init_from=str(tmp_path / folder))
+        names.add(plan.name(warm.configs(warm.starts(tmp_path))[0]))
     assert len(names) == 4  # other weights under one name, the same ones under another
-    again = plan.starts(tmp_path, str(tmp_path / "one/sae"))
-    described = plan.describe(plan.configs({"e2e": [0.1]}, init_from=again)[0])
+    again = replace(plan, init_from=str(tmp_path / "one/sae")).starts(tmp_path)
+    described = plan.describe(plan.configs(again)[0])
     assert described["init_from"] == {HOOK: "sae"}
     assert str(tmp_path) not in json.dumps(described)
     assert run_name(described) in names
 
 
-def test_planned_runs_have_the_names_of_the_experiment():
-    plan = experiment()
-    training = {"lr": 0.01, "schedule": "linear", "e2e_kl_coeff": 1.0, "ds_kl_coeff": 0.5}
-    training |= {"downstream_coeff": 0.7, "warmup_fraction": 0.1, "min_lr_factor": 0.1}
-    training |= {"grad_clip": 1.0, "downstream_last_block": False, "precision": "tf32"}
-    configs = plan.configs({"local": [0.3, 1.0]}, **training)
-    parameters = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name != "hook_names"}
-    parameters |= training | {"hook": HOOK, "results_folder": "somewhere", "objectives": "e2e"}
-    assert planned(parameters, {"local": [0.3, 1.0]}) == [plan.name(c) for c in configs]
+def test_objectives_choose_among_the_lambdas():
+    chosen = small_training(objectives=" e2e, local", sparsity_coeffs="local:1;e2e:2;e2e_ds:3")
+    assert chosen.grids == {"local": [1.0], "e2e": [2.0]}
+    assert [c.objective.name for c in chosen.configs()] == ["local", "e2e"]
 
 
 @pytest.mark.parametrize(
-    ("coeffs", "parts"),
+    ("values", "parts"),
     [
-        ({"e3e": [1.0]}, ("objective", "'e3e'", "local, e2e, e2e_ds")),
-        ({"e2e": [-1.0]}, ("sparsity_coeff", "-1.0", "at least 0")),
+        ({"objectives": "e2e,topk"}, ("objectives", "'e2e,topk'", "local, e2e, e2e_ds")),
+        ({"objectives": "e2e,e2e"}, ("objectives", "each once")),
+        ({"objectives": ""}, ("objectives", "local, e2e, e2e_ds")),
+        ({"sparsity_coeffs": "topk:1"}, ("sparsity_coeffs", "'topk:1'", "local, e2e, e2e_ds")),
+        ({"sparsity_coeffs": "e2e:-1"}, ("sparsity_coeffs", "'e2e:-1'", "at least 0")),
+        (
+            {"objectives": "local", "sparsity_coeffs": "e2e:1"},
+            ("sparsity_coeffs", "'e2e:1'", "at least one of objectives = local"),
+        ),
+        ({"hook": "a+a"}, ("hook", "'a+a'", "joined by +")),
+        ({"lr": -1.0}, ("lr", "-1.0", "above 0")),
+        ({"min_lr_factor": 2.0}, ("min_lr_factor", "2.0", "[0, 1]")),
+        ({"micro_batch_size": 3}, ("micro_batch_size", "3", "divisor of batch_size (4)")),
+        ({"device": " "}, ("device", "' '", "cuda")),
+        ({"tracker": "tensorboard"}, ("tracker", "none, wandb")),
+        ({"sparsifier": "topk"}, ("sparsifier", "parameter of Training", "objectives", "lr")),
     ],
 )
-def test_configs_that_are_not_allowed(coeffs, parts):
+def test_what_a_library_call_may_not_say(values, parts):
     with pytest.raises(ConfigError) as caught:
-        experiment().configs(coeffs)
+        small_training(**values)
     assert_sentence(caught, *parts)
 
 
 def test_training_begins_at_exactly_the_saved_weights(tmp_path):
     start = small_sae(2 * D_MODEL, seed=5)
     start.save(tmp_path / "start")
-    plan = experiment(seed=3)
-    init_from = plan.starts(tmp_path / "results", str(tmp_path / "start"))
-    [config] = plan.configs({"local": [0.3]}, lr=0.01, init_from=init_from)
+    start_from = {"init_from": str(tmp_path / "start"), "sparsity_coeffs": "local:0.3"}
+    plan = small_training(seed=3, **start_from)
+    [config] = plan.configs(plan.starts(tmp_path / "results"))
     assert isinstance(config, TrainConfig)
     [hook] = config.hook_names
     begun = build_saes(tiny_model(), config)[hook]
@@ -186,3 +197,40 @@ def test_training_begins_at_exactly_the_saved_weights(tmp_path):
     expected = (output - x).pow(2).mean()
     expected += objective.sparsity_coeff * codes.abs().sum(-1).mean() / D_MODEL
     assert run.curve[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_unknown_parameters_of_one_run_are_listed():
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(named_objective("e2e", 1.0), (HOOK,), sparsifier="topk")
+    assert_sentence(caught, "sparsifier", "parameter of TrainConfig", "lr", "hook_names")
+    with pytest.raises(ConfigError) as caught:
+        named_objective("topk", 1.0)
+    assert_sentence(caught, "objective", "'topk'", "local, e2e, e2e_ds")
+
+
+# ------------------------------------------------------------------ the committed reference
+def test_every_run_of_the_reference_keeps_its_name():
+    """From the reference's profile to the names of its folders, as `make run` gets there today."""
+    reference = project_path(REFERENCE)
+    recorded = {folder.name: read_record(folder)["config"] for folder in finished_runs(reference)}
+    profile, results = read_profile(reference / "profile.json")
+    found = set()
+    for stage in stages(profile, results):
+        if stage.notebook != TRAIN:
+            continue
+        training = Training(**stage.parameters)
+        assert asdict(training) == stage.parameters
+        start = reference / "saes" / training.init_from
+        for config in training.configs({training.hook: str(start)} if training.init_from else {}):
+            described = json.loads(json.dumps(training.describe(config)))
+            if training.init_from and not (start / WEIGHTS).is_file():  # few weights are shipped
+                [contents] = [c["contents"] for c in recorded.values() if _same(c, described)]
+                described["contents"] = contents
+            found.add(run_name(described))
+            assert list(recorded[run_name(described)].items()) == list(described.items())
+    assert found == recorded.keys() and len(found) > 150
+
+
+def _same(one, other):
+    """Whether both are one run but for what its start's weights were."""
+    return one | {"contents": None} == other | {"contents": None}

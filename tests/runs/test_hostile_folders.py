@@ -32,7 +32,7 @@ from tests.helpers.hostile import (
     survives,
 )
 from tests.helpers.pt_files import SOUND_PT, rezipped
-from tests.helpers.run_folders import HOOK, experiment, write_run
+from tests.helpers.run_folders import HOOK, small_training, write_run
 from tests.helpers.tiny_models import small_sae
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
@@ -89,7 +89,7 @@ def test_sae_configurations(sae_folder: Path, data: st.DataObject) -> None:
         (sae_folder / CONFIG).write_bytes(data.draw(changed | changed_bytes(sound.encode())))
         found = survives(SAE.load, sae_folder)
         assert found is None or (found.d_in, found.d_sae) == (12, 20)
-        survives(experiment().starts, sae_folder, str(sae_folder))
+        survives(small_training(init_from=str(sae_folder)).starts, sae_folder)
         registry = sae_folder / "gpt2-small__res_sll-ajt"  # whose layers are 2, 6 and 10
         registry.mkdir(exist_ok=True)
         for name in (CONFIG, WEIGHTS):

@@ -19,10 +19,10 @@ from e2e_lib.runs.read import run_config
 from e2e_lib.runs.released import (
     as_trained,
     check_fit,
-    experiment_of,
     read_released,
     released_paths,
     shown,
+    training_of,
 )
 from e2e_lib.runs.save import save_run
 from e2e_lib.runs.tables import block_table, curve_table, metrics_table, write_metrics_table
@@ -324,9 +324,9 @@ def results(tmp_path_factory) -> Path:
             [found] = read_released(path)
             check_fit(model, found)
             [held_out] = evaluate(model, [{found.hook: found.sae}], rows)
-            experiment = experiment_of(found, **shared)
-            config = experiment.describe(found.config) | {"released": "x"}
-            save_run(results, config, as_trained(found), held_out, source=experiment.source)
+            training = training_of(found, **shared)
+            config = training.describe(found.config) | {"released": "x"}
+            save_run(results, config, as_trained(found), held_out, source=training.source)
     return results
 
 
@@ -376,7 +376,7 @@ def test_the_same_sae_in_two_files_is_one_run(tmp_path):
     folder = write_release(tmp_path, D_IN, D_SAE)
     shared = {"model": "m", "validation_data": "t", "eval_tokens": 100, "context_size": 10}
     every = [read_released(path)[0] for path in released_paths(str(folder))]
-    names = {experiment_of(found, **shared).name(found.config) for found in every}
+    names = {training_of(found, **shared).name(found.config) for found in every}
     assert (len(every), len(names)) == (18, 15)
     other = every[0]._replace(config=replace(every[0].config, seed=1))
-    assert experiment_of(other, **shared).name(other.config) not in names
+    assert training_of(other, **shared).name(other.config) not in names

@@ -9,7 +9,7 @@ from e2e_lib.core.sae import SAE
 from e2e_lib.data.formats import firing_frequency
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs import read, save, tables
-from tests.helpers.run_folders import HOOK, experiment, save_all
+from tests.helpers.run_folders import HOOK, save_all, small_training
 from tests.helpers.tiny_models import assert_sentence
 
 
@@ -95,19 +95,19 @@ def test_a_results_folder_that_cannot_be_written_to(tmp_path, made):
 
 
 def test_names_are_stable_and_tell_runs_apart():
-    plan = experiment()
-    first, second = plan.configs({"e2e": [0.1, 0.3]}, lr=0.01)
+    plan = small_training(sparsity_coeffs="e2e:0.1,0.3")
+    first, second = plan.configs()
     # A name that changes makes every finished run look unfinished: change it knowingly.
-    assert plan.name(first) == plan.name(experiment().configs({"e2e": [0.1]}, lr=0.01)[0])
+    alone = small_training(sparsity_coeffs="e2e:0.1")
+    assert plan.name(first) == alone.name(alone.configs()[0])
     assert plan.name(first).startswith("e2e-blocks.1.hook_resid_pre-l0.1-s0-")
     names = {plan.name(first), plan.name(second)}
     for changed in (
         {"seed": 1}, {"model": "other"}, {"train_tokens": 160}, {"context_size": 8},
-        {"processed": True}, {"dict_ratio": 3.0}, {"validation_data": "other"},
+        {"processed": True}, {"dict_ratio": 3.0}, {"validation_data": "other"}, {"lr": 0.02},
     ):  # fmt: skip
-        other = experiment(**changed)
-        names.add(other.name(other.configs({"e2e": [0.1]}, lr=0.01)[0]))
-    names.add(plan.name(plan.configs({"e2e": [0.1]}, lr=0.02)[0]))
+        other = small_training(sparsity_coeffs="e2e:0.1", **changed)
+        names.add(other.name(other.configs()[0]))
     assert len(names) == 10
 
 

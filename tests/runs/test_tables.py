@@ -57,7 +57,7 @@ def test_other_tables(tmp_path, made):
 
 def test_several_hooks_give_a_row_and_a_folder_each(tmp_path):
     hooks = (HOOK, "blocks.2.hook_mlp_out")
-    folder = save_all(tmp_path, make(hook_names=hooks))[0]
+    folder = save_all(tmp_path, make(hook="+".join(hooks)))[0]
     table = tables.metrics_table(tmp_path)
     assert len(table) == 6
     assert set(table.layer) == {1, 2}

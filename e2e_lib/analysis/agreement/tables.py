@@ -11,7 +11,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from e2e_lib.analysis.matched import OBJECTIVES
 from e2e_lib.analysis.statistics import (
     RESAMPLES,
     Array,
@@ -21,6 +20,7 @@ from e2e_lib.analysis.statistics import (
     over_groups,
     percentiles,
 )
+from e2e_lib.names import OBJECTIVES
 
 ENOUGH = 0.8  # faithfulness that counts as enough
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from e2e_lib.analysis.matched import (
-    OBJECTIVES,
     across_seeds,
     depth_names,
     last_block_ratios,
@@ -22,6 +21,7 @@ from e2e_lib.analysis.matched import (
 from e2e_lib.analysis.pareto import interpolated_ratio
 from e2e_lib.analysis.statistics import mean_differences, mean_interval
 from e2e_lib.analysis.sweeps import seconds_ratios
+from e2e_lib.names import OBJECTIVES
 
 
 @dataclass(frozen=True)
