@@ -42,7 +42,7 @@ def check(pins: list[str], folder: Path) -> None:
         subprocess.CalledProcessError, AssertionError: what is wrong.
     """
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    clean |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    clean |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
     def run(*command: str | Path) -> str:
         return subprocess.check_output(command, text=True, cwd=folder, env=clean)
