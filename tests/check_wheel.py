@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +51,9 @@ def check(pins: list[str], folder: Path) -> None:
     quiet = ("--quiet", "--disable-pip-version-check")
     run(sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", folder, ROOT)
     [wheel] = folder.glob("*.whl")
+    files = {f.relative_to(ROOT).as_posix() for f in (ROOT / "e2e_lib").rglob("*") if f.is_file()}
+    lacking = {f for f in files if not f.endswith(".pyc")} - {*zipfile.ZipFile(wheel).namelist()}
+    assert not lacking, f"the wheel lacks {sorted(lacking)}"
     run(sys.executable, "-m", "venv", "new")
     python = folder / "new" / "bin" / "python"
     run(python, "-m", "pip", "install", *quiet, wheel, *pins)
