@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from e2e_lib.core.hooks import CleanPass, SplicedPass
 from e2e_lib.engine.logits import ValueAndGradient, means_over_tokens, softmax
-from e2e_lib.errors import ConfigError, is_number, require
+from e2e_lib.errors import Checked, ConfigError, OptionalWeight, Positive, Weight, require
 
 NAMES = ("local", "e2e", "e2e_ds")  # of the paper's objectives
 
@@ -100,32 +100,26 @@ def kl_to(clean_logits: Float[Tensor, "... vocab"]) -> ValueAndGradient:
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Checked):
     """Weights of the loss terms. None leaves a term out; 0 computes and logs it, untrained.
 
     Raises:
-        ConfigError: a negative weight, p_norm below or at 0, or no term beside sparsity.
+        ConfigError: an unknown or negative weight, p_norm not above 0, no term beside sparsity.
 
     >>> Objective(1.5, kl_coeff=1.0).name, Objective(1.5, kl_coeff=1.0, local_coeff=0.1).name
     ('e2e', 'custom')
     """
 
-    sparsity_coeff: float  # λ
-    local_coeff: float | None = None  # weight of the reconstruction at the SAE itself
-    kl_coeff: float | None = None  # κ
-    downstream_coeff: float | None = None  # β, split over the compared positions
+    sparsity_coeff: Weight  # λ
+    local_coeff: OptionalWeight = None  # weight of the reconstruction at the SAE itself
+    kl_coeff: OptionalWeight = None  # κ
+    downstream_coeff: OptionalWeight = None  # β, split over the compared positions
     # Positions that the downstream term compares; empty = resid_pre of every later block.
     downstream_hooks: tuple[str, ...] = ()
-    p_norm: float = 1.0  # the sparsity term's norm
+    p_norm: Positive = 1.0  # the sparsity term's norm
 
     def __post_init__(self) -> None:
-        lam, p = self.sparsity_coeff, self.p_norm
-        require(is_number(lam) and lam >= 0, "sparsity_coeff", lam, "a number of at least 0")
-        require(is_number(p) and p > 0, "p_norm", p, "a number above 0")
-        for name in ("local_coeff", "kl_coeff", "downstream_coeff"):
-            value = getattr(self, name)
-            good = value is None or (is_number(value) and value >= 0)
-            require(good, name, value, "None or a number of at least 0")
+        super().__post_init__()
         if not any((self.local_coeff, self.kl_coeff, self.downstream_coeff)):
             raise ConfigError(
                 "local_coeff, kl_coeff and downstream_coeff are all 0 or None, but at least one "

@@ -8,7 +8,7 @@ import torch
 
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.hooks import clean_pass
-from e2e_lib.core.losses import named_objective
+from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae_run import build_saes
 from e2e_lib.core.train import train
 from e2e_lib.data.formats import WEIGHTS
@@ -203,6 +203,9 @@ def test_unknown_parameters_of_one_run_are_listed():
     with pytest.raises(ConfigError) as caught:
         TrainConfig(named_objective("e2e", 1.0), (HOOK,), sparsifier="topk")
     assert_sentence(caught, "sparsifier", "parameter of TrainConfig", "lr", "hook_names")
+    with pytest.raises(ConfigError) as caught:
+        Objective(1.0, kl_coeff=1.0, topk_coeff=1.0)
+    assert_sentence(caught, "topk_coeff", "parameter of Objective", "kl_coeff", "sparsity_coeff")
     with pytest.raises(ConfigError) as caught:
         named_objective("topk", 1.0)
     assert_sentence(caught, "objective", "'topk'", "local, e2e, e2e_ds")
