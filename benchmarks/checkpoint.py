@@ -19,7 +19,6 @@ from benchmarks.__main__ import ROOT, hardware
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.train import CHECKPOINT_SECONDS, Trainer
 from e2e_lib.data.models import load_model
-from e2e_lib.files import source_path
 from e2e_lib.runs.experiment import Training
 from pipeline.plan.profile import load_profile
 from pipeline.plan.stages import stages
@@ -29,7 +28,7 @@ STEPS, SAVES, WARM = 30, 7, 3  # timed; and steps before
 
 def measure(training: Training, configs: Sequence[TrainConfig]) -> dict[str, float]:
     """Seconds of training and of saving for one list that trains side by side."""
-    model = load_model(source_path(training.model), training.device)
+    model = load_model(training.model, training.device)
     generator = torch.Generator().manual_seed(1)
     shape = (training.train_rows, training.context_size)
     rows = torch.randint(1, model.cfg.d_vocab, shape, generator=generator, dtype=torch.int32)

@@ -24,7 +24,6 @@ from e2e_lib.core.sae_run import build_saes, resolved_objective
 from e2e_lib.core.train import train
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
-from e2e_lib.data.text import source_pair
 
 HOOK, SEEDS, ROWS, CONTEXT, THREADS = "blocks.2.hook_resid_pre", (0, 1, 2), 1600, 128, 2
 METRICS = ("ce_increase", "kl", "l0", "mse")
@@ -65,11 +64,12 @@ def main(out: str) -> None:
     model, lines = load_model("storyworld"), []
     for seed in SEEDS:
         rows = load_rows(
-            *source_pair("storyworld", "storyworld", CONTEXT),
-            model.tokenizer,
-            model.cfg.d_vocab,
+            model,
+            "storyworld",
+            "storyworld",
             n_train=ROWS,
             n_validation=200,
+            context_size=CONTEXT,
             seed=seed,
         )
         for name in ("local", "e2e", "e2e_ds"):

@@ -9,18 +9,21 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.utils.logging import disable_progress_bar
 
 from e2e_lib.errors import ModelError, first_sentence
+from e2e_lib.files import project_path
 from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
 
 
 def model_path(name_or_folder: str) -> str:
     """The folder or hub name behind a model parameter; `storyworld` is the shipped model.
 
+    A relative path is one under the project's root.
+
     Raises:
         ModelError: a local folder that lacks its configuration, weights or tokenizer.
     """
     if name_or_folder == "storyworld":
         return str(STORYWORLD_FOLDER)
-    folder = Path(name_or_folder).expanduser()
+    folder = project_path(name_or_folder)
     looks_local = name_or_folder.startswith((".", "~", os.sep)) or name_or_folder.count("/") > 1
     if not folder.is_dir():
         if looks_local:

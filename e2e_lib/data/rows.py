@@ -38,16 +38,17 @@ class Rows:
 
 
 def load_rows(
-    train: TextSource | str,
-    validation: TextSource | str,
-    tokenizer: Any,
-    d_vocab: int,
+    model: Any,
+    train: str,
+    validation: str,
     *,
     n_train: int,
     n_validation: int,
     n_paper: int = 0,
     seed: int = 0,
     context_size: int = 128,
+    prepend_bos: bool = False,
+    revision: str | None = None,
 ) -> Rows:
     """Rows for training (order by `seed`), held-out rows, and the paper's evaluation rows.
 
@@ -56,59 +57,60 @@ def load_rows(
     after hours, and reading the paper's 400,000 rows takes minutes where training takes hours.
 
     Args:
-        train, validation: two sources, or two names as `source_pair` takes them.
-        context_size: tokens a row, where names are given.
+        model: what `load_model` gives: its tokenizer and the size of its vocabulary count.
+        train, validation: two names, or the same twice, as `text.source_pair` takes them.
+        context_size, prepend_bos, revision: of both, as in `text.TextSource`.
 
     Raises:
         DataError: a source cannot be read, has no usable column, holds fewer tokens than asked
             for, or tokens that the model does not know.
 
-    >>> from e2e_lib.storyworld.corpus import TOKEN_IDS, build_tokenizer
-    >>> texts = "storyworld", "storyworld"
-    >>> rows = load_rows(*texts, build_tokenizer(), len(TOKEN_IDS), n_train=8, n_validation=2)
+    >>> from e2e_lib import load_model
+    >>> model, text = load_model("storyworld"), "storyworld"
+    >>> rows = load_rows(model, text, text, n_train=8, n_validation=2)
     >>> rows.train.shape, rows.validation.shape
     (torch.Size([8, 128]), torch.Size([2, 128]))
     """
-    if not (isinstance(train, TextSource) and isinstance(validation, TextSource)):
-        train, validation = source_pair(str(train), str(validation), context_size)
-    shared = _shared(train, validation)
+    sources = source_pair(train, validation, context_size, prepend_bos, revision)
+    shared = _shared(*sources)
     seen: set[bytes] = set()
 
     def unseen(document: Document) -> bool:
         return not (shared and _held_out(document)) and _digest(document) not in seen
 
     def take(n: int, shuffle_seed: int) -> Tensor:
-        documents = filter(unseen, read_documents(train, shuffle_seed))
-        return pack_rows(documents, tokenizer, d_vocab, train, n)
+        documents = filter(unseen, read_documents(sources[0], shuffle_seed))
+        return pack_rows(documents, model.tokenizer, model.cfg.d_vocab, sources[0], n)
 
-    held = held_out_rows(train, validation, tokenizer, d_vocab, n_validation, seen)
+    held = _held_out_rows(model, *sources, n_validation, seen)
     paper = take(n_paper, seed + 42).long() if n_paper else held[:0]
     return Rows(take(n_train, seed), held, paper)
 
 
 def held_out_rows(
-    train: TextSource,
-    validation: TextSource,
-    tokenizer: Any,
-    d_vocab: int,
-    n_rows: int,
-    seen: set[bytes] | None = None,
+    model: Any, train: str, validation: str, n_rows: int, **source: Any
 ) -> Int[Tensor, "n_rows pos"]:
     """The first held-out rows alone, int64: those of `load_rows`. `train` is not read.
 
-    Args:
-        seen: gets the digest of every document that was read for them.
+    source: context_size, prepend_bos and revision, as in `load_rows`.
     """
+    return _held_out_rows(model, *source_pair(train, validation, **source), n_rows, set())
+
+
+def _held_out_rows(
+    model: Any, train: TextSource, validation: TextSource, n_rows: int, seen: set[bytes]
+) -> Int[Tensor, "n_rows pos"]:
+    """`seen` gets the digest of every document that was read for them."""
     shared = _shared(train, validation)
 
     def remember(document: Document) -> bool:
         keep = not shared or _held_out(document)
-        if keep and seen is not None:
+        if keep:
             seen.add(_digest(document))
         return keep
 
     documents = filter(remember, read_documents(validation, 0))
-    return pack_rows(documents, tokenizer, d_vocab, validation, n_rows).long()
+    return pack_rows(documents, model.tokenizer, model.cfg.d_vocab, validation, n_rows).long()
 
 
 def _shared(train: TextSource, validation: TextSource) -> bool:

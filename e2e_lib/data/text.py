@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from e2e_lib.errors import DataError, first_sentence
+from e2e_lib.files import project_path, source_path
 
 READERS = {
     ".jsonl": "json",
@@ -43,19 +44,19 @@ class TextSource:
 def source_pair(
     train_data: str,
     validation_data: str,
-    context_size: int,
+    context_size: int = 128,
     prepend_bos: bool = False,
     revision: str | None = None,
 ) -> tuple[TextSource, TextSource]:
     """Sources for two data parameters; the held-out split is named `validation` where there is one.
 
     One hub name or file given twice is split by document digest; `NAME:SPLIT` names another split
-    of a hub data set or folder. `revision` is that of the hub data sets.
+    of a hub data set or folder. A relative path is one under the project's root, if it is there.
+    `revision` is that of the hub data sets.
     """
-    train_name, train_split = named_split(train_data)
-    name, split = named_split(validation_data)
+    (train_name, train_split), (name, split) = map(named_split, (train_data, validation_data))
     train = TextSource(train_name, train_split or "train", context_size, prepend_bos, revision)
-    if validation_data == train_data and train_data != "storyworld":
+    if (train_name, train_split) == (name, split) and name != "storyworld":
         return train, train
     return train, replace(train, name=name, split=split or "validation")
 
@@ -67,9 +68,9 @@ def named_split(name: str) -> tuple[str, str | None]:
     (('someone/stories', 'validation'), ('a.jsonl', None))
     """
     base, _, split = name.rpartition(":")
-    if not base or not split.isidentifier() or Path(name).expanduser().exists():
-        return name, None
-    return base, split
+    if not base or not split.isidentifier() or project_path(name).exists():
+        return source_path(name), None
+    return source_path(base), split
 
 
 def read_documents(source: TextSource, seed: int | None) -> Iterator[Document]:

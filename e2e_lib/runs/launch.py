@@ -21,10 +21,9 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.train import train
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import Rows, load_rows
-from e2e_lib.data.text import source_pair
 from e2e_lib.engine.distributed import Processes
 from e2e_lib.errors import E2EError, require
-from e2e_lib.files import source_path, write_json, write_text
+from e2e_lib.files import write_json, write_text
 from e2e_lib.runs.experiment import Training
 
 ERROR = "error.txt"  # beside the specification: what a process that failed has to say
@@ -67,25 +66,22 @@ def load_inputs(training: Training, device: str = "") -> tuple[TransformerBridge
         ModelError, DataError: model or text cannot be read, or the text is too short.
     """
     model = load_model(
-        source_path(training.model),
+        training.model,
         device or training.device,
         processed=training.processed,
         revision=training.model_revision,
     )
     rows = load_rows(
-        *source_pair(
-            source_path(training.train_data),
-            source_path(training.validation_data),
-            training.context_size,
-            training.prepend_bos,
-            training.data_revision,
-        ),
-        model.tokenizer,
-        model.cfg.d_vocab,
+        model,
+        training.train_data,
+        training.validation_data,
         n_train=training.train_rows,
         n_validation=training.eval_rows,
         n_paper=training.eval_rows,
         seed=training.seed,
+        context_size=training.context_size,
+        prepend_bos=training.prepend_bos,
+        revision=training.data_revision,
     )
     return model, rows
 

@@ -18,9 +18,7 @@ from e2e_lib.core.sae import SAE
 from e2e_lib.data.formats import firing_frequency
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import held_out_rows
-from e2e_lib.data.text import source_pair
 from e2e_lib.errors import ResultsError
-from e2e_lib.files import source_path
 from e2e_lib.runs.provenance import model_digest
 from e2e_lib.runs.read import run_config, sae_folder
 
@@ -64,8 +62,7 @@ def load_subject(
         ModelError, DataError: model or text cannot be read.
     """
     config = run_config(results)
-    path = source_path(model)
-    digest = model_digest(path)
+    digest = model_digest(model)
     name = Path(model).name if digest else model
     recorded = (Path(str(config["model"])).name, config.get("contents", {}).get("model"))
     if (Path(name).name, digest) != recorded:
@@ -74,24 +71,23 @@ def load_subject(
             f"{config['model']!r}" + (" with other weights." if recorded[0] == name else ".")
         )
     language_model = load_model(
-        path,
+        model,
         device,
         processed=config["processed"],
         revision=config.get("model_revision", "main"),
     )
-    text = source_path(validation_data)
     contents = config.get("contents", {})
     named = [(config.get(f"{k}_data"), contents.get(k)) for k in ("train", "validation")]
-    pair = source_pair(
+    rows = held_out_rows(
+        language_model,
         # One source for both is split by document digest, wherever it lies now.
-        text if named[0] == named[1] else str(named[0][0]),
-        text,
-        config["context_size"],
-        config.get("prepend_bos", False),
-        config.get("data_revision"),
+        validation_data if named[0] == named[1] else str(named[0][0]),
+        validation_data,
+        n_rows,
+        context_size=config["context_size"],
+        prepend_bos=config.get("prepend_bos", False),
+        revision=config.get("data_revision"),
     )
-    words, d_vocab = language_model.tokenizer, language_model.cfg.d_vocab
-    rows = held_out_rows(*pair, words, d_vocab, n_rows)
     return Subject(language_model, rows.to(language_model.cfg.device))
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from e2e_lib.errors import ModelError, is_integer, is_number, list_of, require
-from e2e_lib.files import source_path
 from e2e_lib.names import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,24 +135,24 @@ def activation_scales(
     # Slow to import, and needed for a model that nobody has tuned λ for.
     from e2e_lib.core.hooks import activation_scale
     from e2e_lib.data.models import load_model
-    from e2e_lib.data.rows import load_rows
-    from e2e_lib.data.text import source_pair
+    from e2e_lib.data.rows import held_out_rows
 
     model = load_model(
-        source_path(values["model"]),
+        values["model"],
         processed=values["processed"],
         revision=values["model_revision"],
     )
-    text = source_path(values["validation_data"])
-    rows = load_rows(
-        *source_pair(text, text, context_size, values["prepend_bos"], values["data_revision"]),
-        model.tokenizer,
-        model.cfg.d_vocab,
-        n_train=1,
-        n_validation=MEASURED_ROWS,
+    rows = held_out_rows(
+        model,
+        values["validation_data"],
+        values["validation_data"],
+        MEASURED_ROWS,
+        context_size=context_size,
+        prepend_bos=values["prepend_bos"],
+        revision=values["data_revision"],
     )
     hooks = {layer: f"blocks.{layer}.{values['hook_point']}" for layer in layers}
-    scales = activation_scale(model, rows.validation, list(hooks.values()))
+    scales = activation_scale(model, rows, list(hooks.values()))
     return {layer: scales[hook] for layer, hook in hooks.items()}
 
 

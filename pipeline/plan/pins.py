@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.data.text import READERS, named_split
-from e2e_lib.files import project_path, source_path, write_json
+from e2e_lib.files import project_path, write_json
 from pipeline.plan.profile import Profile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -46,7 +46,7 @@ def _sources(profile: Profile) -> list[tuple[str, str, str]]:
     """Revision key, kind and name of what may come from the hub; one name for each key."""
     training = profile.training
     texts = (training.train_data, training.validation_data)
-    data = {named_split(source_path(name))[0] for name in texts}
+    data = {named_split(name)[0] for name in texts}
     sources = [("model_revision", "model", training.model)]
     if len(data) == 1:  # a commit of one data set means nothing to another
         sources.append(("data_revision", "dataset", data.pop()))

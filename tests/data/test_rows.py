@@ -21,9 +21,17 @@ from e2e_lib.data.text import TextSource, read_documents, source_pair
 from e2e_lib.errors import ConfigError, DataError
 from e2e_lib.storyworld.corpus import TOKEN_IDS
 from e2e_lib.storyworld.corpus import build_tokenizer as storyworld_tokenizer
-from tests.helpers.tiny_models import D_VOCAB, WORDS, assert_sentence, build_tokenizer, write_jsonl
+from tests.helpers.tiny_models import (
+    D_VOCAB,
+    WORDS,
+    assert_sentence,
+    build_tokenizer,
+    reader,
+    write_jsonl,
+)
 
 TOKENIZER = build_tokenizer()
+READER = reader(TOKENIZER)
 
 
 @pytest.fixture(autouse=True)
@@ -153,10 +161,9 @@ def test_the_order_is_by_seed(tmp_path, texts):
 
 
 def test_storyworld_is_a_source():
-    train, validation = source_pair("storyworld", "storyworld", 32)
     rows = load_rows(
-        train, validation, storyworld_tokenizer(), len(TOKEN_IDS),
-        n_train=6, n_validation=4, n_paper=3, seed=1,
+        reader(storyworld_tokenizer(), len(TOKEN_IDS)), "storyworld", "storyworld",
+        n_train=6, n_validation=4, n_paper=3, seed=1, context_size=32,
     )  # fmt: skip
     assert [t.shape for t in (rows.train, rows.validation, rows.paper)] == [
         (6, 32),
@@ -206,10 +213,9 @@ def test_a_stream_is_split_without_overlap(tmp_path, column):
     texts = documents(2000)
     ids = [[*(int(w[1:]) for w in t.split()), 0] for t in texts]
     hub_folder(tmp_path, {column: texts if column == "text" else ids, "url": texts}, shards=3)
-    train, validation = source_pair(str(tmp_path), str(tmp_path), 12)
-    assert train.streaming
+    assert source_pair(str(tmp_path), str(tmp_path), 12)[0].streaming
     sizes = {"n_train": 700, "n_validation": 30, "n_paper": 100}
-    rows = load_rows(train, validation, TOKENIZER, D_VOCAB, **sizes, seed=3)
+    rows = rows_of(tmp_path, tmp_path, **sizes, seed=3)
     held, trained, paper = map(numbers_of, (rows.validation, rows.train, rows.paper))
     assert len(held) > 40
     assert len(trained) > 1000
@@ -221,8 +227,7 @@ def test_a_stream_with_a_validation_split(tmp_path):
     """Documents of the validation split are kept out of training where both hold them."""
     hub_folder(tmp_path, {"text": documents(400)})
     hub_folder(tmp_path, {"text": documents(60)}, shards=1, split="validation")
-    pair = source_pair(str(tmp_path), f"{tmp_path}:validation", 12)
-    rows = load_rows(*pair, TOKENIZER, D_VOCAB, n_train=150, n_validation=30)
+    rows = rows_of(tmp_path, f"{tmp_path}:validation", 150, 30)
     assert len(numbers_of(rows.validation)) > 40
     assert not numbers_of(rows.train) & numbers_of(rows.validation)
 
@@ -239,8 +244,7 @@ def test_a_stream_is_shuffled_by_seed_and_complete(tmp_path):
 def test_ready_made_rows_of_a_stream_come_back_unchanged(tmp_path):
     ids = torch.randint(0, D_VOCAB, (50, 8)).tolist()
     hub_folder(tmp_path, {"input_ids": ids})
-    pair = source_pair(str(tmp_path), str(tmp_path), 8)
-    rows = load_rows(*pair, TOKENIZER, D_VOCAB, n_train=40, n_validation=1)
+    rows = rows_of(tmp_path, tmp_path, 40, 1, context_size=8)
     found = {tuple(row) for row in rows.train.tolist()}
     assert found < {tuple(row) for row in ids}
     assert tuple(rows.validation[0].tolist()) not in found
@@ -248,10 +252,8 @@ def test_ready_made_rows_of_a_stream_come_back_unchanged(tmp_path):
 
 # ------------------------------------------------------------------ what is held out
 def rows_of(train, validation, n_train, n_validation, **values):
-    pair = (source(train, 12), source(validation, 12))
-    return load_rows(
-        *pair, TOKENIZER, D_VOCAB, n_train=n_train, n_validation=n_validation, **values
-    )
+    sizes = {"n_train": n_train, "n_validation": n_validation, "context_size": 12}
+    return load_rows(READER, str(train), str(validation), **(sizes | values))
 
 
 def test_one_source_is_split_without_overlap(tmp_path):
@@ -316,12 +318,12 @@ def test_source_pair_names_a_split_and_a_revision():
 def test_held_out_rows_alone_are_those_of_load_rows(tmp_path, shared):
     a = write_jsonl(tmp_path / "a.jsonl", [{"text": t} for t in documents(600)])
     b = write_jsonl(tmp_path / "b.jsonl", [{"text": t} for t in documents(100, start=900)])
-    pair = source_pair(str(a), str(a if shared else b), 12)
-    rows = load_rows(*pair, TOKENIZER, D_VOCAB, n_train=20, n_validation=10)
-    alone = held_out_rows(*pair, TOKENIZER, D_VOCAB, 10)
+    text = str(a if shared else b)
+    rows = rows_of(a, text, 20, 10)
+    alone = held_out_rows(READER, str(a), text, 10, context_size=12)
     assert torch.equal(alone, rows.validation)
-    unread = replace(pair[0], name="not.there") if not shared else pair[0]
-    assert torch.equal(held_out_rows(unread, pair[1], TOKENIZER, D_VOCAB, 10), alone)
+    unread = text if shared else "not.there"
+    assert torch.equal(held_out_rows(READER, unread, text, 10, context_size=12), alone)
 
 
 # ------------------------------------------------------------------ data that cannot be used

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,6 +55,11 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
 }
 ARCHITECTURES = tuple(CONFIGS)
+
+
+def reader(tokenizer: PreTrainedTokenizerFast, d_vocab: int = D_VOCAB) -> SimpleNamespace:
+    """What reading rows needs of a language model."""
+    return SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(d_vocab=d_vocab))
 
 
 def build_tokenizer(eos: bool = True) -> PreTrainedTokenizerFast:

@@ -223,7 +223,6 @@ from e2e_lib.core.evaluate import evaluate
 from e2e_lib.data.models import load_model
 from e2e_lib.runs.released import read_released, released_paths
 from e2e_lib.core.sae import SAE
-from e2e_lib.data.text import source_pair
 from pipeline.plan.pins import pinned
 from pipeline.plan.profile import load_profile
 from pipeline.report import write_report
@@ -234,8 +233,7 @@ for name, source, hook in (
     (str(folder), str(text), "blocks.1.hook_resid_pre"),
 ):
     model = load_model(name)
-    pair = source_pair(source, source, context_size=8)
-    rows = load_rows(*pair, model.tokenizer, model.cfg.d_vocab, n_train=4, n_validation=2)
+    rows = load_rows(model, source, source, n_train=4, n_validation=2, context_size=8)
     sae = SAE(model.cfg.d_model, 8)
     evaluate(model, [{hook: sae.eval()}], rows.validation)
 assert read_released(released_paths(str(release))[0])

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from e2e_lib.data.rows import load_rows, pack_rows
-from e2e_lib.data.text import TextSource, read_documents, source_pair
+from e2e_lib.data.text import TextSource, read_documents
 from e2e_lib.errors import ConfigError, DataError, ModelError
 from pipeline.tokenise import main, tokenise
-from tests.helpers.tiny_models import D_VOCAB, assert_sentence, build_tokenizer, write_jsonl
+from tests.helpers.tiny_models import D_VOCAB, assert_sentence, build_tokenizer, reader, write_jsonl
 
 TOKENIZER = build_tokenizer()
 WIDTH = 8
@@ -59,8 +59,8 @@ def test_the_rows_are_those_of_the_source(tmp_path, text, words, bos):
 def test_reading_back_for_training(tmp_path, text, words):
     """`load_rows` shuffles the rows and holds some out; each is one of the source's rows."""
     n = tokenise(TextSource(str(text), context_size=WIDTH), words, tmp_path / "rows")
-    pair = source_pair(str(tmp_path / "rows"), str(tmp_path / "rows"), WIDTH)
-    rows = load_rows(*pair, TOKENIZER, D_VOCAB, n_train=n // 2, n_validation=10)
+    words, sizes = reader(TOKENIZER), {"n_train": n // 2, "n_validation": 10}
+    rows = load_rows(words, *[str(tmp_path / "rows")] * 2, **sizes, context_size=WIDTH)
     direct = {tuple(row) for row in rows_of(text, n)}
     assert {tuple(row) for row in torch.cat([rows.train, rows.validation]).tolist()} <= direct
 

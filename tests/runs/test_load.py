@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from e2e_lib.data.rows import load_rows
-from e2e_lib.data.text import source_pair
 from e2e_lib.errors import ResultsError
 from e2e_lib.names import resid_pre
 from e2e_lib.runs.load import clean_activations, load_saes, load_subject
@@ -34,9 +33,8 @@ def results(tmp_path: Path) -> Path:
 
 def test_subject_is_the_model_and_the_rows_of_the_evaluation(results: Path) -> None:
     subject = load_subject(results, "storyworld", "storyworld", 3)
-    pair = source_pair("storyworld", "storyworld", 16)
-    tokenizer, d_vocab = subject.model.tokenizer, subject.model.cfg.d_vocab
-    rows = load_rows(*pair, tokenizer, d_vocab, n_train=1, n_validation=3)
+    sizes = {"n_train": 1, "n_validation": 3, "context_size": 16}
+    rows = load_rows(subject.model, "storyworld", "storyworld", **sizes)
     assert subject.rows.equal(rows.validation.long())
     hook = resid_pre(1)
     _, cache = subject.model.run_with_cache(subject.rows)

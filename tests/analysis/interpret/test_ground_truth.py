@@ -22,6 +22,7 @@ from e2e_lib.storyworld.corpus import TOKEN_IDS, build_tokenizer
 from e2e_lib.storyworld.grammar import generate
 from e2e_lib.storyworld.lexicon import DECOYS, END_OF_TEXT
 from e2e_lib.storyworld.teller import LABELS
+from tests.helpers.tiny_models import reader
 
 WORDS = {number: word for word, number in TOKEN_IDS.items()}
 
@@ -47,9 +48,8 @@ def test_labelled_rows_are_the_held_out_rows(context_size):
 
 
 def test_labelled_rows_are_those_that_load_rows_gives():
-    sources = source_pair("storyworld", "storyworld", 128)
-    sizes = {"n_train": 1, "n_validation": 3}
-    rows = load_rows(*sources, build_tokenizer(), len(TOKEN_IDS), **sizes).validation
+    words = reader(build_tokenizer(), len(TOKEN_IDS))
+    rows = load_rows(words, "storyworld", "storyworld", n_train=1, n_validation=3).validation
     assert torch.equal(labelled_rows(3, 128).tokens, rows)
 
 
