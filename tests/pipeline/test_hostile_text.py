@@ -241,7 +241,7 @@ profile = load_profile("smoke")
 assert pinned(profile, results) == profile
 own = {"model": str(folder), "train_data": str(text), "validation_data": str(text)}
 own |= {"sparsity_coeffs": {"local": [1.0], "e2e": [1.0], "e2e_ds": [1.0]}, "context_size": 8}
-assert pinned(load_profile("smoke", own), results).model == str(folder)
+assert pinned(load_profile("smoke", own), results).training.model == str(folder)
 write_report(results)
 print(len(modules), "modules;", "asked:", asked)
 """

@@ -1,6 +1,7 @@
 """The committed reference: what is copied to it, and that the README says what it says."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
