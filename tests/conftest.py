@@ -4,6 +4,13 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from functools import partial
+from importlib.machinery import SourceFileLoader
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from jaxtyping import _import_hook as hook
 
 # Before torch and the hub's client are imported: they read these once.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -19,15 +26,28 @@ os.environ |= {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 
-import jaxtyping
-import numpy as np
-import pytest
-import torch
+
+def instrumented_code(loader: Any, name: str) -> Any:
+    """The code of one of our modules, compiled for the hook and cached beside the plain one.
+
+    The hook itself renames the cache while a module is executed: whatever other packages that
+    module imports would be compiled again, torch and transformers among them, for ten seconds.
+    """
+    other = partial(hook._optimized_cache_from_source, loader._typechecker.get_hash())
+    with patch("importlib._bootstrap_external.cache_from_source", other):
+        return SourceFileLoader.get_code(loader, name)
+
+
+hook._JaxtypingLoader.get_code = instrumented_code
+hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
 
 
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> Iterator[None]:
     """Every test starts from the same random state and one thread, and leaves no figure open."""
+    import numpy as np  # here and not above: the process that only hands out tests needs neither
+    import torch
+
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries still draw from it
     torch.manual_seed(0)
@@ -40,6 +60,8 @@ def fixed_seeds() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def without_type_checks() -> Iterator[None]:
     """As users run it: the signatures that other tests check would stop a wrong type early."""
+    import jaxtyping
+
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
