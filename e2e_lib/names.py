@@ -2,7 +2,7 @@
 
 import re
 
-OBJECTIVES = ("local", "e2e", "e2e_ds")
+OBJECTIVES = ("local", "e2e", "e2e_ds")  # in this order everywhere
 PRECISIONS = ("fp32", "tf32", "bf16")  # what each means: `engine.device`
 
 LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")

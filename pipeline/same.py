@@ -67,7 +67,8 @@ def _without_clocks(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_clocks(v) for v in value if not _is_ratio_of_seconds(v)]
     if isinstance(value, dict):
-        return {k: _without_clocks(v) for k, v in value.items() if "seconds" not in k}
+        kept = {k: v for k, v in value.items() if "seconds" not in k and k != "order"}
+        return {k: _without_clocks(v) for k, v in kept.items()}  # older folders have no order
     return value
 
 

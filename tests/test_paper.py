@@ -13,7 +13,7 @@ def test_scores_of_the_same_match_and_depth():
     assert found["paper_p"].tolist() == [0.00044, 0.71, 0.33]
 
 
-@pytest.mark.parametrize("number", sorted(paper.TABLES))
+@pytest.mark.parametrize("number", sorted(paper.PRINTED["tables"]))
 def test_every_row_of_a_table_stands_beside_itself(number: int):
     printed = paper.table(number)
     keys = [key for key in paper.KEYS if key in printed]

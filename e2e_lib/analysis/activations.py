@@ -226,6 +226,8 @@ def with_intervals(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
 
     table: as `means` or `differences` return it.
     """
+    if table.empty:
+        return table
     label = "objective" if "objective" in table else "difference"
     text = [
         f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"

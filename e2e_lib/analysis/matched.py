@@ -7,9 +7,42 @@ import numpy as np
 import pandas as pd
 
 from e2e_lib.names import OBJECTIVES
+from e2e_lib.plots.style import Page
+from e2e_lib.runs.read import open_results
+from e2e_lib.runs.tables import metrics_table
 
 SWEPT = ("lr", "dict_ratio", "train_tokens", "init_from")  # columns that a sweep varies
 COMPARED = ["l0", "alive", "grad_norm", "ce_increase"]  # columns of Tables 2 and 3
+
+
+class Study(Page):
+    """A results folder as an analysis opens it: which runs it has, and where its figures go.
+
+    Attributes:
+        read: folder of the runs; `write` is another only where it is the committed reference.
+        runs, main: the metrics of all finished runs, and those of `main_runs`.
+        triples, matched: the similar-CE runs of one seed, and those of all seeds with the same λ.
+        pair: the local and the e2e one of the triple at the middle layer, if there is one.
+        middle, depth: the middle layer (-1 if there is none), and every layer's `depth_names`.
+    """
+
+    def __init__(self, notebook: str, results_folder: str, match_seed: int = 0) -> None:
+        """Read the runs of a results folder, or of the reference (`open_results`).
+
+        Raises:
+            ResultsError: neither holds a finished run.
+        """
+        results = open_results(results_folder)
+        super().__init__(notebook, results.write)
+        self.read = results.read
+        self.runs = metrics_table(self.read)
+        self.main = main_runs(self.runs)
+        self.triples = similar(self.main, "ce_increase", match_seed)
+        self.matched = across_seeds(self.main, self.triples)
+        self.depth = depth_names(self.main)
+        self.middle = middle_layer(self.main)
+        at_middle = self.triples["layer"] == self.middle
+        self.pair = self.triples[at_middle & self.triples["objective"].isin(["local", "e2e"])]
 
 
 def main_runs(table: pd.DataFrame) -> pd.DataFrame:
@@ -103,9 +136,9 @@ def _most_frequent(values: pd.Series) -> str:
 
 
 def middle_layer(table: pd.DataFrame) -> int:
-    """The middle one of the table's layers (the later of two), the paper's layer 6."""
+    """The middle one of the table's layers (the later of two), the paper's layer 6; -1 if empty."""
     layers = sorted(table["layer"].unique())
-    return int(layers[len(layers) // 2])
+    return int(layers[len(layers) // 2]) if layers else -1
 
 
 def depth_names(table: pd.DataFrame) -> dict[int, str]:

@@ -37,7 +37,7 @@ def _norm_points(axes: Axes, own: pd.DataFrame, name: str, limit: float) -> None
     axes.set(xlim=(0, limit), ylim=(0, limit), box_aspect=1)
 
 
-def activation_norms(tokens: pd.DataFrame) -> Figure:
+def plot_activation_norms(tokens: pd.DataFrame) -> Figure:
     """Fig 10: norm of the SAE's output against that of its input, a panel an objective.
 
     tokens: columns objective, position, input_norm, output_norm. An inset shows the bulk (99 % of
@@ -69,7 +69,7 @@ def activation_norms(tokens: pd.DataFrame) -> Figure:
     return figure
 
 
-def cosine_histograms(histogram: pd.DataFrame) -> Figure:
+def plot_cosine_histograms(histogram: pd.DataFrame) -> Figure:
     """Fig 11: density of the cosine between an SAE's input and output, a panel a layer.
 
     histogram: columns layer, objective, low, high, density, mean (the dashed line).
@@ -104,7 +104,7 @@ def _source_legend(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
     legend(figure, axes, list(table["source"].unique()))
 
 
-def norm_by_position(table: pd.DataFrame) -> Figure:
+def plot_norm_by_position(table: pd.DataFrame) -> Figure:
     """Mean norm of the clean activation and of each SAE's output by position, a panel a layer.
 
     table: columns layer, source ("clean" or an objective), position, value, low, high.
@@ -125,11 +125,11 @@ def norm_by_position(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def direction_by_position(table: pd.DataFrame) -> Figure:
+def plot_direction_by_position(table: pd.DataFrame) -> Figure:
     """Mean projection on principal directions by position, a row a layer, a column a
     direction.
 
-    table: columns as for `norm_by_position`, and direction.
+    table: columns as for `plot_norm_by_position`, and direction.
     """
     layers, directions = layers_in(table), sorted(table["direction"].unique())
     last = int(table["position"].max())

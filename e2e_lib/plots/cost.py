@@ -27,7 +27,7 @@ WAYS = {  # colour and marker
 }
 
 
-def training_cost(cost: pd.DataFrame) -> Figure:
+def plot_training_cost(cost: pd.DataFrame) -> Figure:
     """Table 6: seconds a token over local's, with intervals; open markers: the paper's GPT-2.
 
     cost: `paper.beside`, of Table 6.
@@ -55,7 +55,7 @@ def training_cost(cost: pd.DataFrame) -> Figure:
     return figure
 
 
-def cost_quality(ways: pd.DataFrame) -> Figure:
+def plot_cost_quality(ways: pd.DataFrame) -> Figure:
     """Quality against cost of three cheaper ways, a panel a layer and objective.
 
     ways: `sweeps.cost_quality`. Filled: all seconds, a warm start's local SAE included; open
@@ -115,7 +115,7 @@ def _legend_of_all(figure: Figure, panels: list[plt.Axes]) -> None:
     )
 
 
-def moved_features(table: pd.DataFrame) -> Figure:
+def plot_moved_features(table: pd.DataFrame) -> Figure:
     """Cosine of every alive feature with the row it started from, a panel an objective.
 
     table: `geometry.moved`; a line a number of training tokens.
@@ -123,7 +123,7 @@ def moved_features(table: pd.DataFrame) -> Figure:
     return _histograms(table, "cosine", "cosine with its start", _shades(table))
 
 
-def seed_agreement(table: pd.DataFrame) -> Figure:
+def plot_seed_agreement(table: pd.DataFrame) -> Figure:
     """Largest cosine with a feature of another seed: warm starts, from scratch, the local starts.
 
     table: `geometry.agreement_of_starts`. A panel an objective; the local starts in each.

@@ -21,7 +21,7 @@ KINDS = {"other": "#8d93a8", "end of text, later": "#0f8b8d", "position 0": "#c8
 BINS = 40  # as the paper
 
 
-def cosine_map(points: pd.DataFrame) -> Figure:
+def plot_cosine_map(points: pd.DataFrame) -> Figure:
     """Fig 21: a map of all dictionaries, a panel an objective, its elements coloured by their
     cosine with direction 0 (from −0.5 to 0.5, as the paper), the other dictionaries' in grey.
 
@@ -44,7 +44,7 @@ def cosine_map(points: pd.DataFrame) -> Figure:
     return figure
 
 
-def projection_histogram(table: pd.DataFrame) -> Figure:
+def plot_projection_histogram(table: pd.DataFrame) -> Figure:
     """Fig 22: density of the projections on direction 0 by kind of token (each kind's area is 1).
 
     Where position 0 lies farther from the rest than all of them are wide, the axis is broken.
@@ -83,7 +83,7 @@ def _density(axes: Axes, values: pd.Series, bins: np.ndarray, colour: str) -> No
     axes.stairs(density, bins, color=colour, linewidth=1.4)
 
 
-def correlation_by_direction(table: pd.DataFrame) -> Figure:
+def plot_correlation_by_direction(table: pd.DataFrame) -> Figure:
     """Fig 23a: r of SAE input and output along each direction, bars: 95 % intervals."""
     figure, grid = grid_of(1, 1, 3.8)
     axes = grid[0, 0]
@@ -102,7 +102,7 @@ def correlation_by_direction(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def ablation_by_direction(table: pd.DataFrame) -> Figure:
+def plot_ablation_by_direction(table: pd.DataFrame) -> Figure:
     """Fig 23b: mean KL after resampling each direction; beside it, against how much the
     activations vary along it after position 0, direction 0 marked.
 

@@ -1,4 +1,4 @@
-"""The house style, what all figures share, and how figures and tables are saved.
+"""The house style, what all figures share, and the page on which a notebook shows and saves them.
 
 Colours and markers are the paper's; together with different markers and a fixed order (local,
 e2e, e2e+ds) they stay apart for colour-blind readers and in grey. On performance plots the y axis
@@ -6,9 +6,10 @@ is inverted, as in the paper, so better is up and to the left.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import pandas as pd
@@ -32,6 +33,9 @@ AXIS = {
     "alive": "alive dictionary elements",
     "ce_increase": "CE loss increase (nats a token)",
 }
+
+
+Data: TypeAlias = pd.DataFrame | Callable[[], pd.DataFrame]  # a table, or what would make it
 
 
 def use_house_style() -> None:
@@ -113,36 +117,86 @@ def small_png(picture: bytes) -> bytes:
     return small.getvalue()
 
 
-def save_figure(
-    figure: Figure, table: pd.DataFrame, results: Path, name: str,
-    *, title: str, alt: str, caption: str, paper: str,
-) -> Figure:  # fmt: skip
-    """Write figures/NAME.png, NAME.csv (the plotted data) and NAME.json (the four texts).
-
-    alt: what is to be seen, for who cannot see it. paper: what the paper shows in its place.
-    Returns the figure, closed, so that as the last expression of a cell it is shown once.
-    """
-    folder = Path(results) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {"name": name, "title": title, "alt": alt, "caption": caption, "paper": paper}
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    (folder / f"{name}.png").write_bytes(small_png(picture.getvalue()))
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    write_json(folder / f"{name}.json", texts)
-    (Path(results) / "skipped" / f"{name}.json").unlink(missing_ok=True)
-    plt.close(figure)
+def picture(path: Path) -> Figure:
+    """A picture that was drawn before, pixel by pixel, as a figure."""
+    pixels = plt.imread(path)
+    height, width = pixels.shape[:2]
+    figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    figure.figimage(pixels)
     return figure
 
 
-def save_table(
-    table: pd.DataFrame, results: Path, name: str, *, title: str, caption: str, paper: str
-) -> pd.DataFrame:
-    """Write tables/NAME.csv and tables/NAME.json (the three texts); returns the table."""
-    folder = Path(results) / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {"name": name, "title": title, "caption": caption, "paper": paper}
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    write_json(folder / f"{name}.json", texts)
-    (Path(results) / "skipped" / f"{name}.json").unlink(missing_ok=True)
-    return table
+@dataclass
+class Page:
+    """Where a notebook saves its figures and tables, each with its data and its texts.
+
+    Every text file has `order`, the notebook's number and the place at which it was saved there, so
+    that a report can show figures as the notebook does.
+    """
+
+    notebook: str  # its file's name without the ending, which begins with a number
+    write: Path  # the results folder
+    names: list[str] = field(default_factory=list)  # of figures and tables, as they came
+
+    def figure(
+        self, name: str, data: Data, draw: Callable[..., Figure],
+        *, title: str, alt: str, caption: str, paper: str,
+        when: object = None, otherwise: str = "there is nothing to plot", **options: Any,
+    ) -> Figure | None:  # fmt: skip
+        """Write figures/NAME.png, NAME.csv (the plotted data) and NAME.json (the texts).
+
+        draw: makes the figure, of `data` and `options`. alt: what is to be seen, for who cannot see
+        it. paper: what the paper shows in its place. when: whether there is anything to draw; by
+        default, whether `data` has rows. If not, skipped/NAME.json says `otherwise`, and `data`,
+        where it is a function, is not called.
+
+        Returns the figure, closed, so that as the last expression of a cell it is shown once; None
+        where there is none.
+        """
+        table = self._made("figures", name, data, when, otherwise)
+        if table is None:
+            return None
+        figure, png = draw(table, **options), io.BytesIO()
+        figure.savefig(png, format="png")
+        texts = {"title": title, "alt": alt, "caption": caption, "paper": paper}
+        self._write("figures", name, table, texts)
+        (self.write / "figures" / f"{name}.png").write_bytes(small_png(png.getvalue()))
+        plt.close(figure)
+        return figure
+
+    def table(
+        self, name: str, data: Data, *, title: str, caption: str, paper: str,
+        when: object = None, otherwise: str = "there is nothing to list",
+    ) -> pd.DataFrame:  # fmt: skip
+        """Write tables/NAME.csv and NAME.json, or why not, as `figure` does; returns the table."""
+        table = self._made("tables", name, data, when, otherwise)
+        if table is None:
+            return data if isinstance(data, pd.DataFrame) else pd.DataFrame()
+        self._write("tables", name, table, {"title": title, "caption": caption, "paper": paper})
+        return table
+
+    def _made(
+        self, kind: str, name: str, data: Data, when: object, otherwise: str
+    ) -> pd.DataFrame | None:
+        """The table, or None where there is nothing to save: says why, and leaves no old file."""
+        if name not in self.names:  # a cell that is executed again keeps its place
+            self.names.append(name)
+        skipped = self.write / "skipped" / f"{name}.json"
+        if when is None:
+            data = data if isinstance(data, pd.DataFrame) else data()
+            when = len(data)
+        if when:
+            skipped.unlink(missing_ok=True)
+            return data if isinstance(data, pd.DataFrame) else data()
+        print(f"{name} skipped: {otherwise}")
+        for old in (self.write / kind).glob(f"{name}.*"):
+            old.unlink()
+        write_json(skipped, {"name": name, "reason": otherwise})
+        return None
+
+    def _write(self, kind: str, name: str, data: pd.DataFrame, texts: dict[str, str]) -> None:
+        folder = self.write / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        order = [int(self.notebook[:2]), 1 + self.names.index(name)]
+        data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        write_json(folder / f"{name}.json", {"name": name} | texts | {"order": order})

@@ -35,7 +35,7 @@ def number(value: float) -> str:
     return f"{value / 1000:.0f}k" if value >= 10_000 else f"{value:g}"
 
 
-def sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
+def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
     """Figs 13-17: CE increase against L0 and alive elements, a line a setting of `column`.
 
     runs: `matched.sweep_runs`. A row a layer and objective; lines join means over seeds in order
@@ -83,7 +83,7 @@ def _upside_down(axes: Axes, values: pd.Series) -> None:
     axes.set_ylim(top, lowest - 0.04 * (top - lowest))
 
 
-def sweep_ratios(ratios: pd.DataFrame) -> Figure:
+def plot_sweep_ratios(ratios: pd.DataFrame) -> Figure:
     """Each setting over the main runs, a row a swept column and layer, a panel a quantity.
 
     ratios: `sweeps.sweep_ratios`, of one or several columns. Bars: 95 % intervals. The main runs
@@ -135,7 +135,7 @@ def _settings_axis(axes: Axes, values: pd.Series, name: str) -> None:
     axes.set_xlabel(name)
 
 
-def gap_to_e2e(gaps: pd.DataFrame) -> Figure:
+def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
     """Local's CE increase over e2e's at equal L0, a panel a swept column, a line a layer."""
     shown = gaps.dropna(subset=["value"])
     columns = list(dict.fromkeys(shown["column"]))
@@ -159,7 +159,7 @@ def gap_to_e2e(gaps: pd.DataFrame) -> Figure:
     return figure
 
 
-def seed_curves(runs: pd.DataFrame) -> Figure:
+def plot_seed_curves(runs: pd.DataFrame) -> Figure:
     """Fig 18: CE increase against L0, a panel a layer, a line a seed."""
     layers = layers_in(runs)
     figure, grid = grid_of(1, len(layers), 3.6)
@@ -178,7 +178,7 @@ def seed_curves(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def alive_trends(runs: pd.DataFrame) -> Figure:
+def plot_alive_trends(runs: pd.DataFrame) -> Figure:
     """Appendix C: alive elements against mean gradient norm and CE increase, a row a layer."""
     layers = layers_in(runs)
     figure, grid = grid_of(len(layers), 2, 0.5 + 2.5 * len(layers), sharey="row")

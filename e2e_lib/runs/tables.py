@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from e2e_lib.errors import ResultsError
-from e2e_lib.files import shown_path, write_json, write_text
+from e2e_lib.files import shown_path, write_text
 from e2e_lib.names import layer_of
 from e2e_lib.runs.read import CURVE, Run, finished_runs, read_run, read_table
 
@@ -121,11 +121,3 @@ def _read_runs(results: Path) -> list[Run]:
     if not found:
         raise ResultsError(f"results folder {shown_path(results)!r} holds no finished run.")
     return found
-
-
-def skip_figure(results: Path, name: str, reason: str) -> None:
-    """Record, in one sentence, why a figure or table cannot be made from these runs."""
-    print(f"{name} skipped: {reason}")
-    for old in (results / "figures").glob(f"{name}.*"):
-        old.unlink()
-    write_json(results / "skipped" / f"{name}.json", {"name": name, "reason": reason})

@@ -1,7 +1,6 @@
 """Norms and directions of SAE outputs, on tokens whose answers can be seen on paper."""
 
 import math
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -9,11 +8,16 @@ import pytest
 import torch
 
 from e2e_lib import paper as paper_values
-from e2e_lib import plots
-from e2e_lib.analysis import activations, matched
-from e2e_lib.core import losses
+from e2e_lib.analysis import activations
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.hooks import clean_pass
+from e2e_lib.plots.activations import (
+    plot_activation_norms,
+    plot_cosine_histograms,
+    plot_direction_by_position,
+    plot_norm_by_position,
+)
+from e2e_lib.plots.style import Page
 from tests.helpers.tiny_models import random_tokens, small_sae, tiny_model
 
 HOOK = "blocks.2.hook_resid_pre"
@@ -204,8 +208,8 @@ def scatter_table(first_norm):
 
 @pytest.mark.parametrize("first_norm, insets", [(3000, 1), (50, 0)])
 def test_an_inset_shows_the_bulk_where_it_is_small(first_norm, insets, tmp_path):
-    figure = plots.activation_norms(scatter_table(first_norm))
-    plots.save_figure(figure, pd.DataFrame(), tmp_path, "norms", **TEXTS)
+    figure = plot_activation_norms(scatter_table(first_norm))
+    Page("25", tmp_path).figure("norms", pd.DataFrame(), lambda _: figure, when=True, **TEXTS)
     assert [axes.get_title() for axes in figure.axes] == ["local", "e2e", "e2e+ds"]
     for axes in figure.axes:
         assert axes.get_xlim() == axes.get_ylim()
@@ -226,9 +230,9 @@ def draw():
     cosines = pd.concat([grid([[[0.5, 0.9, 0.7]]], "cosine", layer=k) for k in (2, 4)])
     table = position_table()
     return {
-        "cosine": plots.cosine_histograms(activations.histogram(cosines)),
-        "norm": plots.norm_by_position(table),
-        "direction": plots.direction_by_position(
+        "cosine": plot_cosine_histograms(activations.histogram(cosines)),
+        "norm": plot_norm_by_position(table),
+        "direction": plot_direction_by_position(
             pd.concat([table.assign(direction=k) for k in (1, 2, 3)])
         ),
     }
@@ -237,40 +241,9 @@ def draw():
 @pytest.mark.parametrize("name, panels", [("cosine", 2), ("norm", 2), ("direction", 6)])
 def test_figures_are_labelled(name, panels, tmp_path):
     figure = draw()[name]
-    plots.save_figure(figure, pd.DataFrame(), tmp_path, name, **TEXTS)
+    Page("25", tmp_path).figure(name, pd.DataFrame(), lambda _: figure, when=True, **TEXTS)
     assert len(figure.axes) == panels
     assert figure.axes[0].get_ylabel() and figure.axes[-1].get_xlabel()
     assert all("layer" in axes.get_title() for axes in figure.axes)
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == (["local"] if name == "cosine" else ["clean activation", "local", "e2e"])
-
-
-def test_texts_of_the_diagram_lie_inside_and_apart():
-    figure = plots.objectives_diagram()
-    figure.canvas.draw()
-    axes = figure.axes[0]
-    texts = [text for text in axes.texts if text.get_text().strip()]
-    boxes = {text: text.get_window_extent() for text in texts}
-    assert len(texts) > 50
-    for box in boxes.values():
-        assert box.x0 >= 0 and box.y0 >= 0
-        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
-    for first, second in combinations(texts, 2):
-        assert not boxes[first].overlaps(boxes[second]), (first.get_text(), second.get_text())
-    for text in texts:  # nothing is smaller than 9 points, 12 pixels for who sees it 900 wide
-        assert text.get_fontsize() >= 9
-
-
-def test_the_diagrams_terms_are_those_that_are_trained_on():
-    terms = plots.loss_terms()
-    assert terms["objective"].unique().tolist() == list(matched.OBJECTIVES)
-    for name, own in terms.groupby("objective"):
-        objective = losses.named_objective(str(name), 3.0)
-        weights = {
-            "sparsity": objective.sparsity_coeff, "reconstruction": objective.local_coeff,
-            "kl": objective.kl_coeff, "downstream": objective.downstream_coeff,
-        }  # fmt: skip
-        assert set(own["term"]) == {term for term, weight in weights.items() if weight}
-        printed = own.set_index("term")["weight"].replace({"½": "0.5"})
-        for term, weight in printed.items():
-            assert weight in "λβ" or float(weight) == weights[term]

@@ -6,10 +6,15 @@ import pandas as pd
 import pytest
 import torch
 
-from e2e_lib import plots
 from e2e_lib.analysis import pca_direction as d
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.errors import ModelError
+from e2e_lib.plots.directions import (
+    plot_ablation_by_direction,
+    plot_correlation_by_direction,
+    plot_cosine_map,
+    plot_projection_histogram,
+)
 from tests.helpers.tiny_models import D_MODEL, identity_sae, random_tokens, tiny_model
 
 HOOK = "blocks.2.hook_resid_pre"
@@ -221,8 +226,8 @@ def test_the_axis_breaks_only_where_position_0_is_far_away():
     kinds = ["other"] * 50 + ["end of text, later"] * 10
     near = pd.DataFrame({"kind": [*kinds, "position 0"], "projection": [*values, 12.0]})
     far = near.assign(projection=[*values, 3000.0])
-    assert len(plots.projection_histogram(near).axes) == 1
-    broken = plots.projection_histogram(far)
+    assert len(plot_projection_histogram(near).axes) == 1
+    broken = plot_projection_histogram(far)
     assert len(broken.axes) == 2
     low, high = (axes.get_xlim() for axes in broken.axes)
     assert low[0] < -5
@@ -236,17 +241,17 @@ def test_figures_by_direction_are_labelled():
         [(o, i, 0.5, 0.4, 0.6) for o in ("local", "e2e_ds") for i in range(3)],
         columns=["objective", "direction", "value", "low", "high"],
     )
-    axes = plots.correlation_by_direction(table).axes[0]
+    axes = plot_correlation_by_direction(table).axes[0]
     assert axes.get_xlabel() == "PCA direction"
     assert [line.get_label() for line in axes.get_lines()][-2:] == ["local", "e2e+ds"]
     harm = pd.DataFrame(
         [(0, 0.1, 0.05, 0.2, 0.1, 1.0), (1, 0.2, 0.1, 0.3, 0.3, 2.0)],
         columns=["direction", "kl", "kl_low", "kl_high", "kl_paper", "spread"],
     )
-    figure = plots.ablation_by_direction(harm)
+    figure = plot_ablation_by_direction(harm)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "KL(clean ‖ ablated)", "KL(ablated ‖ clean)", "direction 0",
     ]  # fmt: skip
     points = pd.DataFrame({"objective": ["local", "e2e"], "x": [0, 1], "y": [1, 0]})
-    shown = plots.cosine_map(points.assign(cosine=[0.2, -0.9]))
+    shown = plot_cosine_map(points.assign(cosine=[0.2, -0.9]))
     assert [axes.get_title() for axes in shown.axes[:2]] == ["local", "e2e"]

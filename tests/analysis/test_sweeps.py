@@ -6,10 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from e2e_lib import paper, plots
+from e2e_lib import paper
 from e2e_lib.analysis import geometry, matched, sweeps
 from e2e_lib.analysis.claims import measures, verdicts
 from e2e_lib.analysis.pareto import ratio_of_curves
+from e2e_lib.plots.cost import (
+    plot_cost_quality,
+    plot_moved_features,
+    plot_seed_agreement,
+    plot_training_cost,
+)
+from e2e_lib.plots.sweeps import (
+    plot_alive_trends,
+    plot_gap_to_e2e,
+    plot_seed_curves,
+    plot_sweep_curves,
+    plot_sweep_ratios,
+)
 from tests.helpers.sweep_tables import ROWS, START, TABLE, curve, plane
 
 
@@ -166,15 +179,15 @@ def test_figures_are_labelled_and_better_is_up():
     saes, compared = plane()
     beside = paper.beside(sweeps.training_cost(main), {2: "middle"}, 6)
     figures = [
-        plots.sweep_curves(runs, "train_tokens"),
-        plots.sweep_ratios(ratios),
-        plots.gap_to_e2e(gaps()),
-        plots.seed_curves(main),
-        plots.alive_trends(main),
-        plots.training_cost(beside),
-        plots.cost_quality(ways),
-        plots.moved_features(geometry.moved(saes, compared)),
-        plots.seed_agreement(geometry.agreement_of_starts(saes, compared)),
+        plot_sweep_curves(runs, "train_tokens"),
+        plot_sweep_ratios(ratios),
+        plot_gap_to_e2e(gaps()),
+        plot_seed_curves(main),
+        plot_alive_trends(main),
+        plot_training_cost(beside),
+        plot_cost_quality(ways),
+        plot_moved_features(geometry.moved(saes, compared)),
+        plot_seed_agreement(geometry.agreement_of_starts(saes, compared)),
     ]
     for figure in figures:
         panels = figure.get_axes()

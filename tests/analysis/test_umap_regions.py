@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from e2e_lib import plots
 from e2e_lib.analysis import umap_regions
 from e2e_lib.errors import ConfigError
+from e2e_lib.plots.dictionaries import plot_dictionary_maps, plot_region_maps
 
 
 def arc(start: float, stop: float, n: int) -> torch.Tensor:
@@ -137,11 +137,11 @@ def test_counts_of_a_region_only_local_has(points):
 
 def test_figures_have_a_panel_a_pair_and_layer(points):
     later = pd.concat([points, points.assign(layer=3, region=0)])
-    figure = plots.dictionary_maps(later)
+    figure = plot_dictionary_maps(later)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["layer 2: e2e+ds and local", "layer 3: e2e+ds and local"]
     assert all(axes.get_xlabel() == "UMAP 1" for axes in figure.axes)
-    marked = plots.region_maps(later, umap_regions.region_table(later))
+    marked = plot_region_maps(later, umap_regions.region_table(later))
     assert [[text.get_text() for text in axes.texts] for axes in marked.axes] == [
         ["1"], ["no region"],
     ]  # fmt: skip

@@ -1,15 +1,27 @@
 """Every figure draws, is labelled, and is saved with its data and texts."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from e2e_lib import plots
 from e2e_lib.analysis import matched as matching
 from e2e_lib.analysis import pareto
+from e2e_lib.core import losses
+from e2e_lib.files import project_path
+from e2e_lib.names import OBJECTIVES
+from e2e_lib.plots.dictionaries import plot_similarity_histograms, plot_similarity_trends
+from e2e_lib.plots.evidence import plot_claims_forest
+from e2e_lib.plots.performance import (
+    plot_explained_variance_by_block,
+    plot_mse_by_block,
+    plot_pareto,
+    plot_summary_ratio,
+)
+from e2e_lib.plots.style import COLOURS, LABELS, MARKERS, Page, picture
 from e2e_lib.runs import tables as runs
 from tests.helpers.synthetic_results import write_results
 
@@ -25,7 +37,7 @@ def tables(tmp_path_factory):
     cosines = pd.concat(
         [
             pd.DataFrame({"max_cosine": np.linspace(0.1, 0.9, 30)}).assign(layer=k, objective=o)
-            for k in (1, 2) for o in matching.OBJECTIVES
+            for k in (1, 2) for o in OBJECTIVES
         ]
     )  # fmt: skip
     claims = pd.DataFrame({
@@ -46,14 +58,14 @@ def tables(tmp_path_factory):
 def draw(tables: dict) -> dict:
     blocks = tables["blocks"]
     return {
-        "pareto": lambda: plots.pareto(tables["runs"]),
-        "ratio": lambda: plots.summary_ratio(tables["ratios"]),
-        "mse": lambda: plots.mse_by_block(blocks),
-        "mse_after_first": lambda: plots.mse_by_block(blocks, "mse_after_first", log=False),
-        "ev": lambda: plots.explained_variance_by_block(blocks[blocks["layer"] == 2]),
-        "histograms": lambda: plots.similarity_histograms(tables["cosines"], "max cosine"),
-        "trends": lambda: plots.similarity_trends(tables["means"]),
-        "claims": lambda: plots.claims_forest(tables["claims"]),
+        "pareto": lambda: plot_pareto(tables["runs"]),
+        "ratio": lambda: plot_summary_ratio(tables["ratios"]),
+        "mse": lambda: plot_mse_by_block(blocks),
+        "mse_after_first": lambda: plot_mse_by_block(blocks, "mse_after_first", log=False),
+        "ev": lambda: plot_explained_variance_by_block(blocks[blocks["layer"] == 2]),
+        "histograms": lambda: plot_similarity_histograms(tables["cosines"], "max cosine"),
+        "trends": lambda: plot_similarity_trends(tables["means"]),
+        "claims": lambda: plot_claims_forest(tables["claims"]),
     }
 
 
@@ -63,12 +75,14 @@ NAMES = ["pareto", "ratio", "mse", "mse_after_first", "ev", "histograms", "trend
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_is_labelled_and_saved(name, tables, tmp_path):
     figure = draw(tables)[name]()
-    plots.save_figure(figure, tables["runs"], tmp_path, name, **TEXTS)
+    shown = Page("20_pareto", tmp_path).figure(name, tables["runs"], lambda _: figure, **TEXTS)
+    assert shown is figure
     with Image.open(tmp_path / "figures" / f"{name}.png") as picture:
         assert picture.width == pytest.approx(1350, abs=1)
         assert len(picture.getcolors(10_000)) > 5  # not blank
     assert (tmp_path / "figures" / f"{name}.png").stat().st_size < 150_000
-    assert json.loads((tmp_path / "figures" / f"{name}.json").read_text()) == {"name": name} | TEXTS
+    texts = json.loads((tmp_path / "figures" / f"{name}.json").read_text())
+    assert texts == {"name": name} | TEXTS | {"order": [20, 1]}
     assert len(pd.read_csv(tmp_path / "figures" / f"{name}.csv")) == len(tables["runs"])
     if name == "claims":
         return
@@ -80,18 +94,18 @@ def test_every_figure_is_labelled_and_saved(name, tables, tmp_path):
 
 
 def test_on_pareto_plots_up_is_better(tables):
-    figure = plots.pareto(tables["runs"])
+    figure = plot_pareto(tables["runs"])
     assert len(figure.axes) == 6
     for axes in figure.axes:
         bottom, top = axes.get_ylim()
         assert bottom > top
-    cut = plots.pareto(tables["runs"], y_limit=0.05)
+    cut = plot_pareto(tables["runs"], y_limit=0.05)
     assert cut.axes[0].get_ylim()[0] == 0.05
 
 
 def test_pareto_lines_go_through_seed_means(tables):
     own = tables["runs"][tables["runs"]["layer"] == 2]
-    line = plots.pareto(own).axes[0].get_lines()[0]
+    line = plot_pareto(own).axes[0].get_lines()[0]
     local = own[own["objective"] == "local"].groupby("sparsity_coeff")[["l0", "ce_increase"]]
     assert sorted(line.get_xdata()) == pytest.approx(sorted(local.mean()["l0"]))
     assert list(line.get_ydata()) == sorted(line.get_ydata())
@@ -102,7 +116,7 @@ def test_a_logarithmic_axis_has_at_least_three_numbers(low, high, tables):
     """However small the range; in plain notation, and with a grid line to each."""
     blocks = tables["blocks"].query("layer == 2")
     middle = blocks["mse"].rank(pct=True)
-    figure = plots.mse_by_block(blocks.assign(mse=low * (high / low) ** middle))
+    figure = plot_mse_by_block(blocks.assign(mse=low * (high / low) ** middle))
     figure.canvas.draw()
     axes = figure.axes[0]
     bottom, top = axes.get_ylim()
@@ -117,35 +131,81 @@ def test_a_logarithmic_axis_has_at_least_three_numbers(low, high, tables):
 
 
 def test_labels_of_axes_are_no_longer_than_the_axes(tables):
-    figure = plots.mse_by_block(tables["blocks"], "mse_after_first")
+    figure = plot_mse_by_block(tables["blocks"], "mse_after_first")
     figure.canvas.draw()
     axes = figure.axes[0]
     assert axes.yaxis.label.get_window_extent().height < axes.bbox.height
 
 
 def test_styles_are_distinct():
-    for style in (plots.COLOURS, plots.MARKERS, plots.LABELS):
-        assert list(style) == list(matching.OBJECTIVES)
+    for style in (COLOURS, MARKERS, LABELS):
+        assert list(style) == list(OBJECTIVES)
         assert len(set(style.values())) == 3
 
 
 def test_one_seed_and_one_layer_draw_too(tables):
     own = tables["runs"].query("layer == 2 and seed == 0")
-    assert len(plots.pareto(own).axes) == 2
+    assert len(plot_pareto(own).axes) == 2
     blocks = tables["blocks"].query("layer == 4 and seed == 0")
-    assert len(plots.mse_by_block(blocks).axes) == 1
+    assert len(plot_mse_by_block(blocks).axes) == 1
 
 
-def test_a_figure_takes_its_skipped_note_away(tables, tmp_path):
-    runs.skip_figure(tmp_path, "fig", "too few runs")
-    assert (tmp_path / "skipped" / "fig.json").is_file()
-    plots.save_figure(plots.pareto(tables["runs"]), tables["runs"], tmp_path, "fig", **TEXTS)
+def test_what_cannot_be_drawn_says_why_and_leaves_no_old_picture(tables, tmp_path, capsys):
+    page, nothing = Page("20_pareto", tmp_path), tables["runs"][:0]
+    page.figure("fig", tables["runs"], plot_pareto, **TEXTS)
+    assert (tmp_path / "figures" / "fig.png").is_file()
+    found = page.figure("fig", nothing, plot_pareto, otherwise="there is one layer only", **TEXTS)
+    assert found is None
+    assert list((tmp_path / "figures").iterdir()) == []
+    record = json.loads((tmp_path / "skipped" / "fig.json").read_text())
+    assert record == {"name": "fig", "reason": "there is one layer only"}
+    assert capsys.readouterr().out == "fig skipped: there is one layer only\n"
+    page.figure("fig", tables["runs"], plot_pareto, when=False, **TEXTS)
+    assert list((tmp_path / "figures").iterdir()) == []
+    page.figure("fig", tables["runs"], plot_pareto, **TEXTS)
     assert not (tmp_path / "skipped" / "fig.json").exists()
 
 
 def test_tables_are_saved_with_their_texts(tmp_path):
     table = pd.DataFrame({"l0": [1.23456789]})
-    plots.save_table(table, tmp_path, "t", title="T", caption="C", paper="P")
+    assert Page("21", tmp_path).table("t", table, title="T", caption="C", paper="P") is table
     assert (tmp_path / "tables" / "t.csv").read_text() == "l0\n1.23457\n"
     texts = json.loads((tmp_path / "tables" / "t.json").read_text())
-    assert texts == {"name": "t", "title": "T", "caption": "C", "paper": "P"}
+    assert texts == {"name": "t", "title": "T", "caption": "C", "paper": "P", "order": [21, 1]}
+
+
+def test_the_order_is_that_of_the_notebook_also_when_a_cell_runs_again(tmp_path):
+    page, table = Page("21_similar_ce", tmp_path), pd.DataFrame({"l0": [1.0]})
+    for name, rows in (("b", 1), ("c", 0), ("a", 1), ("b", 1)):
+        page.table(name, table[:rows], title="T", caption="C", paper="P")
+    orders = {
+        name: json.loads((tmp_path / "tables" / f"{name}.json").read_text())["order"]
+        for name in ("a", "b")
+    }
+    assert orders == {"a": [21, 3], "b": [21, 1]}  # c has its place, though nothing to show
+
+
+def test_a_committed_picture_is_the_figure_to_the_pixel():
+    path = project_path("docs/objectives.png")
+    figure = picture(path)
+    figure.canvas.draw()
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(figure.canvas.buffer_rgba()), image.convert("RGBA"))
+    vectors = ElementTree.parse(path.with_suffix(".svg")).getroot()
+    shape = [float(vectors.get(side).removesuffix("pt")) for side in ("width", "height")]
+    assert shape[0] / shape[1] == pytest.approx(image.width / image.height)
+
+
+def test_the_diagrams_terms_are_those_that_are_trained_on():
+    terms = pd.read_csv(project_path("docs/objectives.csv"))
+    assert terms["objective"].unique().tolist() == list(OBJECTIVES)
+    for name, own in terms.groupby("objective"):
+        objective = losses.named_objective(str(name), 3.0)
+        weights = {
+            "sparsity": objective.sparsity_coeff, "reconstruction": objective.local_coeff,
+            "kl": objective.kl_coeff, "downstream": objective.downstream_coeff,
+        }  # fmt: skip
+        assert set(own["term"]) == {term for term, weight in weights.items() if weight}
+        printed = own.set_index("term")["weight"].replace({"½": "0.5"})
+        for term, weight in printed.items():
+            assert weight in "λβ" or float(weight) == weights[term]

@@ -1,11 +1,8 @@
 """The tables made of all runs."""
 
-import json
-
 import pandas as pd
 import pytest
 
-from e2e_lib import files
 from e2e_lib.core.sae import SAE
 from e2e_lib.runs import read, tables
 from tests.helpers.run_folders import HOOK, make, save_all
@@ -63,13 +60,3 @@ def test_several_hooks_give_a_row_and_a_folder_each(tmp_path):
     assert set(table.layer) == {1, 2}
     for hook in hooks:
         assert SAE.load(read.sae_folder(tmp_path, folder.name, hook)).d_in == 12
-
-
-def test_a_skipped_figure_is_recorded(project, capsys):
-    results = project / "results"
-    files.write_text(results / "figures" / "pareto.png", "old")
-    tables.skip_figure(results, "pareto", "there is one layer only.")
-    assert not (results / "figures" / "pareto.png").exists()
-    record = json.loads((results / "skipped" / "pareto.json").read_text())
-    assert record == {"name": "pareto", "reason": "there is one layer only."}
-    assert capsys.readouterr().out == "pareto skipped: there is one layer only.\n"

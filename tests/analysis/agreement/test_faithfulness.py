@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from e2e_lib import paper as paper_values
-from e2e_lib import plots
 from e2e_lib.analysis import matched
 from e2e_lib.analysis.agreement import faithfulness, tables
 from e2e_lib.analysis.agreement.prompts import Prompts
 from e2e_lib.core.hooks import CleanPass, clean_pass
 from e2e_lib.errors import ConfigError
+from e2e_lib.plots.evidence import TASKS, plot_faithfulness_by_task, plot_features_kept
+from e2e_lib.plots.style import Page
 from e2e_lib.runs.load import SavedSAE
 from tests.helpers.tiny_models import D_VOCAB, identity_sae, random_tokens, small_sae, tiny_model
 
@@ -283,20 +284,20 @@ def test_figures(tmp_path):
     parts = [
         preferences({(name, 0): [1.8, 2.1] for name in matched.OBJECTIVES})
         .assign(layer=layer, task=task, match=match)
-        for layer in (1, 2) for match in ("ce_increase", "l0") for task in plots.faithfulness.TASKS
+        for layer in (1, 2) for match in ("ce_increase", "l0") for task in TASKS
     ]  # fmt: skip
     table = tables.faithfulness_table(pd.concat(parts, ignore_index=True))
-    dots = plots.faithfulness_by_task(paper_values.beside(table, {1: "early", 2: "middle"}, 7))
+    dots = plot_faithfulness_by_task(paper_values.beside(table, {1: "early", 2: "middle"}, 7))
     assert len(dots.axes) == 4
     assert dots.axes[0].get_title() == "layer 1, similar CE"
     shown = [text.get_text() for text in dots.legends[0].get_texts()]
     assert shown == ["paper (GPT-2 small)", "local", "e2e", "e2e+ds"]
     tasks = [kept_prompts().assign(task=task) for task in ("simple", "rc", "within_rc")]
     curve = tables.kept_curve(pd.concat(tasks, ignore_index=True))
-    figure = plots.features_kept(curve)
+    figure = plot_features_kept(curve)
     assert [axes.get_title() for axes in figure.axes if axes.get_visible()] == [
         "simple", "across an RC", "within an RC",
     ]  # fmt: skip
     texts = {"title": "t", "alt": "a", "caption": "c", "paper": "p"}
-    plots.save_figure(figure, curve, tmp_path, "29_features_kept", **texts)
+    Page("29", tmp_path).figure("29_features_kept", curve, lambda _: figure, **texts)
     assert (tmp_path / "figures" / "29_features_kept.png").stat().st_size > 10_000

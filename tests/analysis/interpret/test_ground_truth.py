@@ -9,7 +9,6 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.collections import PolyCollection
 
-from e2e_lib import plots
 from e2e_lib.analysis.interpret import ground_truth, protocol
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.labels import labelled_rows, labels_of
@@ -18,6 +17,7 @@ from e2e_lib.analysis.statistics import grouped_means
 from e2e_lib.data.rows import load_rows, pack_rows
 from e2e_lib.data.text import read_documents, source_pair
 from e2e_lib.errors import ConfigError
+from e2e_lib.plots.evidence import plot_interpretability_scores, plot_true_latents
 from e2e_lib.storyworld.corpus import TOKEN_IDS, build_tokenizer
 from e2e_lib.storyworld.grammar import generate
 from e2e_lib.storyworld.lexicon import DECOYS, END_OF_TEXT
@@ -270,7 +270,7 @@ def test_figures_draw_every_mark(layers):
     columns = ["match", "layer", "objective", "seed", "label", "value", "score", "f1", "auroc"]
     table = pd.DataFrame(rows, columns=columns)
     means = grouped_means(table, "score", ["match", "layer", "objective"])
-    figure = plots.interpretability_scores(table, means)
+    figure = plot_interpretability_scores(table, means)
     assert [axes.get_title() for axes in figure.axes] == [
         "SAEs of similar CE",
         "SAEs of similar L0",
@@ -281,7 +281,7 @@ def test_figures_draw_every_mark(layers):
     by = ["layer", "objective"]
     averages = {column: grouped_means(table, column, by) for column in ("f1", "auroc")}
     shares = ground_truth.kind_shares(table)
-    figure = plots.true_latents(table, averages, shares)
+    figure = plot_true_latents(table, averages, shares)
     ticks = [tick.get_text() for tick in figure.axes[2].get_xticklabels()]
     assert ticks == ["word", "one\nsynonym", "either\nsynonym", "none"]
     plt.close("all")
@@ -298,7 +298,7 @@ def test_a_figure_of_single_scores_has_no_violins():
         }
     )
     means = grouped_means(table, "score", ["match", "layer", "objective"])
-    axes = plots.interpretability_scores(table, means).axes
+    axes = plot_interpretability_scores(table, means).axes
     assert len(axes) == 1
     assert not [c for c in axes[0].collections if isinstance(c, PolyCollection)]
     plt.close("all")
