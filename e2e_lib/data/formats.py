@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from e2e_lib.errors import ModelError
+from e2e_lib.errors import ModelError, is_integer
 from e2e_lib.files import write_text, writing
 
 WEIGHTS, CONFIG, SPARSITY = "sae_weights.safetensors", "cfg.json", "sparsity.safetensors"
@@ -82,6 +82,28 @@ def write_saelens(
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a folder, whose d_in and d_sae are whole numbers of at least 1.
+
+    Raises:
+        ModelError: it is missing, no JSON, or does not say so.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        sizes = config["d_in"], config["d_sae"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(
+            f"SAE folder {str(folder)!r}: {CONFIG} must be readable JSON with d_in and d_sae "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if not all(is_integer(size) and 1 <= size < 2**31 for size in sizes):
+        raise ModelError(
+            f"SAE folder {str(folder)!r}: d_in and d_sae of its {CONFIG} are {str(sizes)[:80]}, "
+            "but they must be whole numbers of at least 1."
+        )
+    return config
+
+
 def read_saelens(folder: Path) -> dict[str, Tensor]:
     """The float32 tensors of a folder: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec.
 
@@ -89,14 +111,8 @@ def read_saelens(folder: Path) -> dict[str, Tensor]:
         ModelError: a file is missing, unreadable or truncated, the architecture is not standard
             ReLU, or a tensor's shape is not the configuration's.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-        d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ModelError(
-            f"SAE folder {str(folder)!r}: {CONFIG} must be readable JSON with d_in and d_sae "
-            f"({type(error).__name__}: {error})."
-        ) from error
+    config = read_config(folder)
+    d_in, d_sae = config["d_in"], config["d_sae"]
     others = {k: config.get(k, v[0]) for k, v in SUPPORTED.items() if config.get(k, v[0]) not in v}
     if config.get("apply_b_dec_to_input", True):
         others["apply_b_dec_to_input"] = config.get("apply_b_dec_to_input", "not said")

@@ -3,7 +3,6 @@
 No torch and no pandas until there are runs: the pipeline plans with it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -17,7 +16,6 @@ from e2e_lib.errors import (
     Positive,
     Rule,
     Weight,
-    is_integer,
     is_number,
     is_text,
     list_of,
@@ -206,7 +204,7 @@ class Training(Hyperparameters):
         """
         if not self.init_from:
             return {}
-        from e2e_lib.data.formats import CONFIG, WEIGHTS
+        from e2e_lib.data.formats import CONFIG, WEIGHTS, read_config
         from e2e_lib.runs.read import finished
 
         run = results / "saes" / self.init_from
@@ -217,7 +215,8 @@ class Training(Hyperparameters):
             saved = (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
             allowed = "a finished run with weights, or a folder with a saved SAE for each hook"
             require(saved, "init_from", self.init_from, allowed)
-            d_in, d_sae = _sizes(folder / CONFIG)
+            config = read_config(folder)
+            d_in, d_sae = config["d_in"], config["d_sae"]
             same = int(self.dict_ratio * d_in) == d_sae
             allowed = f"that of init_from, which has {d_sae} latents for {d_in}"
             require(same, "dict_ratio", self.dict_ratio, allowed)
@@ -268,16 +267,3 @@ class Training(Hyperparameters):
     def _shown(name: str) -> str:
         """A local path by its last part: folders of a machine do not belong in results."""
         return Path(name).name if name.count("/") > 1 or name.startswith(("/", ".", "~")) else name
-
-
-def _sizes(path: Path) -> tuple[int, int]:
-    """d_in and d_sae of a saved SAE, from its configuration alone."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        sizes = config["d_in"], config["d_sae"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        sizes = None, None
-    good = all(is_integer(size) and 1 <= size < 2**31 for size in sizes)
-    place = f"d_in and d_sae of {path.parent.name}/{path.name}"
-    require(good, place, sizes, "whole numbers of at least 1")
-    return sizes

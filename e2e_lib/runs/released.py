@@ -10,7 +10,6 @@ KIND is local, e2e or downstream, MATCH ce or l0. Where a release has no yaml of
 λ comes from the paper's Tables 2 and 3. SAEs of one checkpoint are taken one by one.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from e2e_lib.core.hooks import check_hook, hook_width
 from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.sae_run import TrainedRun
-from e2e_lib.data.formats import CONFIG, WEIGHTS, read_tensors
+from e2e_lib.data.formats import CONFIG, WEIGHTS, read_config, read_tensors
 from e2e_lib.errors import ModelError, first_sentence
 from e2e_lib.files import project_path
 from e2e_lib.names import layer_of
@@ -205,13 +204,13 @@ def _read_yaml(path: Path, wanted: bool) -> dict[str, Any]:
 
 def _registry_hook(folder: Path) -> str:
     """The hook point that a SAELens configuration of any version names."""
+    config = read_config(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         named = [config.get("metadata") or {}, config]
         names = [c[key] for c in named for key in ("hook_name", "hook_point") if c.get(key)]
         layer_of(str(names[0]))
         return str(names[0])
-    except (OSError, ValueError, AttributeError, LookupError, RecursionError) as error:
+    except (AttributeError, LookupError) as error:
         raise ModelError(
             f"SAE folder {folder.name!r}: its {CONFIG} must name a hook_name, such as "
             f"blocks.6.hook_resid_pre ({type(error).__name__})."
