@@ -13,6 +13,7 @@ from e2e_lib.plots.style import (
     grid_of,
     layers_in,
     legend,
+    legend_above,
     objectives_in,
     plain_numbers,
     style_of,
@@ -64,8 +65,7 @@ def plot_activation_norms(tokens: pd.DataFrame) -> Figure:
     ring: dict[str, Any] = {"marker": "o", "mfc": "none", "mec": INK, "linestyle": ""}
     axes.plot([], [], label="first position", **ring)
     axes.plot([], [], label="equal norms", **DIAGONAL)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure, [axes])
     return figure
 
 

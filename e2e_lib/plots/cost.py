@@ -5,17 +5,19 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from e2e_lib.plots.style import (
     INK,
     LABELS,
+    error_of,
     grid_of,
     layers_in,
     legend,
+    legend_above,
     objectives_in,
+    places,
     style_of,
 )
 from e2e_lib.plots.sweeps import number, ratio_axis
@@ -38,8 +40,8 @@ def plot_training_cost(cost: pd.DataFrame) -> Figure:
     for name, shift in (("e2e", -0.12), ("e2e_ds", 0.12)):
         part = cost[cost["objective"] == name]
         x = np.array([layers.index(layer) for layer in part["layer"]]) + shift
-        error = np.clip([part["ratio"] - part["low"], part["high"] - part["ratio"]], 0, None)
-        axes.errorbar(x, part["ratio"], yerr=np.nan_to_num(error), linestyle="", **style_of(name))
+        error = np.nan_to_num(error_of(part, "ratio"))
+        axes.errorbar(x, part["ratio"], yerr=error, linestyle="", **style_of(name))
         hollow = style_of(name) | {"markerfacecolor": "none", "markeredgewidth": 1.5}
         hollow["markeredgecolor"] = hollow["color"]
         axes.plot(x + 0.07, part["paper_ratio"], linestyle="", **hollow)
@@ -62,21 +64,16 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
     markers: without it. Better is up, cheaper is left; the star is the full run.
     """
     shown = ways.dropna(subset=["value"])
-    places = [
-        (layer, name)
-        for layer in layers_in(shown)
-        for name in objectives_in(shown[shown["layer"] == layer])
-    ]
-    figure, grid = grid_of(1, len(places), 4.0, sharey=True)
-    for axes, (layer, name) in zip(grid[0], places, strict=True):
+    panels = places(shown)
+    figure, grid = grid_of(1, len(panels), 4.0, sharey=True)
+    for axes, (layer, name) in zip(grid[0], panels, strict=True):
         here = shown[(shown["layer"] == layer) & (shown["objective"] == name)]
         for way, (colour, marker) in WAYS.items():
             own = here[here["way"] == way].sort_values("seconds_share")
             x = own["seconds_share_with_start"].fillna(own["seconds_share"])
-            error = np.clip([own["value"] - own["low"], own["high"] - own["value"]], 0, None)
             look: dict[str, Any] = {"color": colour, "marker": marker}
             label = way if len(own) else None
-            axes.errorbar(x, own["value"], yerr=error, label=label, mec="white", **look)
+            axes.errorbar(x, own["value"], yerr=error_of(own), label=label, mec="white", **look)
             if way == "warm start":
                 look |= {"mfc": "none", "mec": colour, "linestyle": ":"}
                 axes.plot(own["seconds_share"], own["value"], linewidth=1, **look)
@@ -96,23 +93,8 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
     ratio_axis(axes)
     axes.invert_yaxis()
     axes.set_ylabel("CE increase at equal L0,\nover the full run's")
-    _legend_of_all(figure, list(grid[0]))
+    legend_above(figure, grid[0], most=4)
     return figure
-
-
-def _legend_of_all(figure: Figure, panels: list[plt.Axes]) -> None:
-    """One legend above all panels, each label once."""
-    found: dict[str, Any] = {}
-    for axes in panels:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        list(found.values()),
-        list(found),
-        loc="outside upper center",
-        ncols=len(found) if len(found) <= 4 else -(-len(found) // 2),  # two rows of many
-        frameon=False,
-    )
 
 
 def plot_moved_features(table: pd.DataFrame) -> Figure:
@@ -165,5 +147,5 @@ def _histograms(
                 axes.axvline(values.mean(), color=colour, linestyle="--", linewidth=1.4)
             axes.set(title=f"layer {layer}, {LABELS[name]}", xlabel=label)
         row[0].set_ylabel("density")
-    _legend_of_all(figure, [grid[0, 0]])
+    legend_above(figure, [grid[0, 0]], most=4)
     return figure

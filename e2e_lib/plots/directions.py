@@ -9,8 +9,10 @@ from e2e_lib.plots.style import (
     INK,
     LABELS,
     MARKERS,
+    error_of,
     grid_of,
     legend,
+    legend_above,
     objectives_in,
     style_of,
 )
@@ -68,8 +70,7 @@ def plot_projection_histogram(table: pd.DataFrame) -> Figure:
     for kind, colour in KINDS.items():
         if (table["kind"] == kind).any():
             grid[0, 0].plot([], [], color=colour, linewidth=6, alpha=0.6, label=kind)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    legend_above(figure, [grid[0, 0]])
     return figure
 
 
@@ -90,11 +91,8 @@ def plot_correlation_by_direction(table: pd.DataFrame) -> Figure:
     names = objectives_in(table)
     for name, shift in zip(names, (-0.15, 0.0, 0.15), strict=False):
         own = table[table["objective"] == name]
-        error = np.clip([own["value"] - own["low"], own["high"] - own["value"]], 0, None)
-        axes.errorbar(
-            own["direction"] + shift, own["value"], yerr=error, linewidth=0.8, elinewidth=1.2,
-            **style_of(name) | {"markersize": 6},
-        )  # fmt: skip
+        look = style_of(name) | {"markersize": 6, "linewidth": 0.8, "elinewidth": 1.2}
+        axes.errorbar(own["direction"] + shift, own["value"], yerr=error_of(own), **look)
     low = float(table[["value", "low"]].min().min())
     axes.set_ylim(min(0.0, low - 0.05), 1.05)
     axes.set(xlabel="PCA direction", ylabel="correlation of input and output")
@@ -110,7 +108,7 @@ def plot_ablation_by_direction(table: pd.DataFrame) -> Figure:
     """
     figure, grid = grid_of(1, 2, 3.8, sharey=True, width_ratios=[1.6, 1])
     left, right = grid[0]
-    error = np.clip([table["kl"] - table["kl_low"], table["kl_high"] - table["kl"]], 0, None)
+    error = error_of(table, "kl", "kl_{}")
     style = {"color": INK, "linestyle": "", "capsize": 2, "elinewidth": 1.2}
     clean = left.errorbar(
         table["direction"], table["kl"], yerr=error, marker="o", markersize=5,

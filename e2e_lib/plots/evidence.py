@@ -13,6 +13,7 @@ from e2e_lib.plots.style import (
     COLOURS,
     INK,
     WIDTH,
+    error_of,
     grid_of,
     layers_in,
     legend,
@@ -74,8 +75,8 @@ def _violins(
                     body.set(facecolor=COLOURS[name], alpha=0.35, edgecolor=COLOURS[name])
         part = means[means["objective"] == name]
         x = np.array([layers.index(layer) for layer in part["layer"]]) + SHIFT[name]
-        error = np.clip([part["value"] - part["low"], part["high"] - part["value"]], 0, None)
-        axes.errorbar(x, part["value"], yerr=error, linestyle="", capsize=3, **style_of(name))
+        look = {"linestyle": "", "capsize": 3, **style_of(name)}
+        axes.errorbar(x, part["value"], yerr=error_of(part), **look)
     axes.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
     axes.set_xlim(-0.5, len(layers) - 0.5)
 
@@ -108,9 +109,8 @@ def _bars(axes: Axes, shares: pd.DataFrame) -> None:
     for name in objectives_in(shares):
         part = shares[(shares["objective"] == name) & shares["kind"].isin(kinds)]
         x = np.array([kinds.index(kind) for kind in part["kind"]]) + SHIFT[name]
-        error = np.clip([part["value"] - part["low"], part["high"] - part["value"]], 0, None)
         axes.bar(x, part["value"], 0.25, color=COLOURS[name], alpha=0.55, linewidth=0)
-        axes.errorbar(x, part["value"], yerr=error, linestyle="", **style_of(name))
+        axes.errorbar(x, part["value"], yerr=error_of(part), linestyle="", **style_of(name))
     axes.set_xticks(range(len(kinds)), [KIND_NAMES.get(kind, kind) for kind in kinds])
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set(title="What is found with F1 of at least 0.5", ylabel="share of features")
@@ -148,7 +148,7 @@ def _dots(axes: Axes, own: pd.DataFrame, tasks: list[str]) -> None:
         part = own[own["objective"] == name]
         y = np.array([tasks.index(task) for task in part["task"]]) + TASK_SHIFT[name]
         x = part["faithfulness_paper"]
-        error = np.clip([x - part["low_paper"], part["high_paper"] - x], 0, None)
+        error = error_of(part, "faithfulness_paper", "{}_paper")
         hollow = style_of(name) | {"markerfacecolor": "none", "markeredgecolor": COLOURS[name]}
         axes.plot(part["paper"], y, linestyle="", **hollow | {"markeredgewidth": 1.1})
         axes.errorbar(x, y, xerr=error, linestyle="", capsize=2, **style_of(name))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
@@ -67,8 +68,30 @@ def legend(figure: Figure, axes: Axes, objectives: Sequence[str]) -> None:
         axes.plot(
             [], [], color=COLOURS[name], marker=MARKERS[name], mec="white", label=LABELS[name]
         )
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    legend_above(figure, [axes])
+
+
+def legend_above(figure: Figure, panels: Sequence[Axes], most: int = 9, **options: Any) -> None:
+    """One legend above all panels, each label once; more than `most` in two rows."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    columns = len(found) if len(found) <= most else -(-len(found) // 2)
+    where: dict[str, Any] = {"loc": "outside upper center", "frameon": False, "ncols": columns}
+    figure.legend(list(found.values()), list(found), **where | options)
+
+
+def error_of(table: pd.DataFrame, value: str = "value", ends: str = "{}") -> Any:
+    """How far an interval's ends lie below and above its value, as `errorbar` takes them."""
+    low, high = (table[ends.format(end)] for end in ("low", "high"))
+    return np.clip([table[value] - low, high - table[value]], 0, None)
+
+
+def places(table: pd.DataFrame) -> list[tuple[int, str]]:
+    """Every layer with every objective there."""
+    layers = layers_in(table)
+    return [(k, name) for k in layers for name in objectives_in(table[table["layer"] == k])]
 
 
 def style_of(objective: str) -> dict[str, Any]:

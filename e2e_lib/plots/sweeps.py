@@ -13,10 +13,13 @@ from e2e_lib.plots.style import (
     COLOURS,
     INK,
     LABELS,
+    error_of,
     grid_of,
     layers_in,
     legend,
+    legend_above,
     objectives_in,
+    places,
     plain_numbers,
     style_of,
 )
@@ -41,16 +44,12 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
     runs: `matched.sweep_runs`. A row a layer and objective; lines join means over seeds in order
     of λ, from light to dark as the setting grows, the main runs' in black.
     """
-    places = [
-        (layer, name)
-        for layer in layers_in(runs)
-        for name in objectives_in(runs[runs["layer"] == layer])
-    ]
+    panels = places(runs)
     settings = [float(value) for value in sorted(runs[column].unique())]
     shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 0.85, len(settings)))
     main = set(runs.loc[runs["main"], column])
-    figure, grid = grid_of(len(places), 2, 0.6 + 2.5 * len(places), sharey="row")
-    for row, (layer, name) in zip(grid, places, strict=True):
+    figure, grid = grid_of(len(panels), 2, 0.6 + 2.5 * len(panels), sharey="row")
+    for row, (layer, name) in zip(grid, panels, strict=True):
         own = runs[(runs["layer"] == layer) & (runs["objective"] == name)]
         for axes, x in zip(row, ("l0", "alive"), strict=True):
             for k, setting in enumerate(settings):
@@ -69,11 +68,7 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
         row[1].tick_params(labelleft=True)
     for axes, x in zip(grid[-1], ("l0", "alive"), strict=True):
         axes.set_xlabel(AXIS[x])
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title=NAMES[column], loc="outside upper center", ncols=len(labels),
-        frameon=False,
-    )  # fmt: skip
+    legend_above(figure, [grid[0, 0]], title=NAMES[column])
     return figure
 
 
@@ -90,10 +85,10 @@ def plot_sweep_ratios(ratios: pd.DataFrame) -> Figure:
     are at 1 by definition (white dots).
     """
     shown = ratios.dropna(subset=["value"])
-    places = list(dict.fromkeys(zip(shown["column"], shown["layer"], strict=True)))
+    rows = list(dict.fromkeys(zip(shown["column"], shown["layer"], strict=True)))
     quantities = sorted(set(shown["quantity"]))
-    figure, grid = grid_of(len(places), len(quantities), 0.5 + 2.5 * len(places))
-    for row, (column, layer) in zip(grid, places, strict=True):
+    figure, grid = grid_of(len(rows), len(quantities), 0.5 + 2.5 * len(rows))
+    for row, (column, layer) in zip(grid, rows, strict=True):
         here = shown[(shown["column"] == column) & (shown["layer"] == layer)]
         for axes, quantity in zip(row, quantities, strict=True):
             own = here[here["quantity"] == quantity]
@@ -101,12 +96,8 @@ def plot_sweep_ratios(ratios: pd.DataFrame) -> Figure:
                 part = own[own["objective"] == name]
                 main = part[["main"]].drop_duplicates().set_axis(["setting"], axis=1)
                 line = pd.concat([part, main.assign(value=1.0)]).sort_values("setting")
-                error = np.clip(
-                    [line["value"] - line["low"], line["high"] - line["value"]], 0, None
-                )
-                axes.errorbar(
-                    line["setting"], line["value"], yerr=np.nan_to_num(error), **style_of(name)
-                )
+                error = np.nan_to_num(error_of(line))
+                axes.errorbar(line["setting"], line["value"], yerr=error, **style_of(name))
                 axes.plot(main["setting"], [1.0] * len(main), "o", color="white", mec=INK, zorder=5)
             axes.axhline(1, color=INK, linewidth=1)
             ratio_axis(axes)
@@ -144,11 +135,8 @@ def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
         own = shown[shown["column"] == column]
         for layer, dash in zip(layers_in(own), LINES, strict=False):
             part = own[own["layer"] == layer].sort_values("setting")
-            error = np.clip([part["value"] - part["low"], part["high"] - part["value"]], 0, None)
-            axes.errorbar(
-                part["setting"], part["value"], yerr=error, linestyle=dash,
-                label=f"layer {layer}", **style_of("local"),
-            )  # fmt: skip
+            look = {"linestyle": dash, "label": f"layer {layer}", **style_of("local")}
+            axes.errorbar(part["setting"], part["value"], yerr=error_of(part), **look)
             main = part[part["main"]]
             axes.plot(main["setting"], main["value"], "o", color="white", mec=INK, zorder=5)
         axes.axhline(1, color=COLOURS["e2e"], linewidth=1.6)
