@@ -39,8 +39,8 @@ class Stage(NamedTuple):
     notebook: str  # file name without .ipynb
     parameters: dict[str, Parameter]  # what differs from the notebook's defaults
     after: tuple[str, ...]  # stages whose results it reads
-    seconds: float  # rough guess, for the order and the time left
-    saes: int  # how many it trains
+    seconds: float = KERNEL_SECONDS  # rough guess, for the order and the time left
+    saes: int = 0  # how many it trains
 
     @property
     def threads(self) -> int:
@@ -74,23 +74,13 @@ def _stages(profile: Profile, results: str) -> list[Stage]:
     }
     return [
         *training,
+        *(Stage(name, name, folder if name == BY_HAND else {}, ()) for name in INTRODUCTIONS),
         *(
-            Stage(name, name, folder if name == BY_HAND else {}, (), KERNEL_SECONDS, 0)
-            for name in INTRODUCTIONS
-        ),
-        *(
-            Stage(
-                name,
-                name,
-                folder | subject if name in WITH_MODEL else folder,
-                trained,
-                KERNEL_SECONDS,
-                0,
-            )
+            Stage(name, name, folder | subject if name in WITH_MODEL else folder, trained)
             for name in ANALYSES
         ),
-        Stage(CLAIMS, CLAIMS, folder, ANALYSES, KERNEL_SECONDS, 0),
-        Stage(CHECKLIST, CHECKLIST, folder, trained, KERNEL_SECONDS, 0),
+        Stage(CLAIMS, CLAIMS, folder, ANALYSES),
+        Stage(CHECKLIST, CHECKLIST, folder, trained),
     ]
 
 
