@@ -10,12 +10,11 @@ Exit status 1 if anything else differs; each file that does is named.
 
 import json
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from e2e_lib.errors import ResultsError, command, require
-from pipeline.compare.differences import FILES, read_csv, read_text
+from pipeline.compare.differences import FILES, matches, read_csv, read_text
 
 SAES = ("saes/**/*.safetensors", "saes/**/cfg.json", "saes/*/metrics.json", "saes/*/*.csv")
 OF_CLOCKS = (
@@ -43,7 +42,7 @@ def _files(folder: Path) -> set[str]:
     if not (folder / "metrics.csv").is_file():
         raise ResultsError(f"results folder {str(folder)!r} has no metrics.csv to compare.")
     names = {p.relative_to(folder).as_posix() for f in (*FILES, *SAES) for p in folder.glob(f)}
-    return {n for n in names if not any(fnmatch(n, p) for p in OF_CLOCKS)}
+    return {name for name in names if not matches(name, OF_CLOCKS)}
 
 
 def _content(path: Path) -> bytes:

@@ -69,28 +69,25 @@ class Outcome:
         old, new = (str(value)[:60] for value in (reference, found))
         self.differences.append(Difference(file, row[:120], column, old, new, why))
 
-    def join(self, other: "Outcome") -> None:
-        """Add what another comparison found."""
-        self.differences += other.differences
-        self.compared += other.compared
-        self.carried += other.carried
-        self.pictures += other.pictures
-        self.new = sorted({*self.new, *other.new})
-
 
 def compare_folders(
-    reference: Path, found: Path, lacking: Lacking | None = None, files: Sequence[str] = FILES
+    reference: Path,
+    found: Path,
+    lacking: Lacking | None = None,
+    files: Sequence[str] = FILES,
+    outcome: Outcome | None = None,
 ) -> Outcome:
     """Compare every file of `reference` that one of the patterns `files` names with its namesake.
 
     What `lacking` allows to be missing or other counts as carried over from the reference.
+    Adds to `outcome`, if there is one already, and returns it.
     """
-    outcome, lacking = Outcome(), lacking or Lacking()
+    outcome, lacking = outcome or Outcome(), lacking or Lacking()
     names = [
         sorted({path.relative_to(folder).as_posix() for p in files for path in folder.glob(p)})
         for folder in (reference, found)
     ]
-    outcome.new = sorted(set(names[1]) - set(names[0]))
+    outcome.new = sorted({*outcome.new, *names[1]} - set(names[0]))
     for name in names[0]:
         if name not in names[1]:
             outcome.add(name, "", "", "there", "missing", "every file must be made again")

@@ -24,7 +24,8 @@ def watch(process: "subprocess.Popen[bytes]", todo: list[Stage], results: Path) 
             time.sleep(1)
             done, running = _markers(results, "done"), _markers(results, "running")
             for name in sorted(set(done) - seen, key=lambda n: done[n].get("seconds", 0)):
-                line = f"{_clock(time.time() - started)}  {name} ({done[name]['seconds']:.0f} s)"
+                minutes, seconds = divmod(int(time.time() - started), 60)
+                line = f"{minutes:3d}:{seconds:02d}  {name} ({done[name]['seconds']:.0f} s)"
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
             seen |= set(done)
@@ -45,7 +46,3 @@ def _markers(results: Path, kind: str) -> dict[str, Mapping[str, Any]]:
     """The markers of this kind by stage; one that vanishes while we look is left out."""
     names = sorted(path.stem for path in (results / kind).glob("*.json"))
     return {name: found for name in names if (found := facts(results, kind, name))}
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60:3d}:{int(seconds) % 60:02d}"

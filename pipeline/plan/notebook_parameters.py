@@ -90,21 +90,13 @@ def _checked(notebook: str, own: Mapping[str, Any]) -> dict[str, Parameter]:
             raise ConfigError(f"{name} of {notebook} is set by the pipeline, from other keys.")
         found[name] = TYPES[types[name]].checked(f"{name} of {notebook}", value)
     if notebook == INTERPRETABILITY and found.get("backend") == AUTO:
-        found["backend"] = _backend()
+        # Imports torch, which few profiles need here.
+        from e2e_lib.analysis.interpret.endpoint import chosen_backend
+
+        # Who explains features is decided before anything starts, so that an endpoint that is named
+        # later has the notebook run again, and one that is named by half is an error at once.
+        found["backend"] = chosen_backend()
     return found
-
-
-def _backend() -> str:
-    """Who explains features where a profile leaves it open, as of now.
-
-    Decided before anything starts, so that an endpoint that is named later has the notebook run
-    again, and one that is named by half is an error at once.
-    """
-    from e2e_lib.analysis.interpret.endpoint import (
-        chosen_backend,  # imports torch, which few profiles need here
-    )
-
-    return chosen_backend()
 
 
 def _nested(value: Any) -> bool:

@@ -176,18 +176,12 @@ def _use_own_model(values: dict[str, Any], overrides: Mapping[str, Any]) -> None
     values |= dict.fromkeys(OWN_MODEL_KEYS, AUTO) | {"sweeps": {}, "notebook_parameters": {}}
     values |= {key: DEFAULTS[key] for key in ("model_revision", "data_revision")}
     values["layers"] = AUTO_MIDDLE if one_layer else AUTO
-    counts = {
-        objective: {k: len(grid) for k, grid in _by_layer(grids).items()}
-        for objective, grids in values["sparsity_coeffs"].items()
-    }
-    middle = max(max(c.values()) for c in counts.values())
-    others = min(min(c.values()) for c in counts.values())
-    values["sparsity_coeffs"] = f"{AUTO} {middle} {others}"
-
-
-def _by_layer(grids: Any) -> dict[Any, Any]:
-    """A grid for every layer, whether one list was written or a mapping."""
-    return grids if isinstance(grids, dict) else {0: grids}
+    counts = [
+        len(grid)
+        for grids in values["sparsity_coeffs"].values()  # each one list, or a list by layer
+        for grid in (grids.values() if isinstance(grids, dict) else [grids])
+    ]
+    values["sparsity_coeffs"] = f"{AUTO} {max(counts)} {min(counts)}"
 
 
 def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
