@@ -8,6 +8,7 @@ seeds and over rows of text, with the same rows drawn for every SAE, because all
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from e2e_lib.analysis.statistics import LEVEL, RESAMPLES, Array, Interval, resample_weights
+from e2e_lib.analysis.statistics import LEVEL, RESAMPLES, Array, resample_weights
 from e2e_lib.core.sae import SAE
 from e2e_lib.names import OBJECTIVES
 
@@ -76,9 +77,8 @@ def observe(
     tables = []
     for run in runs[runs["run"].isin(list(saes))].itertuples():
         table = token_table(inputs, reconstruct(saes[run.run], inputs), directions)
-        for place, key in enumerate(("layer", "objective", "seed")):
-            table.insert(place, key, getattr(run, key))
-        tables.append(table)
+        labels = {"layer": run.layer, "objective": run.objective, "seed": run.seed}
+        tables.append(table.assign(**labels)[[*labels, *table]])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
@@ -89,30 +89,24 @@ def _cube(tokens: pd.DataFrame, column: str) -> Array:
     return ordered[column].to_numpy(dtype=float).reshape(shape)
 
 
-def _intervals(values: Array, seed: int) -> list[Interval]:
-    """Means over seeds and rows of values (seeds, rows, n), each with its interval."""
+def _intervals(values: Array, seed: int) -> dict[str, Array]:
+    """Means over seeds and rows of values (seeds, rows, n): columns value, low and high."""
     rng = np.random.default_rng(seed)
     rows = resample_weights(values.shape[1], RESAMPLES, rng)
     seeds = resample_weights(values.shape[0], RESAMPLES, rng)
     samples = sum(seeds[:, [s]] * (rows @ own) for s, own in enumerate(values))
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(samples, [tail, 100 - tail], axis=0)
-    means = values.mean(axis=(0, 1))
-    return [Interval(*map(float, three)) for three in zip(means, low, high, strict=True)]
+    return {"value": values.mean(axis=(0, 1)), "low": low, "high": high}
 
 
-def _by_part(cube: Array) -> dict[str, Array]:
-    """Each row's mean over the first position, over all later ones, and over all."""
-    parts = {"first": cube[..., :1], "after first": cube[..., 1:], "all": cube}
-    return {name: part.mean(axis=-1) for name, part in parts.items() if part.shape[-1]}
-
-
-def _part_intervals(cube: Array, seed: int) -> list[dict[str, object]]:
-    parts = _by_part(cube)
+def _by_part(cube: Array, seed: int, **labels: object) -> pd.DataFrame:
+    """`labels` and the mean over the first position, over all later ones, and over all."""
+    cubes = {"first": cube[..., :1], "after first": cube[..., 1:], "all": cube}
+    parts = {name: part.mean(axis=-1) for name, part in cubes.items() if part.shape[-1]}
     found = _intervals(np.stack(list(parts.values()), axis=-1), seed)
-    sizes = {"n_seeds": cube.shape[0], "n_rows": cube.shape[1]}
-    labels: list[dict[str, object]] = [{"positions": part} for part in parts]
-    return [p | i._asdict() | sizes for p, i in zip(labels, found, strict=True)]
+    table = pd.DataFrame(labels | {"positions": list(parts)} | found)
+    return table.assign(n_seeds=cube.shape[0], n_rows=cube.shape[1])
 
 
 def means(tokens: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFrame:
@@ -121,11 +115,11 @@ def means(tokens: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFrame:
     One row a layer, objective and part of the positions ("first" = position 0, "after first",
     "all"): positions, value, low, high, n_seeds, n_rows. Objectives in the usual order.
     """
-    table = []
-    for (layer, objective), own in _groups(tokens).items():
-        for row in _part_intervals(_cube(own, column), seed):
-            table.append({"layer": layer, "objective": objective} | row)
-    return pd.DataFrame(table)
+    tables = [
+        _by_part(_cube(own, column), seed, layer=layer, objective=objective)
+        for (layer, objective), own in _groups(tokens).items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def differences(
@@ -136,16 +130,15 @@ def differences(
     Token by token and seed by seed, over the seeds that both have. Columns: layer, difference,
     positions, value, low, high, n_seeds, n_rows.
     """
-    groups, table = _groups(tokens), []
-    for layer in sorted(tokens["layer"].unique()):
-        for first, second in pairs:
-            both = [groups.get((layer, name), tokens[:0]) for name in (first, second)]
-            shared = set(both[0]["seed"]) & set(both[1]["seed"])
-            if shared:
-                cubes = [_cube(own[own["seed"].isin(shared)], column) for own in both]
-                for row in _part_intervals(cubes[0] - cubes[1], seed):
-                    table.append({"layer": layer, "difference": f"{first} - {second}"} | row)
-    return pd.DataFrame(table)
+    groups, tables = _groups(tokens), []
+    for layer, pair in product(sorted(tokens["layer"].unique()), pairs):
+        both = [groups.get((layer, name), tokens[:0]) for name in pair]
+        shared = set(both[0]["seed"]) & set(both[1]["seed"])
+        if shared:
+            first, second = (_cube(own[own["seed"].isin(shared)], column) for own in both)
+            labels = {"layer": layer, "difference": " - ".join(pair)}
+            tables.append(_by_part(first - second, seed, **labels))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _groups(tokens: pd.DataFrame) -> dict[tuple[int, str], pd.DataFrame]:
@@ -160,17 +153,17 @@ def by_position(tokens: pd.DataFrame, quantity: str, seed: int = 0) -> pd.DataFr
     quantity: "norm" or "direction_k". Columns: layer, source ("clean", the same for all SAEs of a
     layer, or an objective), position, value, low, high.
     """
-    table, layers = [], set()
+    tables, layers = [], set()
     for (layer, objective), own in _groups(tokens).items():
         sources = {objective: f"output_{quantity}"}
         if layer not in layers:
             sources = {"clean": f"input_{quantity}"} | sources
         layers.add(layer)
         for source, column in sources.items():
-            found = _intervals(_cube(own, column), seed)
-            keys = {"layer": layer, "source": source}
-            table += [keys | {"position": k} | i._asdict() for k, i in enumerate(found)]
-    return pd.DataFrame(table)
+            cube = _cube(own, column)
+            labels = {"layer": layer, "source": source, "position": range(cube.shape[-1])}
+            tables.append(pd.DataFrame(labels | _intervals(cube, seed)))
+    return pd.concat(tables, ignore_index=True)
 
 
 def by_direction(tokens: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

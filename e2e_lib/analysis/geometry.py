@@ -10,6 +10,7 @@ out of row i of the local one, so that rows can be compared one by one.
 
 from collections.abc import Iterator, Mapping
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from e2e_lib.analysis.matched import stacked
 from e2e_lib.analysis.statistics import RESAMPLES, by_seed, difference_interval
 from e2e_lib.runs.load import SavedSAE
 
 CHUNK = 4096  # rows of the Gram matrix at a time; 4096 x 46,080 floats are 0.75 GB
+LABELS = ["layer", "objective", "seed"]
 SCRATCH, LOCAL = "from scratch", "the local starts"
 
 
@@ -58,13 +61,14 @@ def within_max_cosine(
     return torch.cat([cosines.amax(dim=1) for cosines in to_others(directions, chunk)])
 
 
-def _table(values: Tensor, **labels: object) -> pd.DataFrame:
-    return pd.DataFrame(labels | {"max_cosine": values.cpu().numpy()}).dropna()
+def _table(run: Any, values: Tensor, **labels: object) -> pd.DataFrame:
+    """One row a known value, with what tells its run (a row of the metrics table) from others."""
+    known = {name: getattr(run, name) for name in LABELS} | labels
+    return pd.DataFrame(known | {"max_cosine": values.cpu().numpy()}).dropna()
 
 
-def _concat(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    kept = [table for table in tables if len(table)]
-    return pd.concat(kept, ignore_index=True)[columns] if kept else pd.DataFrame(columns=columns)
+def _present(directions: Mapping[str, Tensor], runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["run"].isin(list(directions))]
 
 
 def within_similarity(directions: Mapping[str, Tensor], runs: pd.DataFrame) -> pd.DataFrame:
@@ -72,16 +76,9 @@ def within_similarity(directions: Mapping[str, Tensor], runs: pd.DataFrame) -> p
 
     directions: run → alive unit directions; runs: rows of the metrics table to look at.
     """
-    return _concat(
-        [
-            _table(
-                within_max_cosine(directions[row.run]),
-                layer=row.layer, objective=row.objective, seed=row.seed,
-            )
-            for row in runs.itertuples() if row.run in directions
-        ],
-        ["layer", "objective", "seed", "max_cosine"],
-    )  # fmt: skip
+    present = _present(directions, runs).itertuples()
+    tables = [_table(run, within_max_cosine(directions[run.run])) for run in present]
+    return stacked(tables, [*LABELS, "max_cosine"])
 
 
 def cross_seed_similarity(directions: Mapping[str, Tensor], runs: pd.DataFrame) -> pd.DataFrame:
@@ -90,14 +87,13 @@ def cross_seed_similarity(directions: Mapping[str, Tensor], runs: pd.DataFrame) 
     Columns: layer, objective, seed, other_seed, max_cosine (with that other seed's elements).
     """
     tables = []
-    present = runs[runs["run"].isin(list(directions))]
-    for _, group in present.groupby(["layer", "objective", "sparsity_coeff"]):
+    groups = _present(directions, runs).groupby(["layer", "objective", "sparsity_coeff"])
+    for _, group in groups:
         for a, b in permutations(group.itertuples(), 2):
             if a.seed != b.seed:
                 values = cross_max_cosine(directions[a.run], directions[b.run])
-                labels = {"layer": a.layer, "objective": a.objective, "seed": a.seed}
-                tables.append(_table(values, **labels, other_seed=b.seed))
-    return _concat(tables, ["layer", "objective", "seed", "other_seed", "max_cosine"])
+                tables.append(_table(a, values, other_seed=b.seed))
+    return stacked(tables, [*LABELS, "other_seed", "max_cosine"])
 
 
 def cross_type_similarity(
@@ -107,20 +103,18 @@ def cross_type_similarity(
     max_cosine with the elements of the `target` run of the same layer and seed.
     """
     tables = []
-    present = runs[runs["run"].isin(list(directions))]
-    for _, group in present.groupby(["layer", "seed"]):
+    for _, group in _present(directions, runs).groupby(["layer", "seed"]):
         for goal in group[group["objective"] == target].itertuples():
-            for row in group[group["objective"] != target].itertuples():
-                values = cross_max_cosine(directions[row.run], directions[goal.run])
-                labels = {"layer": row.layer, "objective": row.objective, "seed": row.seed}
-                tables.append(_table(values, **labels))
-    return _concat(tables, ["layer", "objective", "seed", "max_cosine"])
+            for run in group[group["objective"] != target].itertuples():
+                values = cross_max_cosine(directions[run.run], directions[goal.run])
+                tables.append(_table(run, values))
+    return stacked(tables, [*LABELS, "max_cosine"])
 
 
 def mean_similarity(directions: Mapping[str, Tensor], runs: pd.DataFrame) -> pd.DataFrame:
     """Fig 7. One row a run: the mean over its alive elements of the within-dictionary max cosine,
     beside L0, CE increase and number of alive elements."""
-    kept = runs[runs["run"].isin(list(directions))]
+    kept = _present(directions, runs)
     means = [float(within_max_cosine(directions[run]).mean()) for run in kept["run"]]
     columns = ["run", "layer", "objective", "seed", "sparsity_coeff", "l0", "ce_increase", "alive"]
     return kept[columns].assign(mean_max_cosine=means).dropna().reset_index(drop=True)
@@ -132,7 +126,7 @@ def random_baseline(
     """Beside each run's mean within max cosine, that of as many random unit directions."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
-    for row in runs[runs["run"].isin(list(directions))].itertuples():
+    for row in _present(directions, runs).itertuples():
         own = directions[row.run].cpu()
         random = torch.randn(own.shape, generator=generator)
         random = random / random.norm(dim=-1, keepdim=True)
@@ -148,7 +142,7 @@ def moved(saes: Mapping[str, SavedSAE], compared: pd.DataFrame) -> pd.DataFrame:
     saes: by run; a run or start that is missing is left out. Columns: layer, objective, seed,
     sparsity_coeff, train_tokens, cosine, started_alive (whether that row fired in the local SAE).
     """
-    labels = ["layer", "objective", "seed", "sparsity_coeff", "train_tokens"]
+    labels = [*LABELS, "sparsity_coeff", "train_tokens"]
     tables = []
     for row in compared[compared["role"] == "warm"].to_dict("records"):
         if row["run"] not in saes or row["init_from"] not in saes:
@@ -156,13 +150,10 @@ def moved(saes: Mapping[str, SavedSAE], compared: pd.DataFrame) -> pd.DataFrame:
         now, start = saes[row["run"]], saes[row["init_from"]]
         alive = now.frequency > 0
         cosine = (now.sae.dictionary * start.sae.dictionary).sum(dim=-1)[alive]
-        values = {
-            "cosine": cosine.detach().cpu().numpy(),
-            "started_alive": (start.frequency > 0)[alive].cpu().numpy(),
-        }
-        tables.append(pd.DataFrame({name: row[name] for name in labels} | values))
-    columns = [*labels, "cosine", "started_alive"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+        table = pd.DataFrame({"cosine": cosine.detach().cpu().numpy()})
+        started = (start.frequency > 0)[alive].cpu().numpy()
+        tables.append(table.assign(started_alive=started, **{name: row[name] for name in labels}))
+    return stacked(tables, [*labels, "cosine", "started_alive"])
 
 
 def agreement_of_starts(saes: Mapping[str, SavedSAE], compared: pd.DataFrame) -> pd.DataFrame:
@@ -183,7 +174,7 @@ def agreement_of_starts(saes: Mapping[str, SavedSAE], compared: pd.DataFrame) ->
         cross_seed_similarity(directions, compared[of_kind]).assign(start=kind)
         for kind, of_kind in kinds.items()
     ]
-    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+    return stacked(tables, [*LABELS, "other_seed", "max_cosine", "start"])
 
 
 def agreement_gain(table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -201,10 +192,8 @@ def agreement_gain(table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 
                 continue
             interval = difference_interval(first, second, resamples, seed)
             means = [float(np.mean([v.mean() for v in values])) for values in (first, second)]
-            row = {"layer": layer, "objective": objective, "start": kind}
-            row |= {"mean": means[0], "scratch": means[1], "local": local.get(layer, np.nan)}
-            row |= {"difference": interval.value, "low": interval.low, "high": interval.high}
-            found.append(row)
+            labels = (layer, objective, kind)
+            found.append((*labels, *means, local.get(layer, np.nan), *interval))
     columns = ["layer", "objective", "start", "mean", "scratch", "local"]
     columns += ["difference", "low", "high"]
     return pd.DataFrame(found, columns=columns)

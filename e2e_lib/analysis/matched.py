@@ -3,6 +3,8 @@
 Source: the paper's filters for its performance plots, and Tables 1-3.
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -66,7 +68,8 @@ def main_runs(table: pd.DataFrame) -> pd.DataFrame:
     ):
         for column in columns:
             text = kept[column].map(repr)  # a missing value counts as a value
-            usual = text.groupby([kept[name] for name in groups]).transform(_most_frequent)
+            by_group = text.groupby([kept[name] for name in groups])
+            usual = by_group.transform(lambda values: values.mode().iloc[0])
             kept = kept[text == usual]
     kept = kept.drop(columns=["_kind", "_all"])
     return in_order(kept, ["layer", "objective", "seed", "sparsity_coeff"])
@@ -79,6 +82,13 @@ def in_order(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
         return values.map(OBJECTIVES.index) if values.name == "objective" else values
 
     return table.sort_values(columns, key=key, ignore_index=True)
+
+
+def stacked(tables: Iterable[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """The tables below one another, these columns in this order; no rows where there are none."""
+    kept = [table for table in tables if len(table)]
+    found = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=[*columns])
+    return found[[*columns]]
 
 
 def sweep_runs(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -129,10 +139,6 @@ def _comparable(table: pd.DataFrame) -> pd.DataFrame:
     start = table["init_from"].fillna("") if "init_from" in table else ""
     alone = ~table["run"].duplicated(keep=False)
     return table.assign(init_from=start)[table["objective"].isin(OBJECTIVES) & alone]
-
-
-def _most_frequent(values: pd.Series) -> str:
-    return str(values.mode().iloc[0])
 
 
 def middle_layer(table: pd.DataFrame) -> int:
@@ -192,12 +198,10 @@ def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     norm and CE increase, NAME, NAME_min, NAME_max.
     """
     keys = ["match", "layer", "objective", "sparsity_coeff"]
-    statistics: dict[str, tuple[str, str]] = {"n_seeds": ("seed", "nunique")}
-    for column in COMPARED:
-        statistics[column] = (column, "mean")
-        statistics[f"{column}_min"] = (column, "min")
-        statistics[f"{column}_max"] = (column, "max")
-    summary = runs.groupby(keys, as_index=False).agg(**statistics)
+    ends = {"": "mean", "_min": "min", "_max": "max"}
+    statistics = {c + end: (c, how) for c in COMPARED for end, how in ends.items()}
+    groups = runs.groupby(keys, as_index=False)
+    summary = groups.agg(n_seeds=("seed", "nunique"), **statistics)
     return in_order(summary, ["match", "layer", "objective"])
 
 

@@ -8,6 +8,7 @@ Straight lines between few λ lie above a convex curve, for every objective alik
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -129,14 +130,13 @@ def interpolated_ratio(
     x: str = "l0",
     y: str = "ce_increase",
     window: tuple[float, float] | None = None,
-    points: int = POINTS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    **options: Any,
 ) -> dict[str, Any]:
     """`ratio_of_curves` of two objectives at one layer, in every seed that has both and the third.
 
     runs: all objectives of one layer (`metrics_table`, through `matched.main_runs`). The window
-    is by default the range that the curves of all three objectives share.
+    is by default the range that the curves of all three objectives share. options: points,
+    resamples and seed of `ratio_of_curves`.
 
     Returns objective, reference, x, y and what `ratio_of_curves` does.
     """
@@ -147,16 +147,9 @@ def interpolated_ratio(
         return named | nothing(f"no seed has {MIN_RUNS} runs of every objective at this layer", 0)
     if span is None:
         return named | nothing(f"the curves share no range of {x}", len(seeds))
-    pairs = [
-        tuple(
-            runs[(runs["objective"] == name) & (runs["seed"] == one)]
-            for name in (objective, reference)
-        )
-        for one in seeds
-    ]
-    return named | ratio_of_curves(
-        pairs, rows, x=x, y=y, window=span, points=points, resamples=resamples, seed=seed
-    )
+    curves = dict(iter(runs.groupby(["seed", "objective"])))
+    pairs = [(curves[one, objective], curves[one, reference]) for one in seeds]
+    return named | ratio_of_curves(pairs, rows, x=x, y=y, window=span, **options)
 
 
 def summary_ratios(
@@ -165,25 +158,20 @@ def summary_ratios(
     *,
     l0_window: tuple[float, float] | None = None,
     alive_window: tuple[float, float] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    **options: Any,
 ) -> pd.DataFrame:
     """Per layer: CE increase of e2e and e2e+ds over local's at equal L0 and at equal alive
-    elements, and local's L0 over theirs at equal CE increase. Columns: layer, quantity, and those
-    of `interpolated_ratio`.
+    elements, and local's L0 over theirs at equal CE increase. options: resamples and seed of
+    `ratio_of_curves`. Columns: layer, quantity, and those of `interpolated_ratio`.
     """
     table = []
-    for layer, group in runs.groupby("layer"):
-        for objective in OBJECTIVES[1:]:
-            for quantity, pair, x, y, window in [
-                ("CE increase at equal L0", (objective, "local"), "l0", "ce_increase", l0_window),
-                ("CE increase at equal alive", (objective, "local"), "alive", "ce_increase",
-                 alive_window),
-                ("L0 at equal CE increase", ("local", objective), "ce_increase", "l0", None),
-            ]:  # fmt: skip
-                ratio = interpolated_ratio(
-                    group, rows, pair[0], reference=pair[1], x=x, y=y,
-                    window=window, resamples=resamples, seed=seed,
-                )  # fmt: skip
-                table.append({"layer": layer, "compared": objective, "quantity": quantity} | ratio)
+    for (layer, group), compared in product(runs.groupby("layer"), OBJECTIVES[1:]):
+        for quantity, first, second, x, y, window in (
+            ("CE increase at equal L0", compared, "local", "l0", "ce_increase", l0_window),
+            ("CE increase at equal alive", compared, "local", "alive", "ce_increase", alive_window),
+            ("L0 at equal CE increase", "local", compared, "ce_increase", "l0", None),
+        ):
+            labels = {"layer": layer, "compared": compared, "quantity": quantity}
+            axes: dict[str, Any] = {"reference": second, "x": x, "y": y, "window": window}
+            table.append(labels | interpolated_ratio(group, rows, first, **axes, **options))
     return pd.DataFrame(table)

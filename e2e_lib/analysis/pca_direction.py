@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.analysis.activations import reconstruct
+from e2e_lib.analysis.matched import stacked
 from e2e_lib.analysis.statistics import (
     RESAMPLES,
     Array,
@@ -100,15 +101,13 @@ def element_cosines(
 
     dictionaries: run → alive unit directions; the elements keep their order.
     """
-    columns = ["run", "layer", "objective", "seed", "cosine"]
-    tables = [
-        pd.DataFrame({
-            "run": row.run, "layer": row.layer, "objective": row.objective, "seed": row.seed,
-            "cosine": (dictionaries[row.run] @ direction).cpu().numpy(),
-        })
-        for row in runs.itertuples() if row.run in dictionaries
-    ]  # fmt: skip
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    labels = ["run", "layer", "objective", "seed"]
+    tables = []
+    for run in (run for run in runs.itertuples() if run.run in dictionaries):
+        cosines = (dictionaries[run.run] @ direction).cpu().numpy()
+        known = {name: getattr(run, name) for name in labels}
+        tables.append(pd.DataFrame(known | {"cosine": cosines}))
+    return stacked(tables, [*labels, "cosine"])
 
 
 def correlations(
@@ -173,13 +172,11 @@ def correlation_table(samples: Mapping[str, Array], at_first: Mapping[str, Array
     low, high), and at position 0 (at_first), where both projections vary."""
     tables = []
     for objective, r in samples.items():
-        intervals = [Interval(column[0], *_range(column[1:])) for column in r.T]
+        intervals = [(column[0], *_range(column[1:])) for column in r.T]
         table = pd.DataFrame(intervals, columns=list(Interval._fields))
-        table.insert(0, "objective", objective)
-        table.insert(1, "direction", np.arange(r.shape[1]))
-        tables.append(table.assign(at_first=at_first[objective][0]))
-    columns = ["objective", "direction", *Interval._fields, "at_first"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+        labels = {"objective": objective, "direction": range(len(table))}
+        tables.append(table.assign(**labels, at_first=at_first[objective][0]))
+    return stacked(tables, ["objective", "direction", *Interval._fields, "at_first"])
 
 
 def permuted_after_first(
@@ -245,9 +242,8 @@ def ablation_table(per_row: pd.DataFrame) -> pd.DataFrame:
     for direction, own in per_row.groupby("direction"):
         record: dict[str, float | int] = {"direction": int(str(direction))}
         for column in ("kl", "kl_paper"):
-            interval = mean_interval(own[column])
-            record |= {column: interval.value, f"{column}_low": interval.low}
-            record |= {f"{column}_high": interval.high}
+            names = (column, f"{column}_low", f"{column}_high")
+            record |= dict(zip(names, mean_interval(own[column]), strict=True))
         records.append(record)
     return pd.DataFrame(records)
 

@@ -92,10 +92,8 @@ def difference_interval(
     the values of both are resampled independently; then the groups.
     """
     rng = np.random.default_rng(seed)
-    pairs = [
-        (np.asarray(a, dtype=float), np.asarray(b, dtype=float))
-        for a, b in zip(first, second, strict=True)
-    ]
+    arrays = [[np.asarray(x, dtype=float) for x in values] for values in (first, second)]
+    pairs = list(zip(*arrays, strict=True))
     value = float(np.mean([a.mean() - b.mean() for a, b in pairs]))
     samples = np.stack(
         [resampled_means(a, resamples, rng) - resampled_means(b, resamples, rng) for a, b in pairs],
@@ -129,9 +127,8 @@ def mean_differences(
         for names in pairs:
             first, second = by_seed(own, "max_cosine", names)
             if first:
-                labels = {"layer": layer, "difference": " - ".join(names)}
                 interval = difference_interval(first, second, seed=seed)
-                rows.append(labels | interval._asdict() | {"n_seeds": len(first)})
+                rows.append((layer, " - ".join(names), *interval, len(first)))
     columns = ["layer", "difference", "value", "low", "high", "n_seeds"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -158,12 +155,10 @@ def score_differences(
         a, b = by_seed(own, "score", (first, second))
         if not a:
             continue
-        rows.append(
-            {"match": match, "layer": layer, "difference": f"{first} - {second}"}
-            | difference_interval(a, b, resamples, seed)._asdict()
-            | {"p": pooled_p(a, b, resamples, seed), "n_seeds": len(a)}
-            | {"n_first": sum(map(len, a)), "n_second": sum(map(len, b))}
-        )
+        interval = difference_interval(a, b, resamples, seed)
+        p = pooled_p(a, b, resamples, seed)
+        counts = (sum(map(len, a)), sum(map(len, b)), len(a))
+        rows.append((match, layer, f"{first} - {second}", *interval, p, *counts))
     columns = ["match", "layer", "difference", "value", "low", "high", "p"]
     return pd.DataFrame(rows, columns=[*columns, "n_first", "n_second", "n_seeds"])
 
@@ -199,6 +194,6 @@ def grouped_means(
         per_seed = [group.to_numpy(dtype=float) for _, group in own.groupby("seed")[column]]
         means = [resampled_means(values, resamples, rng) for values in per_seed]
         value = float(np.mean([values.mean() for values in per_seed]))
-        interval = Interval(value, *percentiles(over_groups(np.stack(means, axis=1), rng)))
-        rows.append(dict(zip(by, key, strict=True)) | interval._asdict() | {"n": len(own)})
+        interval = percentiles(over_groups(np.stack(means, axis=1), rng))
+        rows.append((*key, value, *interval, len(own)))
     return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n"])

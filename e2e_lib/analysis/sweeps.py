@@ -16,15 +16,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from e2e_lib.analysis.matched import in_order, sweep_runs
+from e2e_lib.analysis.matched import in_order, stacked, sweep_runs
 from e2e_lib.analysis.pareto import nothing, ratio_of_curves
 from e2e_lib.analysis.statistics import RESAMPLES, mean_interval, percentiles
-from e2e_lib.names import OBJECTIVES
 
 COMMAND = "`make run PROFILE=storyworld`"  # trains one of each kind, for who has none
 MIN_RUNS = 2  # λ that make a curve; sweeps are short
+AT_EQUAL_L0 = "CE increase at equal L0"
 QUANTITIES = {  # x at which the curves are compared, and y
-    "CE increase at equal L0": ("l0", "ce_increase"),
+    AT_EQUAL_L0: ("l0", "ce_increase"),
     "alive at equal CE increase": ("ce_increase", "alive"),
 }
 WAYS = {
@@ -32,7 +32,6 @@ WAYS = {
     "smaller dictionary": "dict_ratio",
     "warm start": "init_from",
 }
-Pairs = list[tuple[pd.DataFrame, pd.DataFrame]]
 
 
 def setting_of(column: str) -> str:
@@ -66,8 +65,8 @@ def sweep_ratios(
         same = (runs["layer"] == layer) & (runs["objective"] == objective) & runs["main"]
         labels = {"layer": layer, "objective": objective, "column": column, "setting": value}
         labels |= {"main": runs.loc[same, setting].iloc[0] if same.any() else np.nan}
-        for quantity, (x, y) in QUANTITIES.items():
-            ratio = _ratio(_by_seed(own, runs[same]), rows, x, y, resamples, seed)
+        for quantity in QUANTITIES:
+            ratio = _ratio(own, runs[same], rows, quantity, resamples, seed)
             table.append(labels | {"quantity": quantity} | ratio)
     found = pd.DataFrame(table)
     return in_order(found, ["layer", "objective", "quantity", "setting"]) if table else found
@@ -91,27 +90,25 @@ def gap_to_e2e(
     for (layer, value), own in runs[runs["objective"] == "local"].groupby(["layer", column]):
         e2e = runs[(runs["layer"] == layer) & (runs["objective"] == "e2e") & runs["main"]]
         labels = {"layer": layer, "column": column, "setting": value, "main": own["main"].all()}
-        ratio = _ratio(_by_seed(own, e2e), rows, *QUANTITIES["CE increase at equal L0"],
-                       resamples, seed)  # fmt: skip
-        table.append(labels | ratio)
+        table.append(labels | _ratio(own, e2e, rows, AT_EQUAL_L0, resamples, seed))
     return pd.DataFrame(table)
 
 
-def _by_seed(first: pd.DataFrame, second: pd.DataFrame) -> Pairs:
-    """Both curves for every seed in which each has enough runs."""
-    seeds = [
-        one
-        for one in sorted(set(first["seed"]) & set(second["seed"]))
-        if all((runs["seed"] == one).sum() >= MIN_RUNS for runs in (first, second))
-    ]
-    return [(first[first["seed"] == one], second[second["seed"] == one]) for one in seeds]
-
-
 def _ratio(
-    pairs: Pairs, rows: pd.DataFrame, x: str, y: str, resamples: int, seed: int
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    rows: pd.DataFrame,
+    quantity: str,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
-    if not pairs:
+    """`ratio_of_curves` over every seed in which both have enough runs."""
+    counts = pd.concat([runs["seed"].value_counts() for runs in (first, second)], axis=1)
+    seeds = counts.index[(counts >= MIN_RUNS).all(axis=1)].sort_values()
+    if not len(seeds):
         return nothing(f"no seed has {MIN_RUNS} λ of both curves", 0)
+    pairs = [(first[first["seed"] == one], second[second["seed"] == one]) for one in seeds]
+    x, y = QUANTITIES[quantity]
     return ratio_of_curves(pairs, rows, x=x, y=y, resamples=resamples, seed=seed)
 
 
@@ -127,10 +124,10 @@ def seed_spread(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -
         shares = (groups.std(ddof=1) / groups.mean()).dropna()
         for metric in metrics if len(shares) else ():
             interval = mean_interval(shares[metric].to_numpy(), resamples, seed)
-            row = {"layer": layer, "objective": objective, "metric": metric}
-            row |= dict(zip(("spread", "low", "high"), interval, strict=True))
-            table.append(row | {"n_coeffs": len(shares), "n_seeds": own["seed"].nunique()})
-    return pd.DataFrame(table)
+            counts = (len(shares), own["seed"].nunique())
+            table.append((layer, objective, metric, *interval, *counts))
+    columns = ["layer", "objective", "metric", "spread", "low", "high", "n_coeffs", "n_seeds"]
+    return pd.DataFrame(table, columns=columns)
 
 
 def alive_trends(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -148,12 +145,9 @@ def alive_trends(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) 
             if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
                 continue
             chosen = rng.integers(0, len(x), (resamples, len(x)))
-            samples = _rank_correlation(x[chosen], y[chosen])
-            low, high = percentiles(samples)
-            row = {"layer": layer, "objective": objective, "against": against}
             value = float(_rank_correlation(x[None], y[None])[0])
-            row |= {"correlation": value, "low": low, "high": high, "n_runs": len(x)}
-            table.append(row)
+            interval = percentiles(_rank_correlation(x[chosen], y[chosen]))
+            table.append((layer, objective, against, value, *interval, len(x)))
     columns = ["layer", "objective", "against", "correlation", "low", "high", "n_runs"]
     return pd.DataFrame(table, columns=columns)
 
@@ -187,25 +181,17 @@ def training_cost(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0)
     token over local's, mean over seeds), low, high (95 %, over seeds; NaN with one), n_seeds,
     n_runs. Runs without a record of seconds (released SAEs) are left out.
     """
-    runs, ratios, table = _timed(runs), seconds_ratios(runs), []
-    for layer, own in runs.groupby("layer"):
-        for objective in (o for o in OBJECTIVES if o in set(own["objective"])):
-            part = own[own["objective"] == objective]
-            ratio = ratios.loc[layer, objective].dropna()
-            interval = mean_interval(ratio.to_numpy(), resamples, seed)
-            table.append(
-                {
-                    "layer": layer, "objective": objective,
-                    "train_tokens": part["train_tokens"].mean(),
-                    "seconds": part["train_seconds"].mean(),
-                    "tokens_per_second": 1 / part["seconds_a_token"].mean(),
-                    "ratio": interval.value, "low": interval.low, "high": interval.high,
-                    "n_seeds": part["seed"].nunique(), "n_runs": len(part),
-                }
-            )  # fmt: skip
+    ratios, table = seconds_ratios(runs), []
+    for (layer, objective), own in _timed(runs).groupby(["layer", "objective"]):
+        ratio = ratios.loc[layer, objective].dropna()
+        per_sae = [own[name].mean() for name in ("train_tokens", "train_seconds")]
+        speed = 1 / own["seconds_a_token"].mean()
+        interval = mean_interval(ratio.to_numpy(), resamples, seed)
+        counts = (own["seed"].nunique(), len(own))
+        table.append((layer, objective, *per_sae, speed, *interval, *counts))
     columns = ["layer", "objective", "train_tokens", "seconds", "tokens_per_second"]
     columns += ["ratio", "low", "high", "n_seeds", "n_runs"]
-    return pd.DataFrame(table, columns=columns)
+    return in_order(pd.DataFrame(table, columns=columns), ["layer", "objective"])
 
 
 def cost_quality(
@@ -232,15 +218,14 @@ def cost_quality(
             runs["init_from"] != "", 0
         )
         ratios = sweep_ratios(runs, rows, column, resamples, seed)
-        ratios = ratios[ratios["quantity"] == next(iter(QUANTITIES))]
+        ratios = ratios[ratios["quantity"] == AT_EQUAL_L0]
         ratios = ratios[(ratios["setting"] < ratios["main"]) | (column == "init_from")]
         parts.append(ratios.merge(_shares(runs, setting_of(column))).assign(way=way))
     columns = [
         "way", "layer", "objective", "setting", "tokens_share", "seconds_share",
         "seconds_share_with_start", "value", "low", "high", "n_seeds", "note",
     ]  # fmt: skip
-    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    return found[columns]
+    return stacked(parts, columns)
 
 
 def _shares(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
@@ -251,14 +236,8 @@ def _shares(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
         "with_start": "seconds_share_with_start",
     }
     keys = ["layer", "objective", "seed", "sparsity_coeff"]
-    main = runs[runs["main"]].groupby(keys)[["train_tokens", "train_seconds"]].mean()
-    main = main.assign(with_start=main["train_seconds"])
+    main = runs[runs["main"]].groupby(keys)[[*named]].mean()
     swept = runs[~runs["main"]].assign(setting=runs[setting])
-    full = main.reindex(pd.MultiIndex.from_frame(swept[keys])).set_index(swept.index)
-    shares = swept[[*named]] / full[[*named]]
-    return (
-        shares.rename(columns=named)
-        .join(swept[["layer", "objective", "setting"]])
-        .groupby(["layer", "objective", "setting"], as_index=False)
-        .mean()
-    )
+    shares = swept[[*named]] / swept[keys].join(main, on=keys)[[*named]]
+    labels = ["layer", "objective", "setting"]
+    return shares.rename(columns=named).join(swept[labels]).groupby(labels, as_index=False).mean()

@@ -21,6 +21,7 @@ from scipy.stats import binomtest, false_discovery_control
 from torch import Tensor
 
 from e2e_lib.analysis.geometry import CHUNK, to_others
+from e2e_lib.analysis.matched import stacked
 from e2e_lib.analysis.statistics import mean_interval
 from e2e_lib.errors import require
 
@@ -118,7 +119,7 @@ def element_table(frequency: Mapping[str, Tensor], runs: pd.DataFrame) -> pd.Dat
     for row in runs.itertuples():
         fired = frequency[row.run].cpu()
         latents = torch.nonzero(fired > 0).flatten()
-        labels = {"run": row.run, "layer": row.layer, "objective": row.objective, "seed": row.seed}
+        labels = {name: getattr(row, name) for name in ("run", "layer", "objective", "seed")}
         values = {"latent": latents.numpy(), "frequency": fired[latents].numpy()}
         tables.append(pd.DataFrame(labels | values))
     return pd.concat(tables, ignore_index=True)
@@ -141,7 +142,6 @@ def pair_maps(
     directions: run → alive unit directions; frequency: run → firing frequency of all latents.
     runs: rows of the metrics table, one an objective and layer.
     """
-    columns = [*KEYS, "run", "objective", "seed", "latent", "frequency", "x", "y", "region"]
     tables = []
     for layer, pair, own in _pairs(runs[runs["run"].isin(list(directions))], pairs):
         both = torch.cat([directions[run] for run in own["run"]])
@@ -149,9 +149,10 @@ def pair_maps(
             continue
         x, y = umap_coordinates(both, seed, neighbours).T
         table = element_table(frequency, own).assign(layer=layer, pair=pair, x=x, y=y)
-        table["region"] = find_regions(_is_first(table), nearest(both, neighbours))
-        tables.append(table[columns])
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+        region = find_regions(_is_first(table), nearest(both, neighbours))
+        tables.append(table.assign(region=region))
+    columns = [*KEYS, "run", "objective", "seed", "latent", "frequency", "x", "y", "region"]
+    return stacked(tables, columns)
 
 
 def region_table(points: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.analysis.agreement.prompts import Prompts
+from e2e_lib.analysis.matched import stacked
 from e2e_lib.core.hooks import clean_pass, replaced_pass
 from e2e_lib.core.sae import SAE
 from e2e_lib.errors import require
@@ -51,20 +52,16 @@ def clean_preferences(model: TransformerBridge, prompts: Prompts) -> Float[Tenso
     return torch.cat(parts)
 
 
-def slot_means(
-    values: Float[Tensor, "examples pos width"], prompts: Prompts
-) -> Float[Tensor, "slots width"]:
-    """Mean over all tokens of each slot of the template, in all prompts."""
-    return torch.stack(
-        [values[prompts.slots == slot].mean(dim=0) for slot in range(len(prompts.slot_names))]
-    )
-
-
 def to_slot_means(
     values: Float[Tensor, "examples pos width"], prompts: Prompts
 ) -> Float[Tensor, "examples pos width"]:
-    """What mean ablation adds to `values`: slot mean − value; 0 outside the template."""
-    shift = slot_means(values, prompts)[prompts.slots] - values  # slot -1 is masked below
+    """What mean ablation adds to `values`: slot mean − value; 0 outside the template.
+
+    A slot's mean is over all its tokens in all prompts.
+    """
+    slots = range(len(prompts.slot_names))
+    means = torch.stack([values[prompts.slots == slot].mean(dim=0) for slot in slots])
+    shift = means[prompts.slots] - values  # slot -1 is masked below
     return shift * (prompts.slots >= 0).unsqueeze(-1)
 
 
@@ -200,10 +197,8 @@ def spliced_table(
                 spliced = site.preferences(saes[run].sae(site.activation).output)
             tables.append(_prompt_table(site, spliced).assign(run=run))
     keys = ["match", "layer", "objective", "seed", "run"]
-    columns = [*keys, "task", "prompt", "clean", "empty", "spliced"]
-    if not tables:
-        return pd.DataFrame(columns=columns)
-    return runs[keys].merge(pd.concat(tables, ignore_index=True), on="run")[columns]
+    found = stacked(tables, ["run", "task", "prompt", "clean", "empty", "spliced"])
+    return runs[keys].merge(found, on="run")
 
 
 def kept_table(
@@ -234,10 +229,7 @@ def kept_table(
                 for kept, values in zip(counts, curve, strict=True)
             ]
     columns = ["layer", "objective", "seed", "task", "active", "kept", "prompt"]
-    columns += ["clean", "empty", "spliced"]
-    if not tables:
-        return pd.DataFrame(columns=columns)
-    return pd.concat(tables, ignore_index=True)[columns]
+    return stacked(tables, [*columns, "clean", "empty", "spliced"])
 
 
 def _prompt_table(site: Site, spliced: Float[Tensor, " examples"]) -> pd.DataFrame:

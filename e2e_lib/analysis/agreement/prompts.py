@@ -176,24 +176,20 @@ def _from_rows(task: str, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> 
                     f"{where} has no text in the field {field!r}, but needs {', '.join(FIELDS)}; "
                     f"the nearest it has are {closest(field, row)}."
                 )
-        if len(row["clean_prefix"].split()) != len(template):
+        text = row["clean_prefix"]
+        if len(text.split()) != len(template):
             raise DataError(
-                f"{where} is {row['clean_prefix']!r}, but must have one word for each of "
-                f"{', '.join(template)}."
+                f"{where} is {text!r}, but must have one word for each of {', '.join(template)}."
             )
-        ids, words = _words(row["clean_prefix"], tokenizer)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
         tokens.append([start, *ids])
-        slots.append([NO_SLOT, *words])
+        # A token belongs to the word that its last character is in.
+        slots.append([NO_SLOT, *(len(text[:end].split()) - 1 for end in ends)])
         answers.append(_answers(row, ids, tokenizer, where))
     correct, wrong = torch.tensor(answers).unsqueeze(-1).unbind(1)
     padded = _padded(slots, NO_SLOT)[0]
     return Prompts(task, *_padded(tokens, start), correct, wrong, padded, template)
-
-
-def _words(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Token ids of a text, and for each token the number of the word its last character is in."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return encoded["input_ids"], [len(text[:e].split()) - 1 for _, e in encoded["offset_mapping"]]
 
 
 def _answers(row: Mapping[str, Any], ids: list[int], tokenizer: Any, where: str) -> list[int]:

@@ -35,11 +35,10 @@ def agreement_table(clean: dict[str, Sequence[float]], seed: int = 0) -> pd.Data
     rows = []
     for task, values in clean.items():
         preferences = np.asarray(values, dtype=float)
-        m = mean_interval(preferences, seed=seed)
-        accuracy = mean_interval(preferences > 0, seed=seed)
-        labels = {"task": task, "n_prompts": len(preferences)}
-        rows.append(labels | _columns("accuracy", accuracy, "") | _columns("m", m, "m_"))
-    return pd.DataFrame(rows)
+        accuracy, m = (mean_interval(x, seed=seed) for x in (preferences > 0, preferences))
+        rows.append((task, len(preferences), *accuracy, *m))
+    columns = ["task", "n_prompts", "accuracy", "low", "high", "m", "m_low", "m_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def faithfulness_table(prompts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -81,10 +80,8 @@ def difference_table(prompts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             )
             value = np.abs(b - 1) - np.abs(a - 1)
             samples = np.abs(b_samples - 1) - np.abs(a_samples - 1)
-            labels = {"match": match, "layer": layer, "task": task, "first": first}
-            labels |= {"second": second}
-            interval = _interval(value, samples, seed)._asdict()
-            rows.append(labels | interval | {"n_seeds": len(value)})
+            interval = _interval(value, samples, seed)
+            rows.append((match, layer, task, first, second, *interval, len(value)))
     columns = ["match", "layer", "task", "first", "second", "value", "low", "high", "n_seeds"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -122,7 +119,7 @@ def needed_table(prompts: pd.DataFrame, seed: int = 0, enough: float = ENOUGH) -
             spread = _first(counts, samples, enough).ravel()
             low, high = np.quantile(spread, [0.025, 0.975], method="nearest")
             found = Interval(*(np.nan if np.isinf(x) else float(x) for x in (value, low, high)))
-            row |= _columns(f"needed{suffix}", found, "", suffix)
+            row |= _columns("needed", found, suffix)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -130,7 +127,7 @@ def needed_table(prompts: pd.DataFrame, seed: int = 0, enough: float = ENOUGH) -
 def _faithfulness(own: pd.DataFrame, seed: int) -> dict[str, float]:
     """Both definitions with their intervals."""
     plain, paper = (_interval(*ratios, seed) for ratios in _ratios(own, seed))
-    return _columns("faithfulness", plain, "") | _columns("faithfulness_paper", paper, "", "_paper")
+    return _columns("faithfulness", plain) | _columns("faithfulness", paper, "_paper")
 
 
 def _first(counts: Array, curves: Array, enough: float) -> Array:
@@ -160,6 +157,5 @@ def _interval(values: Array, samples: Array, seed: int) -> Interval:
     return Interval(float(values.mean()), *percentiles(resampled))
 
 
-def _columns(name: str, interval: Interval, start: str, end: str = "") -> dict[str, float]:
-    names = (name, f"{start}low{end}", f"{start}high{end}")
-    return dict(zip(names, interval, strict=True))
+def _columns(name: str, interval: Interval, end: str = "") -> dict[str, float]:
+    return {column + end: x for column, x in zip((name, "low", "high"), interval, strict=True)}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from e2e_lib.errors import is_number
 from e2e_lib.runs.read import Run, finished, finished_runs, read_run
@@ -20,24 +21,10 @@ from e2e_lib.runs.tables import DEAD, DEAD_BELOW, DENSE, UNKNOWN, flagged, metri
 
 UNKNOWN_VALUE = "not recorded"
 LISTED = 12  # values of a parameter that are written out
-# How runs were chosen for comparison; nothing else is chosen. `matched` is where it is computed.
-SELECTION = {
-    "λ": "every λ of the profile's grid is shown; none is picked as the best",
-    "main runs": "runs that differ in layer, objective, λ and seed alone; of any other parameter "
-    "the most frequent value counts",
-    "similar CE": "per layer one run of each objective: the triple of the first seed with the "
-    "smallest spread of log CE increase; its λ are taken in every seed",
-    "similar L0": "the same by L0, of the first seed",
-    "seeds": "all that were trained; none is left out",
-    "stopping": "a fixed number of tokens; no early stopping, no choice of a checkpoint",
-    "held-out text": "metrics are measured on documents that training never saw; they choose "
-    "nothing but the triples above",
-}
-# Parameters that say what was trained on; the rest are training's.
-DATA = (
-    *("model", "model_revision", "train_data", "validation_data", "data_revision", "contents"),
-    *("processed", "prepend_bos", "context_size", "train_tokens", "eval_tokens"),
-)
+_TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+SELECTION: dict[str, str] = _TEXTS["selection"]
+MACHINE: dict[str, list[str]] = _TEXTS["machine"]
+DATA: list[str] = _TEXTS["data"]
 
 
 def checklist(results: Path) -> pd.DataFrame:
@@ -69,8 +56,7 @@ def compute_table(results: Path) -> pd.DataFrame:
     and peak_memory_mb (the largest process; NaN in older folders).
     """
     rows = []
-    for folder in finished_runs(results):
-        run = read_run(folder)
+    for run in map(read_run, finished_runs(results)):
         metrics, config = next(iter(run.metrics["saes"].values())), run.config
         memory = run.cost.get("peak_memory_mb")
         rows.append({
@@ -81,18 +67,14 @@ def compute_table(results: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table[["seconds", "memory"]] = table[["seconds", "memory"]].astype(float)
     by = ["objective", "layer", "train_tokens", "dict_ratio"]
-    return (
-        table.groupby(by, as_index=False, dropna=False)
-        .agg(
-            runs=("seed", "size"),
-            seeds=("seed", "nunique"),
-            hours=("seconds", lambda s: s.sum(min_count=1) / 3600),
-            seconds_min=("seconds", "min"),
-            seconds_median=("seconds", "median"),
-            seconds_max=("seconds", "max"),
-            peak_memory_mb=("memory", "max"),
-        )
-        .sort_values(by, ignore_index=True)
+    return table.groupby(by, as_index=False, dropna=False).agg(
+        runs=("seed", "size"),
+        seeds=("seed", "nunique"),
+        hours=("seconds", lambda s: s.sum(min_count=1) / 3600),
+        seconds_min=("seconds", "min"),
+        seconds_median=("seconds", "median"),
+        seconds_max=("seconds", "max"),
+        peak_memory_mb=("memory", "max"),
     )
 
 
@@ -134,30 +116,18 @@ def _seeds(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
 
 def _compute(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
     origins = [run.origin for run in runs]
-    for item, keys in (
-        ("processor", ("cpu", "machine")),
-        ("instruction set used", ("instruction_set",)),
-        ("linear algebra", ("blas",)),
-        ("cores", ("cpus",)),
-        ("cores usable", ("cpus_usable",)),
-        ("threads of a run", ("threads",)),
-        ("memory of the machine, MB", ("memory_mb",)),
-        ("GPU", ("gpu",)),
-        ("system", ("system",)),
-    ):
+    for item, keys in MACHINE.items():
         yield item, _listed([_first(origin, keys) for origin in origins])
     saes = [next(iter(run.metrics["saes"].values())) for run in runs]
     seconds = np.array([s["train_seconds"] for s in saes], dtype=float)
     seconds = seconds[np.isfinite(seconds)]
+    hours = f"{seconds.sum() / 3600:.3g}" if len(seconds) else UNKNOWN_VALUE
+    yield "training of all runs, hours", hours
     if len(seconds):
-        yield "training of all runs, hours", f"{seconds.sum() / 3600:.3g}"
         low, middle, high = np.percentile(seconds, [0, 50, 100])
         yield "training of a run, seconds", f"{low:.3g} to {high:.3g}, median {middle:.3g}"
-    else:
-        yield "training of all runs, hours", UNKNOWN_VALUE
     for item, key in (("", "peak_memory_mb"), ("GPU ", "peak_gpu_memory_mb")):
-        peaks = [run.cost.get(key) for run in runs]
-        known: list[float] = [float(peak or 0) for peak in peaks if is_number(peak)]
+        known = [run.cost[key] for run in runs if is_number(run.cost.get(key))]
         unused = bool(runs) and all(key in run.cost for run in runs)
         none = "none used" if unused else UNKNOWN_VALUE
         yield f"peak {item}memory of a process, MB", f"{max(known):.0f}" if known else none
@@ -170,8 +140,7 @@ def _code(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
     yield "clean tree", f"{clean} of {len(runs)} runs"
     yield "digest of the library", _listed([_first(o, ("code",)) for o in origins])
     yield "Python", _listed([_first(o, ("python",)) for o in origins])
-    packages = [o.get("packages") for o in origins]
-    known = [p for p in packages if isinstance(p, dict)]
+    known = [p for o in origins if isinstance(p := o.get("packages"), dict)]
     for name in sorted({name for p in known for name in p}):
         yield str(name), _listed([_first(p, (name,)) for p in known])
 
@@ -183,8 +152,7 @@ def _parameters(runs: Sequence[Run], data: bool) -> Iterator[tuple[str, str]]:
         if (name.split(".")[0] in DATA) is data and name != "seed":
             yield name, _listed([values.get(name, "–") for values in flat])
     if data:
-        commits = [run.origin.get("hub_commits") for run in runs]
-        known = [_flat(c) for c in commits if isinstance(c, dict)]
+        known = [_flat(c) for r in runs if isinstance(c := r.origin.get("hub_commits"), dict)]
         for name in sorted({name for c in known for name in c if c[name] is not None}):
             yield f"commit of {name}", _listed([c.get(name) for c in known])
 
@@ -206,16 +174,13 @@ def _first(facts: Mapping[str, Any], keys: Sequence[str]) -> Any:
 def _listed(values: Sequence[Any]) -> str:
     """The different values, numbers by size, and how many where that is more than `LISTED`."""
     different = {json.dumps(v, sort_keys=True, default=str): v for v in values}
-    ordered = sorted(different.values(), key=_order)
+    ordered = sorted(
+        different.values(), key=lambda v: (not is_number(v), v if is_number(v) else 0, str(v))
+    )
     text = [_shown(value) for value in ordered]
     if len(text) > LISTED:
         return f"{text[0]} to {text[-1]} ({len(text)} values)"
     return ", ".join(text) or UNKNOWN_VALUE
-
-
-def _order(value: Any) -> tuple[bool, float, str]:
-    number = is_number(value)
-    return not number, float(value) if number else 0.0, str(value)
 
 
 def _shown(value: Any) -> str:

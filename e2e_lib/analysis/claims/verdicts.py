@@ -39,24 +39,20 @@ def verdict(claim: Claim, measured: Measurement) -> tuple[bool, str]:
 
 def ledger(tables: Tables, claims: Sequence[Claim] = CLAIMS) -> list[dict[str, Any]]:
     """One entry a claim: id, claim, paper_value, value, low, high, n, holds, how."""
-    entries = []
+    entries: list[dict[str, Any]] = []
+    holds: bool | None
     for claim in claims:
-        entry: dict[str, Any] = {
-            "id": claim.id, "claim": claim.claim, "paper_value": claim.paper_value,
-            "value": None, "low": None, "high": None, "n": 0, "holds": None, "how": claim.how,
-        }  # fmt: skip
         try:
             measured = claim.measure(tables)
-        except NotTestableError as reason:
-            entry["how"] += f" Not testable here: {reason}."
-        else:
             holds, because = verdict(claim, measured)
-            entry |= {
-                "value": _rounded(measured.value), "low": _rounded(measured.low),
-                "high": _rounded(measured.high), "n": measured.n, "holds": holds,
-                "how": f"{claim.how} {measured.note}{because}",
-            }  # fmt: skip
-        entries.append(entry)
+        except NotTestableError as reason:
+            measured = Measurement(math.nan, None, None, 0, f"Not testable here: {reason}.")
+            holds, because = None, ""
+        entries.append(
+            {"id": claim.id, "claim": claim.claim, "paper_value": claim.paper_value}
+            | {name: _rounded(getattr(measured, name)) for name in ("value", "low", "high")}
+            | {"n": measured.n, "holds": holds, "how": f"{claim.how} {measured.note}{because}"}
+        )
     return entries
 
 

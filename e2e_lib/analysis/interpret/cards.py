@@ -99,8 +99,6 @@ def _hue(objective: str) -> str:
 
 def _pairs(effects: pd.DataFrame) -> list[tuple[Any, Any]]:
     """Tokens that the direction raises, beside those that it lowers."""
-    ordered = effects.sort_values("rank").to_dict("records")
-    raised, lowered = (
-        [row for row in ordered if row["effect"] == effect] for effect in ("raised", "lowered")
-    )
-    return list(zip(raised, lowered, strict=True))
+    ordered = effects.sort_values("rank")
+    sides = (ordered[ordered["effect"] == effect] for effect in ("raised", "lowered"))
+    return list(zip(*(side.to_dict("records") for side in sides), strict=True))

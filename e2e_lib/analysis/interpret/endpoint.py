@@ -97,8 +97,8 @@ class Endpoint:
 
     def _post(self, messages: list[Message]) -> bytes:
         # No compression: a few bytes could unpack to any size.
-        headers = {"Content-Type": "application/json", "User-Agent": "e2e_lib"}
-        headers["Accept-Encoding"] = "identity"
+        headers = {"Accept-Encoding": "identity", "User-Agent": "e2e_lib"}
+        headers["Content-Type"] = "application/json"
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
         body = json.dumps({"model": self.model, "messages": messages, **self.options})
         deadline = time.monotonic() + self.timeout

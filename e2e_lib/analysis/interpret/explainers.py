@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import AnswerError, Feature
@@ -21,27 +23,7 @@ SCALE = 10  # activations are shown as whole numbers from 0 to this
 LONGEST_EXPLANATION = 400  # characters
 Message = dict[str, str]  # role and content, as chat templates take them
 
-EXPLAIN = """\
-You study single units of a neural network that reads text token by token. Below are excerpts on \
-which one unit is most active. Each line holds a token, a tab and the unit's activity there, from \
-0 (silent) to 10 (its maximum).
-
-{excerpts}
-
-What makes this unit active? Consider the active tokens themselves, what comes before them and \
-what is likely to follow. Answer with one short phrase that completes "This unit is active on", \
-and nothing else."""
-
-SIMULATE = """\
-A unit of a neural network that reads text token by token is described like this: it is active on \
-{explanation}
-
-Estimate how active it is on every token of an excerpt, from 0 (silent) to 10 (its maximum). Most \
-units are silent on most tokens. The excerpt has {n} tokens; here they are, as a JSON list:
-
-{tokens}
-
-Answer with a JSON list of exactly {n} numbers, one for each token in order, and nothing else."""
+_PROMPTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 class MalformedError(AnswerError):
@@ -67,27 +49,22 @@ class PromptExplainer:
 
     def explain(self, feature: Feature) -> str:
         """A phrase that completes "This unit is active on"."""
-        explanation: str = self._answer(explain_prompt(feature.shown), 200, read_explanation)
-        return explanation
+        return str(self._answer(explain_prompt(feature.shown), 200, read_explanation))
 
     def simulate(self, feature: Feature, explanation: str, example: Example) -> list[float]:
         """The activity that the model expects from the explanation alone, a number each token."""
         n = len(example.tokens)
-        prompt = SIMULATE.format(
+        prompt = _PROMPTS["simulate"].format(
             explanation=explanation, n=n, tokens=json.dumps(example.tokens, ensure_ascii=False)
         )
-        numbers: list[float] = self._answer(prompt, 20 + 6 * n, lambda text: read_numbers(text, n))
-        return numbers
+        return list(self._answer(prompt, 20 + 6 * n, lambda text: read_numbers(text, n)))
 
     def _answer(self, prompt: str, tokens: int, read: Callable[[str], Any]) -> Any:
         """Ask until the answer can be read."""
         messages = [{"role": "user", "content": prompt}]
-        for _ in range(self.attempts - 1):
-            try:
-                return read(self.ask(messages, tokens))
-            except MalformedError:
-                continue
-        return read(self.ask(messages, tokens))
+        malformed, last = retry_if_exception_type(MalformedError), stop_after_attempt(self.attempts)
+        asking = Retrying(retry=malformed, stop=last, reraise=True)
+        return asking(lambda: read(self.ask(messages, tokens)))
 
 
 def explain_prompt(examples: Sequence[Example]) -> str:
@@ -100,7 +77,7 @@ def explain_prompt(examples: Sequence[Example]) -> str:
             for token, value in zip(example.tokens, example.activations, strict=True)
         ]
         excerpts.append("\n".join([f"Excerpt {number}", *lines]))
-    return EXPLAIN.format(excerpts="\n\n".join(excerpts))
+    return _PROMPTS["explain"].format(excerpts="\n\n".join(excerpts))
 
 
 def read_explanation(answer: str) -> str:
@@ -174,13 +151,13 @@ class LocalModel:
             AnswerError: question and answer do not fit the model's context.
         """
         if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+            encoded = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
             )
-            ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         else:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-            ids = self.tokenizer(text, return_tensors="pt")["input_ids"]
+            encoded = self.tokenizer(text, return_tensors="pt")
+        ids = encoded["input_ids"]
         context = getattr(self.model.config, "max_position_embeddings", math.inf)
         length = ids.shape[1]
         if length + tokens > context:
@@ -188,15 +165,13 @@ class LocalModel:
                 f"The question has {length} tokens and its answer up to {tokens}, but the model's "
                 f"context is {context}."
             )
-        end = self.tokenizer.eos_token_id
+        end, padding = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         answer = self.model.generate(
             ids.to(self.model.device),
             attention_mask=torch.ones_like(ids).to(self.model.device),
             max_new_tokens=tokens,
             do_sample=False,
-            pad_token_id=end
-            if self.tokenizer.pad_token_id is None
-            else self.tokenizer.pad_token_id,
+            pad_token_id=end if padding is None else padding,
         )
         return str(self.tokenizer.decode(answer[0, length:], skip_special_tokens=True))
 

@@ -121,9 +121,8 @@ def activation_histogram(codes: Float[Tensor, "rows pos"], bins: int = 20) -> pd
     if not len(fired):
         return pd.DataFrame({"left": [], "right": [], "tokens": []})
     counts, edges = torch.histogram(fired, bins, range=(0.0, float(fired.max())))
-    return pd.DataFrame(
-        {"left": edges[:-1].numpy(), "right": edges[1:].numpy(), "tokens": counts.long().numpy()}
-    )
+    columns = {"left": edges[:-1], "right": edges[1:], "tokens": counts.long()}
+    return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import AnswerError, Feature, Sample, halfway
+from e2e_lib.analysis.matched import stacked
 from e2e_lib.analysis.statistics import grouped_means
 from e2e_lib.storyworld.lexicon import DECOYS
 
@@ -85,16 +86,16 @@ def labellings(
     texts["previous"] = np.concatenate([nothing, words[:, :-1]], axis=1)
     texts["next"] = np.concatenate([words[:, 1:], nothing], axis=1)
     texts["word"] = words
-    single = {name: _labelling((name,), [texts[name]]) for name in SINGLE}
+    single = {name: _labelling(name, texts[name]) for name in SINGLE}
     return [*single.values(), *(_together(single[a], single[b]) for a, b in PAIRS)]
 
 
-def _labelling(labels: tuple[str, ...], texts: list[np.ndarray]) -> Labelling:
-    values, codes = np.unique(texts[0], return_inverse=True)
-    codes = codes.reshape(texts[0].shape)
+def _labelling(label: str, texts: np.ndarray) -> Labelling:
+    values, codes = np.unique(texts, return_inverse=True)
+    codes = codes.reshape(texts.shape)
     if values[0] == "":  # the empty text sorts first
         values, codes = values[1:], codes - 1
-    return Labelling(labels, [(str(value),) for value in values], torch.as_tensor(codes))
+    return Labelling((label,), [(str(value),) for value in values], torch.as_tensor(codes))
 
 
 def _together(first: Labelling, second: Labelling) -> Labelling:
@@ -154,17 +155,10 @@ def judge(
     rows = []
     for i, match in enumerate(matches):
         truth, x = match.where[first_row:].flatten(), codes[..., i].flatten()
-        fires = x > 0
-        hits = float((fires & truth).sum())
-        labelling = match.labelling
-        rows.append({
-            "label": " and ".join(labelling.labels),
-            "value": " and ".join(labelling.kinds[match.code]),
-            "f1": 2 * hits / max(1.0, float(fires.sum() + truth.sum())),
-            "precision": hits / max(1.0, float(fires.sum())),
-            "recall": hits / max(1.0, float(truth.sum())),
-            "auroc": auroc(x, truth), "f1_picked": match.f1,
-        })  # fmt: skip
+        hits, fires, true = (float(t.sum()) for t in ((x > 0) & truth, x > 0, truth))
+        scores = 2 * hits / max(1.0, fires + true), hits / max(1.0, fires), hits / max(1.0, true)
+        labels = match.labelling.labels, match.labelling.kinds[match.code]
+        rows.append((*map(" and ".join, labels), *scores, auroc(x, truth), match.f1))
     return pd.DataFrame(rows, columns=JUDGED)
 
 
@@ -191,12 +185,11 @@ def kind_shares(matches: pd.DataFrame, by: Sequence[str] = ("objective",)) -> pd
     """
     triples = zip(matches["label"], matches["value"], matches["f1"], strict=True)
     kinds = pd.Series([found_kind(*triple) for triple in triples], index=matches.index, dtype=str)
-    tables = [
-        grouped_means(matches.assign(share=(kinds == kind).astype(float)), "share", by)
-        for kind in KINDS
-    ]
-    shares = pd.concat([t.assign(kind=k) for k, t in zip(KINDS, tables, strict=True)])
-    return shares[[*by, "kind", "value", "low", "high", "n"]].reset_index(drop=True)
+    tables = []
+    for kind in KINDS:
+        shares = matches.assign(share=(kinds == kind).astype(float))
+        tables.append(grouped_means(shares, "share", by).assign(kind=kind))
+    return stacked(tables, [*by, "kind", "value", "low", "high", "n"])
 
 
 def auroc(x: Float[Tensor, " n"], truth: Bool[Tensor, " n"]) -> float:
@@ -221,7 +214,7 @@ def match_samples(
     The table has one row a latent: key, and the columns of `judge`, measured on the second half.
     """
     matches: dict[str, Match] = {}
-    tables = [pd.DataFrame(columns=["key", *JUDGED])]
+    tables = []
     for sample in samples:
         half = halfway(sample.codes)
         best = best_matches(sample.codes[:half], among)
@@ -230,7 +223,7 @@ def match_samples(
         judged = judge(sample.codes[half:, :, there], list(own.values()), half)
         tables.append(judged.assign(key=list(own)))
         matches |= own
-    return matches, pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+    return matches, stacked(tables, [*JUDGED, "key"])
 
 
 class TruthExplainer:

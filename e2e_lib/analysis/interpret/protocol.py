@@ -104,11 +104,9 @@ def sample_features(
     for i, latent in enumerate(latents):
         own = codes[..., i]
         scored = top_examples(own[half:], tokens[half:], spell, N_SCORED, window, first_row=half)
-        shown = (
-            scored[:N_SHOWN]
-            if shown_are_scored
-            else top_examples(own[:half], tokens[:half], spell, N_SHOWN, window)
-        )
+        shown = scored[:N_SHOWN]
+        if not shown_are_scored:
+            shown = top_examples(own[:half], tokens[:half], spell, N_SHOWN, window)
         features.append(Feature(f"{name}/{latent}", shown, scored))
     return Sample(latents, codes, features)
 
@@ -149,7 +147,9 @@ def interpret(
     done = {line["id"]: line for line in read_lines(save) if not line["error"]} if save else {}
     rows, unreached = [], 0
     for feature in features:
-        identity = _identity(feature, explainer)
+        # Changes with the explainer and with anything it is shown or scored on.
+        asked = json.dumps([explainer.name, *feature]).encode()
+        identity = blake2b(asked, digest_size=12).hexdigest()
         line = done.get(identity)
         if line is None:
             line, reached = _interpreted(feature, explainer)
@@ -162,7 +162,7 @@ def interpret(
                     f"Explainer {explainer.name!r} could not be reached for {PATIENCE} features "
                     f"in a row ({reason}): run again to go on from there."
                 )
-        rows.append({k: line[k] for k in ("key", "explainer", "explanation", "score", "error")})
+        rows.append(line)
     table = pd.DataFrame(rows, columns=["key", "explainer", "explanation", "score", "error"])
     return table.assign(score=table["score"].astype(float))
 
@@ -171,7 +171,6 @@ def _interpreted(feature: Feature, explainer: Explainer) -> tuple[dict[str, Any]
     """The line of one feature, and whether the explainer answered at all."""
     line: dict[str, Any] = {"key": feature.key, "explainer": explainer.name, "explanation": ""}
     line |= {"score": None, "error": "", "simulated": []}
-    reached = True
     try:
         line["explanation"] = explainer.explain(feature)
         for example in feature.scored:
@@ -179,14 +178,9 @@ def _interpreted(feature: Feature, explainer: Explainer) -> tuple[dict[str, Any]
             line["simulated"].append(values)
         line["score"] = correlation(line["simulated"], feature.scored)
     except AnswerError as error:
-        line["error"], reached = str(error), not isinstance(error, UnreachableError)
-    return line, reached
-
-
-def _identity(feature: Feature, explainer: Explainer) -> str:
-    """Changes with the explainer and with anything it is shown or scored on."""
-    text = json.dumps([explainer.name, *feature])
-    return blake2b(text.encode(), digest_size=12).hexdigest()
+        line["error"] = str(error)
+        return line, not isinstance(error, UnreachableError)
+    return line, True
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
