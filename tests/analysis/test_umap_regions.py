@@ -172,6 +172,7 @@ def test_too_few_elements_are_left_out():
     assert umap_regions.chance_regions(few, table).empty
 
 
+@pytest.mark.slow  # compiles UMAP
 def test_umap_keeps_groups_apart_and_is_reproducible():
     generator = torch.Generator().manual_seed(0)
     centres = torch.eye(12).repeat_interleave(20, dim=0)  # twelve groups without a link

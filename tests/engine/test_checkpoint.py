@@ -2,15 +2,14 @@
 
 import os
 import random
+import resource
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.losses import named_objective
@@ -22,8 +21,10 @@ from e2e_lib.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from e2e_lib.engine.device import OutOfMemoryError
 from e2e_lib.errors import ConfigError, ResultsError
 from e2e_lib.source_code import LIBRARY, TRAINING, imported
+from tests.helpers.processes import PROCESSES, prepare_child
 from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
 
 HOOK = "blocks.1.hook_resid_pre"
@@ -204,101 +205,80 @@ def test_a_folder_for_each_run_is_needed(folders):
 
 
 # ------------------------------------------------------------------ killed
-PROGRAM = """
-import sys, torch
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import tests.engine.test_checkpoint as t
-torch.set_num_threads(1)
-folders = [Path({folder!r}) / str(i) for i in range(3)]
-print("ready", flush=True)
-runs = t.trained(t.random_tokens(240), checkpoints=folders, checkpoint_seconds=0.02, logs=60)
-for i, run in enumerate(runs):
-    for hook, sae in run.saes.items():
-        sae.save(Path({folder!r}) / "done" / f"{{i}}-{{hook}}")
-"""
+def train_to_the_end(folder, ready):
+    """What is killed: trains all runs, goes on from its checkpoints, saves weights at its end."""
+    prepare_child(folder)
+    ready.set()
+    folders = [folder / str(i) for i in range(len(CONFIGS))]
+    runs = trained(random_tokens(240), checkpoints=folders, checkpoint_seconds=0.02, logs=60)
+    for i, run in enumerate(runs):
+        for hook, sae in run.saes.items():
+            torch.save(sae.state_dict(), folder / f"{i}-{hook}.pt")
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_the_weights_are_the_same_bits(tmp_path):
     """kill -9, again and again, and nothing done but starting it again."""
-    place = str(Path(__file__).resolve().parents[2])
-    program = PROGRAM.format(tests=place, folder=str(tmp_path))
-    environment = os.environ | {"PYTHONPATH": str(Path(place).parent), "OMP_NUM_THREADS": "1"}
     wanted = int(os.environ.get("E2E_KILLS", "4"))
     chance, kills = random.Random(7), 0
     for _ in range(wanted + 3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
+        ready = PROCESSES.Event()
+        process = PROCESSES.Process(target=train_to_the_end, args=(tmp_path, ready))
+        process.start()
+        assert ready.wait(120)
         time.sleep(chance.uniform(0.05, 0.9))
-        if kills < wanted and process.poll() is None:
+        if kills < wanted and process.is_alive():
             process.kill()
             kills += 1
-        process.communicate(timeout=120)
-        if process.returncode == 0:
+        process.join(120)
+        if process.exitcode == 0:
             break
     assert kills >= 3
-    assert process.returncode == 0
+    assert process.exitcode == 0
     torch.set_num_threads(1)
     for i, run in enumerate(trained(random_tokens(240))):
         for hook, sae in run.saes.items():
-            saved = load_file(tmp_path / "done" / f"{i}-{hook}" / "sae_weights.safetensors")
-            assert torch.equal(saved["W_enc"], sae.W_enc)
-            assert torch.equal(saved["W_dec"], sae.dictionary)
+            saved = torch.load(tmp_path / f"{i}-{hook}.pt", weights_only=True)
+            assert saved.keys() == sae.state_dict().keys()
+            for name, tensor in sae.state_dict().items():
+                assert torch.equal(saved[name], tensor)
 
 
 # ------------------------------------------------------------------ out of memory
-LARGE = """
-import resource, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import tests.engine.test_checkpoint as t
-from e2e_lib.engine.device import OutOfMemoryError
-config = t.TrainConfig(
-    t.named_objective("local", 0.3), (t.HOOK,), dict_ratio=4e3, batch_size=64, micro_batch_size=64
-)
-model, rows = t.tiny_model(), t.random_tokens(256, 24)
-def train(**options):
-    return t.train(model, [config], rows, progress=False, **options)[0]
-folders = [Path({folder!r})]
-if sys.argv[1] == "begin":
-    try:
-        train(checkpoints=folders, on_log=t.stopper(1))
-    except t.StoppedError:
-        pass
-elif sys.argv[1] == "little memory":
+def train_large(**options):
+    """SAEs of 48,000 latents on a tiny model."""
+    config = TrainConfig(
+        named_objective("local", 0.3), (HOOK,), dict_ratio=4e3, batch_size=64, micro_batch_size=64
+    )
+    return train(tiny_model(), [config], random_tokens(256, 24), progress=False, **options)
+
+
+def train_with_little_memory(folder, sentence):
+    """Goes on from the checkpoints with 128 MiB to spare, and says what became of it."""
+    prepare_child(folder)
+    tiny_model()
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + 2**27, resource.RLIM_INFINITY))
     try:
-        train(checkpoints=folders)
+        train_large(checkpoints=[folder / "checkpoints"])
     except OutOfMemoryError as error:
-        print(error)
-else:
-    t.assert_same([train(checkpoints=folders)], [train()])
-    print("the same")
-"""
+        sentence.send(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
 def test_out_of_memory_is_one_sentence_and_the_state_on_disk_stays_good(tmp_path):
-    place = str(Path(__file__).resolve().parents[2])
-    program = LARGE.format(tests=place, folder=str(tmp_path / "checkpoints"))
-    environment = os.environ | {"PYTHONPATH": str(Path(place).parent), "OMP_NUM_THREADS": "1"}
-
-    def said(what: str) -> str:
-        command = [sys.executable, "-W", "ignore", "-c", program, what]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    said("begin")
-    before = checkpoint_steps(tmp_path / "checkpoints")
-    assert before == [2]
-    assert said("little memory") == (
+    place = tmp_path / "checkpoints"
+    with pytest.raises(StoppedError):
+        train_large(checkpoints=[place], on_log=stopper(1))
+    assert checkpoint_steps(place) == [2]
+    said, sentence = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=train_with_little_memory, args=(tmp_path, sentence))
+    process.start()
+    process.join(120)
+    assert said.poll() and said.recv() == (
         "memory is not enough for a step of 64 × 24 tokens and SAEs of 12 × 48000: choose a "
         "smaller micro_batch_size or a smaller dict_ratio."
     )
-    assert checkpoint_steps(tmp_path / "checkpoints") == before
-    assert said("enough") == "the same"
+    assert checkpoint_steps(place) == [2]
+    assert_same(train_large(checkpoints=[place]), train_large())
