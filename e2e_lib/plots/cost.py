@@ -93,7 +93,7 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
     ratio_axis(axes)
     axes.invert_yaxis()
     axes.set_ylabel("CE increase at equal L0,\nover the full run's")
-    legend_above(figure, grid[0], most=4)
+    legend_above(figure, list(grid[0]), most=4)
     return figure
 
 
