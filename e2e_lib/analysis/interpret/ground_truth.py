@@ -214,7 +214,7 @@ def match_samples(
     The table has one row a latent: key, and the columns of `judge`, measured on the second half.
     """
     matches: dict[str, Match] = {}
-    tables = []
+    tables = [pd.DataFrame(columns=["key", *JUDGED])]
     for sample in samples:
         half = halfway(sample.codes)
         best = best_matches(sample.codes[:half], among)
@@ -223,7 +223,7 @@ def match_samples(
         judged = judge(sample.codes[half:, :, there], list(own.values()), half)
         tables.append(judged.assign(key=list(own)))
         matches |= own
-    return matches, stacked(tables, [*JUDGED, "key"])
+    return matches, pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
 
 
 class TruthExplainer:
