@@ -13,8 +13,9 @@ SETUP_MINUTES = 1 to 10
 SMOKE_MINUTES = 3
 WORKSHOP_MINUTES = 10
 STORYWORLD_MINUTES = 30
-TEST_MINUTES = 17
+TEST_MINUTES = 10
 LINT_MINUTES = 1
+QUICK_SECONDS = 30
 VERIFY_MINUTES = 5
 BENCH_MINUTES = 2 to 10
 LOCK_MINUTES = 2
@@ -28,7 +29,7 @@ export WANDB_MODE ?= disabled
 export PYTHONWARNINGS = ignore:IProgress not found
 unexport PYTHONPATH
 
-.PHONY: help run test lab lint lock reference verify same bench clean
+.PHONY: help run quick test lab lint lock reference verify same bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +39,7 @@ help:
 	@echo "            SHRINK=1  any profile in a few steps, to try the whole path"
 	@echo "            MODEL=folder-or-hub-name TRAIN=text VALIDATION=text   a model of your own"
 	@echo "            CLUSTER=slurm|folder   every notebook a job of a cluster"
+	@echo "make quick  the method alone: core, engine, losses, floors  ($(QUICK_SECONDS) seconds)"
 	@echo "make test   lint, unit tests, notebooks  ($(TEST_MINUTES) minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
 	@echo "make lint   ruff, mypy and the floors alone  (minutes: $(LINT_MINUTES))"
@@ -74,12 +76,22 @@ lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@$(BIN)/lint-imports
 
+# Without what the whole suite has: checked signatures, doctests, plug-ins that take time to load.
+QUICK = -o addopts="--import-mode=importlib --strict-markers -p no:nbval -p no:hypothesispytest" \
+  -p no:anyio -p no:typeguard -p no:cacheprovider -n 2 --dist worksteal -q \
+  -m "not slow" -k "not bf16_trains" tests/core tests/engine
+
+quick: $(READY)
+	@$(BIN)/lint-imports > build/floors.txt || { cat build/floors.txt; exit 1; }
+	@$(BIN)/python -m pytest $(QUICK)
+	@echo ok
+
 test: export HF_HUB_OFFLINE = 1
 test: export TQDM_DISABLE = 1
 test: export OMP_NUM_THREADS = 1
 test: lint
 	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about $(TEST_MINUTES) minutes."
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python tests/notebooks/check_notebooks.py
 
 reference: $(READY)

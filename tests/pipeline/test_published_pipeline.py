@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from e2e_lib.analysis import umap_regions
 from e2e_lib.analysis.agreement.prompts import TASKS
 from e2e_lib.analysis.interpret.endpoint import MODEL, URL
 from e2e_lib.errors import ConfigError
@@ -69,6 +70,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
         patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
         patch.setenv("no_proxy", "127.0.0.1")
+        # UMAP compiles for half a minute; its own test and the smoke profile run it.
+        patch.setattr(umap_regions, "umap_coordinates", lambda x, *_: x[:, :2].double().numpy())
         patch.setenv(URL, f"http://127.0.0.1:{server.server_port}/v1")
         patch.setenv(MODEL, "tiny")
         given = write_stand_in(folder, n_prompts=PROMPTS)
