@@ -13,7 +13,6 @@ from pygments.formatters import HtmlFormatter
 
 from e2e_lib.errors import ResultsError
 from e2e_lib.files import write_text
-from e2e_lib.plots.style import small_png
 from pipeline.pages.render import render, style
 
 
@@ -22,6 +21,8 @@ class SmallPictures(Preprocessor):
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
         """Quantise the PNG of every output."""
+        from e2e_lib.plots.style import small_png  # here: it brings seaborn, two seconds
+
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 picture = small_png(base64.b64decode(output.data["image/png"]))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.execution.scrub import last_of_bars, scrub_text
 from pipeline.plan.grid import jobs
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT, load_profile
-from pipeline.plan.stages import ALL_NOTEBOOKS, PUBLISHED, stages
+from pipeline.plan.stages import ALL_NOTEBOOKS, INTRODUCTIONS, PUBLISHED, stages
 from pipeline.run import main as command_line
 from pipeline.run import run
 from pipeline.run_notebook import NotebookError, main, run_notebook
@@ -267,10 +268,16 @@ def test_a_failing_run_names_the_notebook_and_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`make run` on data that does not exist: non-zero exit, one sentence, no table."""
+    notebooks = Path(shutil.copytree(NOTEBOOKS, tmp_path / "notebooks"))
+    for name in INTRODUCTIONS:  # which would go on for a minute, whatever the data
+        whole = nbformat.read(notebooks / f"{name}.ipynb", as_version=4)
+        first = [cell for cell in whole.cells if "parameters" in cell.metadata.get("tags", [])]
+        whole.cells = first
+        nbformat.write(whole, notebooks / f"{name}.ipynb")
     texts = {"train_data": "no/such.jsonl", "validation_data": "no/other.jsonl"}
     chosen = {"objectives": ["local"], "seeds": [0], "train_tokens": 4096, "sweeps": {}, **texts}
     results = tmp_path / "results"
-    assert run(load_profile("smoke", chosen), results, cores=2) == 1
+    assert run(load_profile("smoke", chosen), results, cores=2, notebooks=notebooks) == 1
     error = capsys.readouterr().err
     assert "10_train-layer2-seed0 failed" in error and "jsonl" in error
     assert not (results / "done" / "10_train-layer2-seed0.json").exists()
