@@ -9,6 +9,7 @@ seed, version and distortion. So a region is a fact about two dictionaries; the 
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -76,10 +77,15 @@ def unusual(
     is_first: 1 for the first dictionary's elements, 0 for the second's.
     """
     k, share = neighbours.shape[1], float(is_first.mean())
-    by_count = np.array([binomtest(count, k, share).pvalue for count in range(k + 1)])
+    by_count = np.array([_p_value(count, k, share) for count in range(k + 1)])
     counts = is_first[neighbours].sum(axis=1)
     adjusted = false_discovery_control(by_count[counts])
     return np.where(adjusted <= level, np.where(counts > k * share, 1, -1), 0)
+
+
+@cache  # shuffled labels ask for the same ones a thousand times
+def _p_value(count: int, k: int, share: float) -> float:
+    return float(binomtest(count, k, share).pvalue)
 
 
 def find_regions(

@@ -11,10 +11,12 @@ sentences hold neither the key nor anything the server wrote, which may repeat i
 
 import json
 import os
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 
 import httpx
@@ -103,8 +105,9 @@ class Endpoint:
         body = json.dumps({"model": self.model, "messages": messages, **self.options})
         deadline = time.monotonic() + self.timeout
         answer = bytearray()
+        options: dict[str, Any] = {"timeout": self.timeout, "verify": _certificates()}
         with httpx.stream(
-            "POST", self.address, content=body, headers=headers, timeout=self.timeout
+            "POST", self.address, content=body, headers=headers, **options
         ) as response:
             if response.status_code == 400 and self.options:
                 self.options = {}  # reasoning models refuse to be told a temperature
@@ -118,6 +121,11 @@ class Endpoint:
                 if len(answer) > LARGEST_ANSWER:
                     raise MalformedError("The endpoint's answer is larger than 4 MB.")
         return bytes(answer)
+
+
+@cache  # reading them takes longer than a short answer
+def _certificates() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
 
 
 def _may_pass(error: BaseException) -> bool:
