@@ -1,6 +1,6 @@
 """Prompts for subject-verb agreement (paper, appendix I): data in, tensors out.
 
-Two sources: StoryWorld's own grammar (`storyworld.agreement`), and the data set that the paper
+Two sources: StoryWorld's own grammar (`agreement.storyworld`), and the data set that the paper
 names, Finlayson et al. 2021 as JSON lines in the form of Marks et al. (github.com/saprmarks/
 feature-circuits, folder data, from where the authors' script reads it too): one file a task, fields
 clean_prefix, patch_prefix, clean_answer and patch_answer. The answer to the clean prefix is
@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from e2e_lib.analysis.agreement.storyworld import StoryPrompt, story_prompts
 from e2e_lib.data.text import import_datasets
 from e2e_lib.errors import DataError, closest, first_sentence
-from e2e_lib.storyworld.agreement import StoryPrompt, story_prompts
 from e2e_lib.storyworld.corpus import TOKEN_IDS
 from e2e_lib.storyworld.lexicon import END_OF_TEXT
 
@@ -73,7 +73,7 @@ def knows_storyworld(tokenizer: Any) -> bool:
 
 
 def storyworld_prompts(n: int, seed: int = 0) -> dict[str, Prompts]:
-    """`n` prompts of each task from held-out stories; see `storyworld.agreement`.
+    """`n` prompts of each task from held-out stories; see `agreement.storyworld`.
 
     Raises:
         ConfigError: n is not a multiple of 4.

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from e2e_lib.analysis.agreement import prompts as agreement
+from e2e_lib.analysis.agreement.storyworld import VERBS, prompts_of, story_prompts
 from e2e_lib.errors import ConfigError, DataError
-from e2e_lib.storyworld.agreement import VERBS, prompts_of, story_prompts
 from e2e_lib.storyworld.corpus import TOKEN_IDS
 from e2e_lib.storyworld.corpus import build_tokenizer as storyworld_tokenizer
 from e2e_lib.storyworld.grammar import generate
