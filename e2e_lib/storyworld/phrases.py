@@ -6,24 +6,30 @@ from e2e_lib.storyworld import lexicon as lex
 from e2e_lib.storyworld.lexicon import Word
 from e2e_lib.storyworld.teller import Choice, Entity, Teller, no_type_check
 
-MOOD = Choice(lex.MOODS)
-WEATHER = {mood: Choice(mood.weather) for mood in lex.MOODS}
-VERBS = {mood: Choice(mood.verbs) for mood in lex.MOODS}
-ADVERBS = {mood: Choice(mood.adverbs) for mood in lex.MOODS}
-FEELINGS = {mood: Choice(mood.feelings) for mood in lex.MOODS}
-NAME, GROWNUP, ANIMAL = Choice(lex.NAMES), Choice(lex.GROWNUPS), Choice(lex.ANIMALS)
-GIRL_OR_BOY = Choice((lex.GIRL, lex.BOY))
-NAMES = {lex.GIRL: Choice(lex.GIRLS), lex.BOY: Choice(lex.BOYS)}
-TRAIT, TIME, PLACE, MOVE = map(Choice, (lex.TRAITS, lex.TIMES, lex.PLACES, lex.MOVES))
-OBJECT, SIZE, COUNT = Choice(lex.OBJECTS), Choice(lex.SIZES), Choice(lex.COUNTS)
-COLOUR, LOOK = Choice(lex.COLOURS), Choice(lex.COLOURS + lex.MATERIALS)
-LANDMARK, PREPOSITION = Choice(lex.LANDMARKS), Choice(lex.PREPOSITIONS)
-TRANSITIVE = Choice(lex.TRANSITIVES)
+MOOD = Choice(lex.MOODS, kind="mood")
+WEATHER = {mood: Choice(mood.weather, kind="weather") for mood in lex.MOODS}
+VERBS = {mood: Choice(mood.verbs, kind="verb") for mood in lex.MOODS}
+ADVERBS = {mood: Choice(mood.adverbs, kind="adverb") for mood in lex.MOODS}
+FEELINGS = {mood: Choice(mood.feelings, kind="feeling") for mood in lex.MOODS}
+NAME, GROWNUP = Choice(lex.NAMES, kind="name"), Choice(lex.GROWNUPS, kind="grown-up")
+ANIMAL, OBJECT = Choice(lex.ANIMALS, kind="animal"), Choice(lex.OBJECTS, kind="object")
+GIRL_OR_BOY = Choice((lex.GIRL, lex.BOY), kind="boy-or-girl")
+NAMES = {lex.GIRL: Choice(lex.GIRLS, kind="name"), lex.BOY: Choice(lex.BOYS, kind="name")}
+TRAIT, TIME = Choice(lex.TRAITS, kind="trait"), Choice(lex.TIMES, kind="time")
+PLACE, MOVE = Choice(lex.PLACES, kind="place"), Choice(lex.MOVES, kind="move")
+SIZE, COUNT = Choice(lex.SIZES, kind="size"), Choice(lex.COUNTS, kind="count")
+COLOUR = Choice(lex.COLOURS, kind="colour")
+LOOK = Choice(lex.COLOURS + lex.MATERIALS, kind="look")
+LANDMARK = Choice(lex.LANDMARKS, kind="landmark")
+PREPOSITION = Choice(lex.PREPOSITIONS, kind="preposition")
+TRANSITIVE = Choice(lex.TRANSITIVES, kind="verb")
 CAST = Choice((NAME, ANIMAL, GROWNUP), (3, 1, 1))
 CROWD = Choice((ANIMAL, GROWNUP), (2, 1))
-PLURAL = Choice((False, True))
-MANY = Choice((False, True), (2, 1))
-BY_NAME = Choice((False, True), (3, 1))  # instead of a pronoun, where both would be clear
+PLURAL = Choice((False, True), kind="number")
+BOTH = Choice((False, True), kind="company")
+MANY = Choice((False, True), (2, 1))  # of no kind: several need a count as well
+# A name instead of a pronoun, where both would be clear.
+BY_NAME = Choice((False, True), (3, 1), kind="name-or-pronoun")
 OPENING = Choice(("one", "once", "it"))
 CLAUSE = Choice(("simple", "phrase", "subject relative", "object relative"))
 SIGHT = Choice((OBJECT, ANIMAL))

@@ -155,7 +155,7 @@ class Scenes:
             self.along_the_path()
         else:
             who = self.hero
-            if t.choose(pick.PLURAL):
+            if t.choose(pick.BOTH):
                 who = self.both
                 t.pronoun(who)
             else:

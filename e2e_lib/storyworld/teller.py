@@ -53,15 +53,22 @@ def no_type_check(item: Checked) -> Checked:
 
 @no_type_check
 class Choice:
-    """Alternatives with fixed probabilities; logs and cumulative sums are computed once."""
+    """Alternatives with fixed probabilities; logs and cumulative sums are computed once.
 
-    __slots__ = ("_without", "cumulative", "logs", "options", "probabilities")
+    kind: what is decided, for `pairs`; empty where the shape of the story hangs on it.
+    """
+
+    __slots__ = ("_without", "cumulative", "kind", "logs", "options", "probabilities")
 
     def __init__(
-        self, options: Sequence[Any], weights: Sequence[float] | Sequence[int] | None = None
+        self,
+        options: Sequence[Any],
+        weights: Sequence[float] | Sequence[int] | None = None,
+        kind: str = "",
     ) -> None:
         weights = [1.0] * len(options) if weights is None else weights
         total = math.fsum(weights)
+        self.kind = kind
         self.options = tuple(options)
         self.probabilities = tuple(weight / total for weight in weights)
         self.logs = tuple(math.log(p) for p in self.probabilities)
@@ -73,14 +80,14 @@ class Choice:
         """The same choice with one alternative ruled out (all of them if it is not among them)."""
         if option not in self._without:
             kept = [(o, p) for o, p in self._pairs() if o != option]
-            self._without[option] = Choice([o for o, _ in kept], [p for _, p in kept])
+            self._without[option] = Choice([o for o, _ in kept], [p for _, p in kept], self.kind)
         return self._without[option]
 
     def _pairs(self) -> Iterable[tuple[Any, float]]:
         return zip(self.options, self.probabilities, strict=True)
 
 
-COIN = Choice((0, 1))
+COIN = Choice((0, 1), kind="coin")
 
 
 @no_type_check
@@ -111,13 +118,19 @@ class Story:
     labels: dict[str, list]
     logprob: float  # nats, of the whole derivation, the decision to stop included
     trace: tuple[int, ...] = field(repr=False, default=())  # the alternative taken, every decision
-    coins: tuple[int, ...] = field(repr=False, default=())  # which of them were decoys' coins
+    choices: tuple[Choice, ...] = field(repr=False, default=())  # what each was taken from
+    written: tuple[int, ...] = field(repr=False, default=())  # tokens before each
     canonical: str = field(repr=False, default="")  # the text with every coin showing heads
 
     @property
     def text(self) -> str:
         """Words joined by single spaces."""
         return " ".join(self.tokens)
+
+    @property
+    def coins(self) -> tuple[int, ...]:
+        """Which decisions were decoys' coins."""
+        return tuple(i for i, choice in enumerate(self.choices) if choice is COIN)
 
 
 @cache
@@ -134,7 +147,8 @@ class Teller:
         self.draw = draw
         self.records: list[tuple] = []
         self.trace: list[int] = []
-        self.coins: list[int] = []
+        self.choices: list[Choice] = []
+        self.written: list[int] = []
         self.seen: set[Any] = set()
         self.logprob = self.pending = 0.0
         self.mood: Mood  # decided in the first sentence
@@ -145,6 +159,8 @@ class Teller:
         """Take one decision and account for its probability."""
         index = self.draw(choice)
         self.trace.append(index)
+        self.choices.append(choice)
+        self.written.append(len(self.records))
         self.logprob += choice.logs[index]
         self.pending -= choice.logs[index]
         return choice.options[index]
@@ -154,7 +170,6 @@ class Teller:
         forms = word.forms
         if len(forms) == 1:
             return forms[0][plural]
-        self.coins.append(len(self.trace))
         return forms[self.choose(COIN)][plural]
 
     def emit(
@@ -216,5 +231,5 @@ class Teller:
         columns = [list(column) for column in zip(*self.records, strict=True)]
         tokens, canonical = columns[:2]
         labels = dict(zip(LABELS, columns[2:], strict=True))
-        return Story(tokens, labels, self.logprob, tuple(self.trace), tuple(self.coins),
-                     " ".join(canonical))  # fmt: skip
+        return Story(tokens, labels, self.logprob, tuple(self.trace), tuple(self.choices),
+                     tuple(self.written), " ".join(canonical))  # fmt: skip
