@@ -75,13 +75,21 @@ class PairRows(NamedTuple):
 
 
 def pairs(
-    kinds: Iterable[str] = KINDS, n: int = 30, seed: int = 0, split: str = "validation"
+    kinds: Iterable[str] = KINDS,
+    n: int = 30,
+    seed: int = 0,
+    split: str = "validation",
+    *,
+    same_length: bool = True,
 ) -> dict[str, list[Pair]]:
     """`n` pairs of each kind, at most one of a kind from a story; the first member is in `split`.
 
     The decision is any of its kind in the story, the other alternative any of those left; a pair
     that is rejected makes room for the next story's. The same seed gives the same pairs, whatever
     other kinds are asked for.
+
+    same_length: only pairs whose positions correspond, so that what stands at one is the other's
+    counterpart; else also such as "he" in place of "the fox".
 
     Raises:
         ConfigError: unknown kind or split, n below 1, or a kind that too few stories contain.
@@ -103,7 +111,10 @@ def pairs(
             raise ConfigError(f"{most} stories hold fewer than {n} pairs of these kinds: {few}.")
         decisions = decisions_of(story)
         for kind in missing:
-            if kind in decisions and (pair := _draw(story, kind, decisions[kind], randoms[kind])):
+            if kind not in decisions:
+                continue
+            pair = _draw(story, kind, decisions[kind], randoms[kind])
+            if pair and (pair.same_length or not same_length):
                 found[kind].append(pair)
     return found
 

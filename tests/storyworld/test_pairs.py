@@ -60,7 +60,7 @@ def test_the_first_differing_token_is_the_first(found):
         assert one[: pair.first] == two[: pair.first]
         assert one[pair.first] != two[pair.first]
         assert pair.first >= pair.story.written[pair.decision]
-        assert pair.same_length == (len(one) == len(two))
+        assert pair.same_length and len(one) == len(two)
 
 
 def test_the_cost_is_that_of_the_choices_taken(found):
@@ -139,9 +139,11 @@ def test_what_no_longer_fits_is_rejected(stories):
 
 
 def test_rows(found):
-    few = [*found["coin"][:3], *found["company"][:3]]
+    anyhow = pairs(["company"], 8, same_length=False)["company"]
+    assert {pair.same_length for pair in anyhow} == {True, False}
+    few = [*found["coin"][:3], *(pair for pair in anyhow if not pair.same_length)][:6]
     rows = pair_rows(few)
-    assert rows.kind == ["coin"] * 3 + ["company"] * 3
+    assert rows.kind == ["coin"] * 3 + ["company"] * 3  # lengths differ
     assert rows.tokens.shape[:2] == (6, 2) and rows.tokens.shape[2] == rows.length.max() <= 128
     end = TOKEN_IDS["<|endoftext|>"]
     words = {index: word for word, index in TOKEN_IDS.items()}

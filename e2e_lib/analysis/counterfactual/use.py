@@ -1,0 +1,143 @@
+"""What a decision of the generator changes in the clean model, and what the model makes of it.
+
+A pair is two stories that one decision tells apart; t is the first token that differs. For the
+residual stream x before a block:
+
+    use       Σ over predictions from t on of KL(clean ‖ exchanged), nats; exchanged: the model on a
+              member's text with its partner's x at t. Mean over both directions
+    presence  ‖x − x′‖² at t over 2 Var x: 1 where the two differ as two random tokens do
+
+No SAE is looked at. A kind of decision with much presence and no use is what the data contains and
+the network ignores.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from e2e_lib.analysis.statistics import mean_interval
+from e2e_lib.core.hooks import clean_pass, replaced_pass
+from e2e_lib.core.losses import token_kl
+from e2e_lib.errors import ConfigError, require
+from e2e_lib.names import resid_pre
+from e2e_lib.storyworld.pairs import PairRows
+
+BATCH = 16  # pairs in a pass
+UNUSED = 0.01  # of the mean kind's use: below it, with the whole interval, nothing uses a kind
+COLUMNS = (
+    *("kind", "layer", "use", "use_low", "use_high"),
+    *("presence", "presence_low", "presence_high", "n_pairs", "threshold", "verdict"),
+)
+
+
+def exchanged(x: Float[Tensor, "row pos d"], at: Int[Tensor, " row"]) -> Float[Tensor, "row pos d"]:
+    """Rows of pairs (2i and 2i + 1 are partners), each with its partner's activation at `at`."""
+    row = torch.arange(len(x), device=x.device)
+    new = x.clone()
+    new[row, at] = x[row ^ 1, at]
+    return new
+
+
+def later(
+    at: Int[Tensor, " row"], length: Int[Tensor, " row"], positions: int
+) -> Bool[Tensor, "row pos"]:
+    """Where the predictions are that count: from `at` to the last one that a story's end allows."""
+    place = torch.arange(positions, device=at.device)
+    return (place >= at[:, None]) & (place < length[:, None] - 1)
+
+
+@torch.no_grad()
+def exchange(
+    model: TransformerBridge, rows: PairRows, layers: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """Use and presence of every pair at every layer (of residual streams before blocks).
+
+    layers: all, if None. The variance is that of all tokens of all rows but the padding. One row a
+    pair and layer: kind, pair, layer, use, presence (NaN where the activation does not vary).
+
+    Raises:
+        ConfigError: a layer that the model lacks, or stories longer than its context.
+    """
+    layers, cfg = range(model.cfg.n_layers) if layers is None else layers, model.cfg
+    for layer in layers:
+        require(0 <= layer < cfg.n_layers, "layer", layer, f"from 0 to {cfg.n_layers - 1}")
+    tokens, first, length, kinds = rows
+    if tokens.shape[-1] > cfg.n_ctx:
+        raise ConfigError(
+            f"a pair of stories takes {tokens.shape[-1]} tokens, but the model's context is "
+            f"{cfg.n_ctx}."
+        )
+    hooks = {layer: resid_pre(layer) for layer in layers}
+    moments = {layer: _Moments() for layer in layers}
+    use, energy = (np.zeros((len(hooks), len(kinds))) for _ in range(2))
+    for part in length.amax(1).argsort(stable=True).split(BATCH):  # of like length: less padding
+        longest = int(length[part].max())
+        own, ends = tokens[part, :, :longest].flatten(0, 1), length[part].flatten()
+        at = first[part].repeat_interleave(2)
+        counts = later(at, ends, longest)
+        told = torch.arange(longest, device=at.device) < ends[:, None]
+        clean = clean_pass(model, own, list(hooks.values()))
+        logits = clean.logits
+        assert logits is not None
+        for i, (layer, hook) in enumerate(hooks.items()):
+            x = clean.activations[hook]
+            new = exchanged(x, at)
+            kl = (token_kl(logits, replaced_pass(model, own, hook, new)) * counts).sum(-1)
+            use[i, part] = kl.view(-1, 2).mean(-1).cpu()
+            energy[i, part] = (new - x)[::2].double().square().sum((-1, -2)).cpu()
+            moments[layer].add(x[told])
+    scale = np.array([2 * moments[layer].variance() or np.nan for layer in hooks])
+    index = pd.MultiIndex.from_product([hooks, range(len(kinds))], names=["layer", "pair"])
+    values = {"use": use.ravel(), "presence": (energy / scale[:, None]).ravel()}
+    table = pd.DataFrame(values, index=index).reset_index()
+    return table.assign(kind=kinds * len(hooks))[["kind", *table]]
+
+
+class _Moments:
+    """Sums over tokens, in float64."""
+
+    def __init__(self) -> None:
+        self.n, self.square = 0, 0.0
+        self.total: Tensor | float = 0.0
+
+    def add(self, x: Float[Tensor, "token d"]) -> None:
+        x = x.double()
+        self.n += len(x)
+        self.square += float(x.square().sum())
+        self.total = self.total + x.sum(0)
+
+    def variance(self) -> float:
+        """E‖x − mean‖²; 0 where all are alike up to rounding."""
+        mean = torch.as_tensor(self.total) / self.n
+        power = self.square / self.n
+        variance = power - float(mean.square().sum())
+        return variance if variance > 1e-12 * power else 0.0
+
+
+def use_table(per_pair: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """`exchange`'s means per kind and layer, with 95 % bootstrap over pairs, and the verdict.
+
+    The threshold of a layer is `UNUSED` of the mean over kinds of their use there. `unused`: the
+    whole interval of use lies below it; `used`: above it; else, or with one pair, `undecided`.
+    """
+    records = []
+    for (kind, layer), own in per_pair.groupby(["kind", "layer"], sort=False):
+        use, presence = (mean_interval(own[column], seed=seed) for column in ("use", "presence"))
+        records.append((kind, layer, *use, *presence, len(own)))
+    table = pd.DataFrame(records, columns=list(COLUMNS[:-2]))
+    table["threshold"] = UNUSED * table.groupby("layer")["use"].transform("mean")
+    below, above = table["use_high"] < table["threshold"], table["use_low"] > table["threshold"]
+    verdict = np.select([below, above], ["unused", "used"], default="undecided")
+    return table.assign(verdict=verdict).sort_values("layer", kind="stable", ignore_index=True)
+
+
+def kinds_by_verdict(table: pd.DataFrame, layer: int) -> dict[str, list[str]]:
+    """The kinds that are used, unused and undecided at a layer, by `use_table`'s verdict."""
+    own = table[table["layer"] == layer]
+    verdicts = ("used", "unused", "undecided")
+    return {name: own.loc[own["verdict"] == name, "kind"].tolist() for name in verdicts}
