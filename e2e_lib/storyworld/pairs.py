@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from e2e_lib.errors import ConfigError, is_integer, require, require_known
 from e2e_lib.storyworld.corpus import TOKEN_IDS, encode
@@ -72,6 +72,16 @@ class PairRows(NamedTuple):
     at: Int[Tensor, " pair"]  # position of the first token that differs
     length: Int[Tensor, "pair 2"]  # positions that count: up to and with the `<|endoftext|>` after
     kind: list[str]
+
+    def part(self, start: int, stop: int) -> PairRows:
+        """The pairs from `start` to before `stop`."""
+        own = slice(start, stop)
+        return PairRows(self.tokens[own], self.at[own], self.length[own], self.kind[own])
+
+    def to(self, device: Any) -> PairRows:
+        """The same on another device."""
+        tokens, at, length = (values.to(device) for values in self[:3])
+        return PairRows(tokens, at, length, self.kind)
 
 
 def pairs(

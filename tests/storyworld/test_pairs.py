@@ -155,6 +155,8 @@ def test_rows(found):
         at = int(rows.at[i])
         assert torch.equal(rows.tokens[i, 0, :at], rows.tokens[i, 1, :at])
         assert rows.tokens[i, 0, at] != rows.tokens[i, 1, at]
+    part = rows.part(2, 4).to("cpu")
+    assert part.kind == rows.kind[2:4] and torch.equal(part.tokens, rows.tokens[2:4])
 
 
 def test_table(found):

@@ -31,12 +31,6 @@ def per_pair(model, rows):
     return use.exchange(model, rows)
 
 
-def pick(rows, *chosen):
-    """Some of the pairs."""
-    index = torch.tensor(chosen)
-    return PairRows(*(x[index] for x in rows[:3]), [rows.kind[i] for i in chosen])
-
-
 def test_by_hand(model, rows, per_pair):
     """One exchange at a time, with the model's own hooks."""
     hook, values = "blocks.2.hook_resid_pre", []
