@@ -1,5 +1,9 @@
-"""Principal directions: elements along one, projections on it, what SAEs keep, what matters."""
+"""Principal directions: elements along one, projections on it, what SAEs keep, what matters; and
+which decisions of the embedded world matter."""
 
+from typing import Any
+
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,6 +25,12 @@ BACKGROUND = "#dde1ef"
 # Kinds of token in drawing order: the many first. Colours are no objective's.
 KINDS = {"other": "#8d93a8", "end of text, later": "#0f8b8d", "position 0": "#c8372d"}
 BINS = 40  # as the paper
+VERDICTS: dict[str, dict[str, Any]] = {
+    "used": {"color": "#0f8b8d", "marker": "o"},
+    "undecided": {"color": "#8d93a8", "marker": "D"},
+    "unused": {"color": "#c8372d", "marker": "s", "markerfacecolor": "none"},
+}
+LEAST = 1e-5  # nats, and shares of twice the variance: what is less is drawn there
 
 
 def plot_cosine_map(points: pd.DataFrame) -> Figure:
@@ -130,4 +140,61 @@ def plot_ablation_by_direction(table: pd.DataFrame) -> Figure:
     right.set_xlim(0, 1.1 * float(table["spread"].max()))
     entries = [clean, paper, first]
     figure.legend(handles=entries, loc="outside upper center", ncols=len(entries), frameon=False)
+    return figure
+
+
+def plot_use(table: pd.DataFrame) -> Figure:
+    """Per kind of decision, at one layer: how much the network uses it, how much of it is there.
+
+    table: a layer of `counterfactual.use.use_table`; the kinds from top to bottom by use. The line
+    is the threshold of the verdict.
+    """
+    table = table.sort_values("use", ascending=False, ignore_index=True)
+    figure, grid = grid_of(1, 2, 1.2 + 0.2 * len(table), sharey=True)
+    for axes, column in zip(grid[0], ("use", "presence"), strict=True):
+        axes.set_xscale("log")
+        for verdict, look in VERDICTS.items():
+            own = table[table["verdict"] == verdict]
+            value, low, high = (
+                own[column + end].clip(lower=LEAST) for end in ("", "_low", "_high")
+            )
+            axes.errorbar(
+                value, own.index, xerr=[value - low, high - value], linestyle="", markersize=6,
+                elinewidth=1.2, capsize=2, label=verdict if len(own) else None, **look,
+            )  # fmt: skip
+        axes.set_xlim(left=LEAST / 1.5)
+        axes.xaxis.set_major_locator(mpl.ticker.LogLocator(numticks=9))
+    left, right = grid[0]
+    left.axvline(float(table["threshold"].iloc[0]), color=INK, linewidth=1, linestyle=":")
+    left.set_yticks(table.index, table["kind"], fontsize=8.5)
+    left.set_ylim(len(table) - 0.4, -0.6)
+    left.set(title="use", xlabel="KL of later predictions (nats)")
+    right.set(title="presence", xlabel="‖Δx‖² / twice the variance")
+    legend_above(figure, [left])
+    return figure
+
+
+def plot_use_by_layer(table: pd.DataFrame) -> Figure:
+    """The same at every layer, as colours; a dot where a kind is used."""
+    layers = sorted(table["layer"].unique())
+    first = table.groupby("kind")["use"].max().sort_values(ascending=False)
+    figure, grid = grid_of(1, 2, 1.2 + 0.2 * len(first), sharey=True)
+    shown = table.assign(used=table["verdict"] == "used")
+    names = {"use": "nats", "presence": "share of twice the variance"}
+    for axes, (column, unit) in zip(grid[0], names.items(), strict=True):
+        values, used = (
+            shown.pivot_table(index="kind", columns="layer", values=name, dropna=False)
+            .loc[first.index, layers]
+            .to_numpy(dtype=float)
+            for name in (column, "used")
+        )
+        norm = mpl.colors.LogNorm(LEAST, max(float(np.nanmax(values)), 10 * LEAST), clip=True)
+        image = axes.imshow(values, norm=norm, cmap="viridis", aspect="auto")
+        where = np.nonzero(used)[::-1]
+        axes.scatter(*where, s=9, color="white", edgecolors=INK, linewidths=0.5)
+        axes.grid(visible=False)
+        axes.set(title=column, xlabel="residual stream before block")
+        axes.set_xticks(range(len(layers)), layers)
+        figure.colorbar(image, ax=axes, label=unit, pad=0.02)
+    grid[0, 0].set_yticks(range(len(first)), first.index, fontsize=8.5)
     return figure

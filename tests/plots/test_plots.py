@@ -14,6 +14,7 @@ from e2e_lib.core import losses
 from e2e_lib.files import project_path
 from e2e_lib.names import OBJECTIVES
 from e2e_lib.plots.dictionaries import plot_similarity_histograms, plot_similarity_trends
+from e2e_lib.plots.directions import VERDICTS, plot_use, plot_use_by_layer
 from e2e_lib.plots.evidence import plot_claims_forest
 from e2e_lib.plots.performance import (
     plot_explained_variance_by_block,
@@ -135,6 +136,30 @@ def test_labels_of_axes_are_no_longer_than_the_axes(tables):
     figure.canvas.draw()
     axes = figure.axes[0]
     assert axes.yaxis.label.get_window_extent().height < axes.bbox.height
+
+
+def test_kinds_of_decision_stand_by_use_and_show_their_verdict():
+    table = pd.DataFrame({
+        "kind": ["coin", "name", "place"] * 2, "layer": [0] * 3 + [1] * 3,
+        "use": [-1e-7, 30.0, 2.0, 1e-4, 9.0, 0.0], "presence": [0.01, 0.8, 0.3] * 2,
+        "threshold": 0.1, "verdict": ["unused", "used", "used", "unused", "used", "unused"],
+    })  # fmt: skip
+    for column in ("use", "presence"):
+        table[f"{column}_low"], table[f"{column}_high"] = table[column] / 2, table[column] * 2
+    figure = plot_use(table[table["layer"] == 0])
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["name", "place", "coin"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["used", "unused"]
+    used, unused = (c.lines[0] for c in left.containers if c.get_label() in ("used", "unused"))
+    assert list(used.get_xdata()) == [30, 2] and list(unused.get_xdata()) == [1e-5]
+    assert left.get_xlim()[0] < 1e-5, "what is drawn at the edge is whole"
+    assert all(axes.get_xlabel() for axes in (left, right))
+    assert len({look["marker"] for look in VERDICTS.values()}) == 3
+    maps = plot_use_by_layer(table).axes[:2]
+    for axes in maps:
+        [dots] = axes.collections
+        assert sorted(map(tuple, dots.get_offsets().tolist())) == [(0, 0), (0, 1), (1, 0)]
+        assert axes.images[0].get_array().shape == (3, 2)
 
 
 def test_styles_are_distinct():
