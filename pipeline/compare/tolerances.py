@@ -39,6 +39,7 @@ TOLERANCES = (
     ("*/23_*", WEIGHTS),
     ("*/24_*", WEIGHTS),
     ("*/2[5689]_*", PASSES),
+    ("*/4?_*", PASSES),
     ("*/30_moved_features.*", WEIGHTS),
     ("*/30_seed_agreement.*", WEIGHTS),
     ("*/30_agreement_gain.*", WEIGHTS),

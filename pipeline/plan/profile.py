@@ -42,6 +42,7 @@ SMALL = {
     # A feature is scored on 20 rows of the second half.
     "28_interpretability": {"n_features": 2, "n_rows": 48, "n_cards": 1},
     "29_faithfulness": {"examples": 8, "ranking_examples": 4, "kept_singly": 2},
+    "40_what_the_network_uses": {"n_pairs": 2},
 }
 OWN_MODEL_KEYS = ("context_size", "layers", "middle_layer", "downstream_coeff", "lr")
 

@@ -43,8 +43,11 @@ NO_SWEEP = {
     *("27_seeds", "27_train_tokens", "30_agreement_gain", "30_cost_quality", "30_cost_ratio"),
     *("30_moved_features", "30_seed_agreement", "30_training_cost"),
 }
-# What this one lacks: regions of the map, for its features are random; StoryWorld's labels.
-HERE = {"24_region_counts", "24_regions", "28_latents"}
+# What this one lacks: regions of the map, for its features are random; StoryWorld's labels, pairs.
+HERE = {
+    *("24_region_counts", "24_regions", "28_latents"),
+    *("40_by_layer", "40_use", "40_use_and_presence"),
+}
 
 
 class Finished(NamedTuple):
