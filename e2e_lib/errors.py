@@ -7,8 +7,8 @@ asked what it is. What a dataclass derived from `Checked` allows stands in its f
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import Field, fields
 from difflib import get_close_matches
 from functools import wraps
@@ -61,6 +61,22 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
             return 130
 
     return run
+
+
+@contextmanager
+def reworded(kind: type[E2EError], sentence: str) -> Iterator[None]:
+    """Say in one sentence what another library raises: as `kind`, `sentence (Class: its reason).`
+
+    Hub clients and parsers raise a dozen classes each. An error of this `kind` passes as it is.
+    """
+    try:
+        yield
+    except kind:
+        raise
+    except Exception as error:
+        reason = first_sentence(error.__cause__ or error)
+        words = ": ".join(filter(None, (type(error).__name__, reason)))
+        raise kind(f"{sentence} ({words}).") from error
 
 
 def require(condition: bool, parameter: str, value: object, allowed: str) -> None:

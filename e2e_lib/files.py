@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from e2e_lib.errors import ResultsError, first_sentence
+from e2e_lib.errors import ResultsError, first_sentence, reworded
 
 
 def project_path(path: str | Path) -> Path:
@@ -91,10 +91,8 @@ def replace_block(path: Path, name: str, text: str) -> None:
         ResultsError: the file cannot be read or written, or lacks the two comments.
     """
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    try:
+    with reworded(ResultsError, f"{path.name} cannot be read"):
         old = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"Cannot read {path.name}: {error}.") from error
     if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
         raise ResultsError(f"{path.name} must hold {begin} and, after it, {end}, once each.")
     write_text(path, f"{old.split(begin)[0]}{begin}\n{text}\n{end}{old.split(end)[1]}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from e2e_lib.errors import ConfigError, ResultsError, command, first_sentence, require
+from e2e_lib.errors import ConfigError, ResultsError, command, first_sentence, require, reworded
 from e2e_lib.files import write_json, write_text, writing
 from pipeline.execution.executor import (
     cancel_leftovers,
@@ -89,10 +89,8 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         require(bool(equals and key), "override", pair, "KEY=VALUE, such as train_tokens=100000")
         key = {variable: key for key, variable in WORDS.items()}.get(key, key)
-        try:
+        with reworded(ConfigError, f"{key} is {value!r}, but it must be a YAML value"):
             overrides[key] = yaml.safe_load(value) if key not in WORDS else _local(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{key} is {value!r}, but it must be a YAML value.") from error
         if key == "notebook_parameters":
             overrides[key] = _with_local_paths(overrides[key])
     return overrides

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from e2e_lib.errors import ResultsError, command, require
+from e2e_lib.errors import ResultsError, command, require, reworded
 from pipeline.compare.differences import FILES, matches, read_csv, read_text
 
 SAES = ("saes/**/*.safetensors", "saes/**/cfg.json", "saes/*/metrics.json", "saes/*/*.csv")
@@ -55,10 +55,8 @@ def _content(path: Path) -> bytes:
             kept = kept[~kept["id"].astype(str).str.startswith(CLAIM)]
         return kept.to_csv(index=False).encode()
     if path.suffix == ".json":
-        try:
+        with reworded(ResultsError, f"{path.name!r} is no JSON"):
             return json.dumps(_without_clocks(json.loads(read_text(path)))).encode()
-        except ValueError as error:
-            raise ResultsError(f"{path.name!r} is no JSON.") from error
     return path.read_bytes()
 
 

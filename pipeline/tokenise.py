@@ -24,7 +24,14 @@ from tqdm import tqdm
 from e2e_lib.data.models import model_path
 from e2e_lib.data.rows import row_blocks, token_stream
 from e2e_lib.data.text import TextSource, read_documents
-from e2e_lib.errors import ConfigError, DataError, ModelError, command, first_sentence, require
+from e2e_lib.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    command,
+    require,
+    reworded,
+)
 from e2e_lib.files import write_json
 
 SHARD_TOKENS = 50_000_000  # of a parquet file: 100 to 200 MB
@@ -82,13 +89,9 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     path = str(model_path("storyworld")) if name == "storyworld" else name
-    try:
+    what = f"tokenizer is {name!r}, but it could not be loaded: a hub name needs a network"
+    with reworded(ModelError, f"{what} or a cached copy"):
         return AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # the hub's client and the parsers raise a dozen kinds
-        raise ModelError(
-            f"tokenizer is {name!r}, but it could not be loaded (a hub name needs a network or a "
-            f"cached copy): {type(error).__name__}: {first_sentence(error)}."
-        ) from error
 
 
 def _write(

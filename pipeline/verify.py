@@ -83,7 +83,7 @@ def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None
     shutil.copy(reference / "profile.json", scratch)
     for run in (scratch / "saes").iterdir() if weights else ():
         for name in (WEIGHTS, "cfg.json", SPARSITY):
-            source = weights / "saes" / run.name / name if weights else run / name
+            source = (weights or scratch) / "saes" / run.name / name
             if source.is_file() and not (run / name).is_file():
                 shutil.copy(source, run / name)
 

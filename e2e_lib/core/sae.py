@@ -81,7 +81,7 @@ class SAE(nn.Module):
     ) -> Coded:
         """What `forward` computes, without its codes: their sum Σ c^p_norm and counts by token.
 
-        Training and evaluation use this; `coding` says how, and why.
+        Training and evaluation use this; `engine.sae_kernel` says how, and why.
         """
         weights = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
         return autoencode(x, *weights, p_norm, count=count)

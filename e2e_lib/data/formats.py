@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from e2e_lib.errors import ModelError, is_integer
+from e2e_lib.errors import ModelError, is_integer, reworded
 from e2e_lib.files import write_text, writing
 
 WEIGHTS, CONFIG, SPARSITY = "sae_weights.safetensors", "cfg.json", "sparsity.safetensors"
@@ -88,14 +88,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is missing, no JSON, or does not say so.
     """
-    try:
+    what = f"SAE folder {str(folder)!r}: {CONFIG} must be readable JSON with d_in and d_sae"
+    with reworded(ModelError, what):
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         sizes = config["d_in"], config["d_sae"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(
-            f"SAE folder {str(folder)!r}: {CONFIG} must be readable JSON with d_in and d_sae "
-            f"({type(error).__name__}: {error})."
-        ) from error
     if not all(is_integer(size) and 1 <= size < 2**31 for size in sizes):
         raise ModelError(
             f"SAE folder {str(folder)!r}: d_in and d_sae of its {CONFIG} are {str(sizes)[:80]}, "
@@ -130,36 +126,28 @@ def read_saelens(folder: Path) -> dict[str, Tensor]:
 def firing_frequency(folder: str | Path) -> Float[Tensor, " d_sae"]:
     """Share of the evaluation tokens on which each latent of a saved SAE fired; 0 = not alive."""
     folder = Path(folder)
-    try:
-        with safe_open(folder / SPARSITY, framework="pt") as file:
-            claimed = file.get_slice("sparsity")
-            if len(claimed.get_shape()) != 1 or claimed.get_dtype() not in FLOATS:
-                raise SafetensorError("its sparsity is no row of floating-point numbers")
-            sparsity = file.get_tensor("sparsity")
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"SAE folder {str(folder)!r}: {SPARSITY} is missing or damaged ({error})."
-        ) from error
+    what = f"SAE folder {str(folder)!r}: {SPARSITY} is missing or damaged"
+    with reworded(ModelError, what), safe_open(folder / SPARSITY, framework="pt") as file:
+        claimed = file.get_slice("sparsity")
+        if len(claimed.get_shape()) != 1 or claimed.get_dtype() not in FLOATS:
+            raise ValueError("its sparsity is no row of floating-point numbers")
+        sparsity = file.get_tensor("sparsity")
     return torch.where(sparsity > NEVER_FIRED, 10.0**sparsity, torch.zeros_like(sparsity))
 
 
 def _read_checked(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
     """Tensors of a safetensors file whose names and shapes are exactly `shapes`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            found = {name: list(file.get_slice(name).get_shape()) for name in names}
-            kinds = {file.get_slice(name).get_dtype() for name in names}
-            if found != shapes or not kinds <= FLOATS:
-                raise ModelError(
-                    f"SAE weights {str(path)!r} hold {str(found)[:300]} of {sorted(kinds)}, but "
-                    f"{CONFIG} asks for {shapes} of floating-point numbers."
-                )
-            return {name: file.get_tensor(name).float() for name in shapes}
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"SAE weights {str(path)!r} are missing, damaged or truncated ({error})."
-        ) from error
+    what = f"SAE weights {str(path)!r} are missing, damaged or truncated"
+    with reworded(ModelError, what), safe_open(path, framework="pt") as file:
+        names = file.keys()
+        found = {name: list(file.get_slice(name).get_shape()) for name in names}
+        kinds = {file.get_slice(name).get_dtype() for name in names}
+        if found != shapes or not kinds <= FLOATS:
+            raise ModelError(
+                f"SAE weights {str(path)!r} hold {str(found)[:300]} of {sorted(kinds)}, but "
+                f"{CONFIG} asks for {shapes} of floating-point numbers."
+            )
+        return {name: file.get_tensor(name).float() for name in shapes}
 
 
 def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -169,15 +157,14 @@ def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
         ModelError: the file is damaged, holds anything but tensors, or tensors whose names or
             shapes are not those of SAEs.
     """
-    try:
+    what = (
+        f"SAE file {path.name!r} cannot be read: it is damaged, or no file of plain tensors, and "
+        "other pickles are never loaded"
+    )
+    with reworded(ModelError, what):
         _check_archive(path)
         # mmap: nothing is read before its shape was checked.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # of pickle, of zip files, of torch
-        raise ModelError(
-            f"SAE file {path.name!r} cannot be read: it is damaged, or no file of plain tensors, "
-            f"and other pickles are never loaded ({type(error).__name__})."
-        ) from error
     groups: dict[str, dict[str, Tensor]] = {}
     for key, tensor in found.items() if isinstance(found, dict) else ():
         ending = next((e for e in TENSORS if key == e or str(key).endswith(f".{e}")), None)

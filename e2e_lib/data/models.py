@@ -8,7 +8,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.utils.logging import disable_progress_bar
 
-from e2e_lib.errors import ModelError, first_sentence
+from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path
 from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
 
@@ -66,20 +66,17 @@ def load_model(
     """
     path = model_path(name_or_folder)
     check_device(device)
-    try:
-        disable_progress_bar()  # of reading weights: noise in every executed notebook
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # third-party deprecations that no caller can act on
-            pinned = None if Path(path).is_dir() else revision
-            model = TransformerBridge.boot_transformers(path, device=device, revision=pinned)
-            if processed:
-                model.enable_compatibility_mode()
-    except Exception as error:  # the libraries raise a dozen classes here; the user needs one
-        raise ModelError(
-            f"model is {name_or_folder!r}, but it could not be loaded (a hub name needs a network "
-            f"or a cached copy, a folder needs sound files): "
-            f"{type(error).__name__}: {first_sentence(error)}."
-        ) from error
+    disable_progress_bar()  # of reading weights: noise in every executed notebook
+    what = (
+        f"model is {name_or_folder!r}, but it could not be loaded: a hub name needs a network or a "
+        "cached copy, a folder needs sound files"
+    )
+    with reworded(ModelError, what), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # third-party deprecations that no caller can act on
+        pinned = None if Path(path).is_dir() else revision
+        model = TransformerBridge.boot_transformers(path, device=device, revision=pinned)
+        if processed:
+            model.enable_compatibility_mode()
     model.eval()
     for parameter in model.original_model.parameters():
         parameter.requires_grad_(False)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from e2e_lib.errors import DataError, first_sentence
+from e2e_lib.errors import DataError, reworded
 from e2e_lib.files import project_path, source_path
 
 READERS = {
@@ -85,7 +85,7 @@ def read_documents(source: TextSource, seed: int | None) -> Iterator[Document]:
         # An endless stream: the seed chooses other stories, not another order of the same ones.
         yield from (story.text for story in generate(seed or 0, source.split))
         return
-    try:
+    with reworded(DataError, f"data {source.name!r} cannot be read to its end"):
         dataset, column = _open(source)
         if seed is not None and hasattr(dataset, "num_rows"):
             dataset = dataset.shuffle(seed=seed)
@@ -98,12 +98,6 @@ def read_documents(source: TextSource, seed: int | None) -> Iterator[Document]:
                     "must hold a text or a list of token ids in every row."
                 )
             yield row[column]
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"data {source.name!r} cannot be read to its end ({first_sentence(error)})."
-        ) from error
 
 
 def _open(source: TextSource) -> tuple[Any, str]:
@@ -136,13 +130,10 @@ def import_datasets() -> Any:
 def _open_file(path: Path, source: TextSource) -> Any:
     if not path.is_file():
         raise DataError(f"data is {source.name!r}, but there is no such file.")
-    try:
+    with reworded(DataError, f"data {source.name!r} cannot be read"):
         return import_datasets().load_dataset(
             READERS[path.suffix], data_files=str(path), split="train", streaming=False
         )
-    except Exception as error:  # datasets wraps parser errors in many classes
-        reason = first_sentence(error.__cause__ or error)
-        raise DataError(f"data {source.name!r} cannot be read: {reason}.") from error
 
 
 def _open_hub(path: Path, source: TextSource) -> Any:
@@ -155,16 +146,14 @@ def _open_hub(path: Path, source: TextSource) -> Any:
             f"{', '.join(READERS)}, the name of a hub data set, or a folder with such files in it "
             "or in its data/."
         )
-    try:
+    with reworded(
+        DataError,
+        f"data is {source.name!r}, but this data set (split {source.split!r}) cannot be opened, "
+        "which needs a network or a cached copy unless it is a folder",
+    ):
         return import_datasets().load_dataset(
             str(path) if local else source.name,
             split=source.split,
             streaming=source.streaming,
             revision=None if local else source.revision,
         )
-    except Exception as error:
-        raise DataError(
-            f"data is {source.name!r}, but this data set (split {source.split!r}) cannot be "
-            f"opened, which needs a network or a cached copy unless it is a folder: "
-            f"{type(error).__name__}: {first_sentence(error)}."
-        ) from error

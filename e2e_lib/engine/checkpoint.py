@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,19 +46,19 @@ def save_checkpoint(
     with part_of(folder / f"step-{step}") as part:
         save_file(flat, part, metadata={"facts": json.dumps({**facts, "step": step})})
         with part.open("rb+") as stream:
-            digest = hashlib.file_digest(stream, _digest).hexdigest()
+            digest = _digest(stream)
             os.fsync(stream.fileno())
         path = folder / f"step-{step}-{digest}.safetensors"
         part.replace(path)
         _sync(folder)
-        for old in _found(folder)[KEPT:]:
+        for _, _, old in _found(folder)[KEPT:]:
             old.unlink()
     return path
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints that are whole, the newest first."""
-    return [int(_parts(path)[0]) for path in _found(folder) if _whole(path)]
+    return [step for step, digest, path in _found(folder) if _whole(path, digest)]
 
 
 def load_checkpoint(folder: Path, step: int) -> Checkpoint:
@@ -66,8 +67,8 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
     Raises:
         ResultsError: there is none, or it is damaged.
     """
-    for path in _found(folder):
-        if int(_parts(path)[0]) == step and _whole(path):
+    for found, digest, path in _found(folder):
+        if found == step and _whole(path, digest):
             with safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["facts"])
                 names: list[str] = list(file.keys())
@@ -77,34 +78,28 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
 
 def clear_checkpoints(folder: Path) -> None:
     """Delete all checkpoints of a run and their folder."""
-    for path in [*_found(folder), *folder.glob("*.part")]:
+    for path in [*(path for _, _, path in _found(folder)), *folder.glob("*.part")]:
         path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _digest() -> Any:
-    return hashlib.blake2b(digest_size=8)
+def _found(folder: Path) -> list[tuple[int, str, Path]]:
+    """Checkpoints by their names: step and digest, the newest first."""
+    named = [(NAME.fullmatch(path.name), path) for path in folder.glob("step-*.safetensors")]
+    return sorted(((int(m[1]), m[2], path) for m, path in named if m), reverse=True)
 
 
-def _parts(path: Path) -> tuple[str, str]:
-    match = NAME.fullmatch(path.name)
-    assert match is not None
-    return match[1], match[2]
-
-
-def _found(folder: Path) -> list[Path]:
-    """Checkpoints by their names, the newest first."""
-    named = [path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name)]
-    return sorted(named, key=lambda path: -int(_parts(path)[0]))
-
-
-def _whole(path: Path) -> bool:
+def _whole(path: Path, digest: str) -> bool:
     try:
         with path.open("rb") as stream:
-            return bool(hashlib.file_digest(stream, _digest).hexdigest() == _parts(path)[1])
+            return _digest(stream) == digest
     except OSError:
         return False
+
+
+def _digest(stream: Any) -> str:
+    return hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=8)).hexdigest()
 
 
 def _sync(folder: Path) -> None:

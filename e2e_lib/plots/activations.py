@@ -6,20 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from e2e_lib.plots.style import (
-    COLOURS,
-    INK,
-    LABELS,
-    grid_of,
-    layers_in,
-    legend,
-    legend_above,
-    objectives_in,
-    plain_numbers,
-    style_of,
-)
+from e2e_lib.plots import style
 
-DIAGONAL: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": ":"}
+DIAGONAL: dict[str, Any] = {"color": style.INK, "linewidth": 1, "linestyle": ":"}
 
 
 def _norm_points(axes: Axes, own: pd.DataFrame, name: str, limit: float) -> None:
@@ -29,11 +18,11 @@ def _norm_points(axes: Axes, own: pd.DataFrame, name: str, limit: float) -> None
     axes.plot([0, limit], [0, limit], zorder=1, **DIAGONAL)
     axes.scatter(
         later["input_norm"], later["output_norm"],
-        s=7, alpha=0.3, linewidths=0, color=COLOURS[name], zorder=2,
+        s=7, alpha=0.3, linewidths=0, color=style.COLOURS[name], zorder=2,
     )  # fmt: skip
     axes.scatter(
         at_start["input_norm"], at_start["output_norm"],
-        s=16, alpha=0.8, linewidths=0.9, facecolors="none", edgecolors=INK, zorder=3,
+        s=16, alpha=0.8, linewidths=0.9, facecolors="none", edgecolors=style.INK, zorder=3,
     )  # fmt: skip
     axes.set(xlim=(0, limit), ylim=(0, limit), box_aspect=1)
 
@@ -44,28 +33,28 @@ def plot_activation_norms(tokens: pd.DataFrame) -> Figure:
     tokens: columns objective, position, input_norm, output_norm. An inset shows the bulk (99 % of
     the tokens after the first position) where it fills less than half of the axes.
     """
-    names = objectives_in(tokens)
+    names = style.objectives_in(tokens)
     norms = tokens[["input_norm", "output_norm"]].max(axis=1)
     limit = 1.06 * float(norms.max())
     bulk = 1.06 * float(norms[tokens["position"] > 0].quantile(0.99))
-    figure, grid = grid_of(1, len(names), 3.7, sharex=True, sharey=True)
+    figure, grid = style.grid_of(1, len(names), 3.7, sharex=True, sharey=True)
     for axes, name in zip(grid[0], names, strict=True):
         own = tokens[tokens["objective"] == name]
         _norm_points(axes, own, name, limit)
-        axes.set(title=LABELS[name], xlabel="norm of the input")
+        axes.set(title=style.LABELS[name], xlabel="norm of the input")
         if bulk < limit / 2:
             inset = axes.inset_axes((0.1, 0.54, 0.42, 0.42))
             _norm_points(inset, own, name, bulk)
             inset.tick_params(labelsize=8, pad=0)
             inset.locator_params(nbins=3)
             for side in inset.spines.values():
-                side.set(visible=True, color=INK, linewidth=0.8)
+                side.set(visible=True, color=style.INK, linewidth=0.8)
     axes = grid[0, 0]
     axes.set_ylabel("norm of the output")
-    ring: dict[str, Any] = {"marker": "o", "mfc": "none", "mec": INK, "linestyle": ""}
+    ring: dict[str, Any] = {"marker": "o", "mfc": "none", "mec": style.INK, "linestyle": ""}
     axes.plot([], [], label="first position", **ring)
     axes.plot([], [], label="equal norms", **DIAGONAL)
-    legend_above(figure, [axes])
+    style.legend_above(figure, [axes])
     return figure
 
 
@@ -74,34 +63,36 @@ def plot_cosine_histograms(histogram: pd.DataFrame) -> Figure:
 
     histogram: columns layer, objective, low, high, density, mean (the dashed line).
     """
-    layers = layers_in(histogram)
-    figure, grid = grid_of(1, len(layers), 3.3, sharex=True)
+    layers = style.layers_in(histogram)
+    figure, grid = style.grid_of(1, len(layers), 3.3, sharex=True)
     for axes, layer in zip(grid[0], layers, strict=True):
-        for name in objectives_in(histogram[histogram["layer"] == layer]):
+        for name in style.objectives_in(histogram[histogram["layer"] == layer]):
             own = histogram.query("layer == @layer and objective == @name")
             edges = [*own["low"], own["high"].iloc[-1]]
-            axes.stairs(own["density"], edges, fill=True, alpha=0.3, color=COLOURS[name])
-            axes.stairs(own["density"], edges, linewidth=1.4, color=COLOURS[name])
-            axes.axvline(own["mean"].iloc[0], color=COLOURS[name], linestyle="--", linewidth=1.6)
+            axes.stairs(own["density"], edges, fill=True, alpha=0.3, color=style.COLOURS[name])
+            axes.stairs(own["density"], edges, linewidth=1.4, color=style.COLOURS[name])
+            axes.axvline(
+                own["mean"].iloc[0], color=style.COLOURS[name], linestyle="--", linewidth=1.6
+            )
         axes.set(title=f"layer {layer}", xlabel="cosine of output with input")
     grid[0, 0].set_ylabel("density")
-    legend(figure, grid[0, 0], objectives_in(histogram))
+    style.legend(figure, grid[0, 0], style.objectives_in(histogram))
     return figure
 
 
 def _by_position(axes: Axes, table: pd.DataFrame, marked: list[int]) -> None:
     """A line and its interval for the clean activation and for each objective's output."""
-    for source in ["clean", *objectives_in(table.rename(columns={"source": "objective"}))]:
+    for source in ["clean", *style.objectives_in(table.rename(columns={"source": "objective"}))]:
         own = table[table["source"] == source]
-        look = {"color": INK} if source == "clean" else style_of(source) | {"markersize": 5.5}
+        look = {"color": style.INK} if source == "clean" else style.of(source) | {"markersize": 5.5}
         axes.plot(own["position"], own["value"], linewidth=1.4, markevery=marked, **look)
         band: dict[str, Any] = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
         axes.fill_between(own["position"], own["low"], own["high"], **band)
 
 
 def _source_legend(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
-    axes.plot([], [], color=INK, label="clean activation")
-    legend(figure, axes, list(table["source"].unique()))
+    axes.plot([], [], color=style.INK, label="clean activation")
+    style.legend(figure, axes, list(table["source"].unique()))
 
 
 def plot_norm_by_position(table: pd.DataFrame) -> Figure:
@@ -109,9 +100,9 @@ def plot_norm_by_position(table: pd.DataFrame) -> Figure:
 
     table: columns layer, source ("clean" or an objective), position, value, low, high.
     """
-    layers, last = layers_in(table), int(table["position"].max())
+    layers, last = style.layers_in(table), int(table["position"].max())
     marked = [0] + [2**k for k in range(12) if 2**k <= last]  # evenly spaced in the picture
-    figure, grid = grid_of(1, len(layers), 3.4, sharey=True)
+    figure, grid = style.grid_of(1, len(layers), 3.4, sharey=True)
     for axes, layer in zip(grid[0], layers, strict=True):
         _by_position(axes, table[table["layer"] == layer], marked)
         axes.set(title=f"layer {layer}", xlabel="position in the row", yscale="log")
@@ -119,7 +110,7 @@ def plot_norm_by_position(table: pd.DataFrame) -> Figure:
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(-0.15, last + 1)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        plain_numbers(axes)
+        style.plain_numbers(axes)
     grid[0, 0].set_ylabel("mean norm")
     _source_legend(figure, grid[0, 0], table)
     return figure
@@ -131,11 +122,11 @@ def plot_direction_by_position(table: pd.DataFrame) -> Figure:
 
     table: columns as for `plot_norm_by_position`, and direction.
     """
-    layers, directions = layers_in(table), sorted(table["direction"].unique())
+    layers, directions = style.layers_in(table), sorted(table["direction"].unique())
     last = int(table["position"].max())
     marked = sorted({round(k * last / 6) for k in range(7)})
     height = 0.8 + 2.1 * len(layers)
-    figure, grid = grid_of(len(layers), len(directions), height, sharex=True)
+    figure, grid = style.grid_of(len(layers), len(directions), height, sharex=True)
     for row, layer in zip(grid, layers, strict=True):
         for axes, direction in zip(row, directions, strict=True):
             own = table[(table["layer"] == layer) & (table["direction"] == direction)]

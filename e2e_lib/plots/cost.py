@@ -8,18 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from e2e_lib.plots.style import (
-    INK,
-    LABELS,
-    error_of,
-    grid_of,
-    layers_in,
-    legend,
-    legend_above,
-    objectives_in,
-    places,
-    style_of,
-)
+from e2e_lib.plots import style
 from e2e_lib.plots.sweeps import number, ratio_axis
 
 WAYS = {  # colour and marker
@@ -34,26 +23,26 @@ def plot_training_cost(cost: pd.DataFrame) -> Figure:
 
     cost: `paper.beside`, of Table 6.
     """
-    layers = layers_in(cost)
-    figure, grid = grid_of(1, 1, 3.4)
+    layers = style.layers_in(cost)
+    figure, grid = style.grid_of(1, 1, 3.4)
     axes = grid[0, 0]
     for name, shift in (("e2e", -0.12), ("e2e_ds", 0.12)):
         part = cost[cost["objective"] == name]
         x = np.array([layers.index(layer) for layer in part["layer"]]) + shift
-        error = np.nan_to_num(error_of(part, "ratio"))
-        axes.errorbar(x, part["ratio"], yerr=error, linestyle="", **style_of(name))
-        hollow = style_of(name) | {"markerfacecolor": "none", "markeredgewidth": 1.5}
+        error = np.nan_to_num(style.error_of(part, "ratio"))
+        axes.errorbar(x, part["ratio"], yerr=error, linestyle="", **style.of(name))
+        hollow = style.of(name) | {"markerfacecolor": "none", "markeredgewidth": 1.5}
         hollow["markeredgecolor"] = hollow["color"]
         axes.plot(x + 0.07, part["paper_ratio"], linestyle="", **hollow)
-    axes.axhline(1, color=INK, linewidth=1)
+    axes.axhline(1, color=style.INK, linewidth=1)
     depths = cost.drop_duplicates("layer").set_index("layer")["depth"]
     axes.set_xticks(range(len(layers)), [f"layer {k} ({depths[k]})" for k in layers])
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.set_ylim(0, 1.1 * float(np.nanmax(cost[["ratio", "high", "paper_ratio"]])))
     axes.set_xlabel("where the SAE sits (depth as compared with the paper)")
     axes.set_ylabel("seconds a token, over local's")
-    axes.plot([], [], "o", color="none", mec=INK, mew=1.5, label="paper (GPT-2)")
-    legend(figure, axes, ["e2e", "e2e_ds"])
+    axes.plot([], [], "o", color="none", mec=style.INK, mew=1.5, label="paper (GPT-2)")
+    style.legend(figure, axes, ["e2e", "e2e_ds"])
     return figure
 
 
@@ -64,8 +53,8 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
     markers: without it. Better is up, cheaper is left; the star is the full run.
     """
     shown = ways.dropna(subset=["value"])
-    panels = places(shown)
-    figure, grid = grid_of(1, len(panels), 4.0, sharey=True)
+    panels = style.places(shown)
+    figure, grid = style.grid_of(1, len(panels), 4.0, sharey=True)
     for axes, (layer, name) in zip(grid[0], panels, strict=True):
         here = shown[(shown["layer"] == layer) & (shown["objective"] == name)]
         for way, (colour, marker) in WAYS.items():
@@ -73,7 +62,9 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
             x = own["seconds_share_with_start"].fillna(own["seconds_share"])
             look: dict[str, Any] = {"color": colour, "marker": marker}
             label = way if len(own) else None
-            axes.errorbar(x, own["value"], yerr=error_of(own), label=label, mec="white", **look)
+            axes.errorbar(
+                x, own["value"], yerr=style.error_of(own), label=label, mec="white", **look
+            )
             if way == "warm start":
                 look |= {"mfc": "none", "mec": colour, "linestyle": ":"}
                 axes.plot(own["seconds_share"], own["value"], linewidth=1, **look)
@@ -84,16 +75,17 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
                     path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 )  # fmt: skip
         axes.plot(1, 1, "*", color="black", markersize=13, mec="white", label="full run")
-        axes.axhline(1, color=INK, linewidth=1)
+        axes.axhline(1, color=style.INK, linewidth=1)
         axes.set(
-            title=f"layer {layer}, {LABELS[name]}", xlabel="training seconds, share of full run"
+            title=f"layer {layer}, {style.LABELS[name]}",
+            xlabel="training seconds, share of full run",
         )
         axes.set_xlim(0, 1.15 * max(1, float(here["seconds_share_with_start"].max())))
     axes = grid[0, 0]
     ratio_axis(axes)
     axes.invert_yaxis()
     axes.set_ylabel("CE increase at equal L0,\nover the full run's")
-    legend_above(figure, list(grid[0]), most=4)
+    style.legend_above(figure, list(grid[0]), most=4)
     return figure
 
 
@@ -112,7 +104,7 @@ def plot_seed_agreement(table: pd.DataFrame) -> Figure:
     """
     local = table["objective"] == "local"
     shown = [table[~local]]
-    shown += [table[local].assign(objective=name) for name in objectives_in(table[~local])]
+    shown += [table[local].assign(objective=name) for name in style.objectives_in(table[~local])]
     table = pd.concat(shown, ignore_index=True)
     kinds = list(dict.fromkeys(table["start"]))
     fixed = ["black", "#d55e00", "#0072b2", "#56b4e9", "#7a3e9d", "#999999"]
@@ -132,9 +124,9 @@ def _histograms(
 ) -> Figure:
     """Density of `column`, dashed means, a row a layer, a panel an objective, a line a kind."""
     kind_column, looks = by
-    layers, names = layers_in(table), objectives_in(table)
+    layers, names = style.layers_in(table), style.objectives_in(table)
     bins = np.linspace(float(table[column].min()), 1, 51)
-    figure, grid = grid_of(len(layers), len(names), 0.5 + 3.0 * len(layers), sharex=True)
+    figure, grid = style.grid_of(len(layers), len(names), 0.5 + 3.0 * len(layers), sharex=True)
     for row, layer in zip(grid, layers, strict=True):
         for axes, name in zip(row, names, strict=True):
             own = table[(table["layer"] == layer) & (table["objective"] == name)]
@@ -145,7 +137,7 @@ def _histograms(
                     color=colour, label=text,
                 )  # fmt: skip
                 axes.axvline(values.mean(), color=colour, linestyle="--", linewidth=1.4)
-            axes.set(title=f"layer {layer}, {LABELS[name]}", xlabel=label)
+            axes.set(title=f"layer {layer}, {style.LABELS[name]}", xlabel=label)
         row[0].set_ylabel("density")
-    legend_above(figure, [grid[0, 0]], most=4)
+    style.legend_above(figure, [grid[0, 0]], most=4)
     return figure

@@ -7,54 +7,44 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from e2e_lib.plots.style import (
-    AXIS,
-    COLOURS,
-    INK,
-    LABELS,
-    MARKERS,
-    grid_of,
-    layers_in,
-    legend,
-    objectives_in,
-    style_of,
-)
+from e2e_lib.plots import style
 
 
 def plot_similarity_histograms(table: pd.DataFrame, xlabel: str) -> Figure:
     """Figs 3 and 8: density of alive elements' largest cosines, dashed mean, a panel a layer."""
-    layers = layers_in(table)
+    layers = style.layers_in(table)
     low = max(-1.0, float(table["max_cosine"].min()))
     bins = np.linspace(low, 1, 51)  # 50 bins, as the paper
-    figure, grid = grid_of(1, len(layers), 3.3, sharex=True)
+    figure, grid = style.grid_of(1, len(layers), 3.3, sharex=True)
     for axes, layer in zip(grid[0], layers, strict=True):
         own = table[table["layer"] == layer]
-        for name in objectives_in(own):
+        for name in style.objectives_in(own):
             values = own.loc[own["objective"] == name, "max_cosine"]
-            fill: dict[str, Any] = {"bins": bins, "density": True, "color": COLOURS[name]}
+            fill: dict[str, Any] = {"bins": bins, "density": True, "color": style.COLOURS[name]}
             axes.hist(values, histtype="stepfilled", alpha=0.3, linewidth=0, **fill)
             axes.hist(values, histtype="step", linewidth=1.4, **fill)
-            axes.axvline(values.mean(), color=COLOURS[name], linestyle="--", linewidth=1.6)
+            axes.axvline(values.mean(), color=style.COLOURS[name], linestyle="--", linewidth=1.6)
         axes.set(title=f"layer {layer}", xlabel=xlabel)
     grid[0, 0].set_ylabel("density")
-    legend(figure, grid[0, 0], objectives_in(table))
+    style.legend(figure, grid[0, 0], style.objectives_in(table))
     return figure
 
 
 def plot_similarity_trends(means: pd.DataFrame) -> Figure:
     """Fig 7: a run's mean max cosine against its L0, CE increase and alive elements."""
-    layers = layers_in(means)
-    figure, grid = grid_of(len(layers), 3, 0.5 + 2.4 * len(layers), sharey="row", sharex="col")
+    layers = style.layers_in(means)
+    figure, grid = style.grid_of(
+        len(layers), 3, 0.5 + 2.4 * len(layers), sharey="row", sharex="col"
+    )
     for row, layer in zip(grid, layers, strict=True):
         own = means[means["layer"] == layer]
         for axes, x in zip(row, ("l0", "ce_increase", "alive"), strict=True):
-            for name in objectives_in(own):
-                part = own[own["objective"] == name]
-                axes.plot(part[x], part["mean_max_cosine"], linestyle="", **style_of(name))
+            for name, part in style.by_objective(own):
+                axes.plot(part[x], part["mean_max_cosine"], linestyle="", **style.of(name))
             if layer == layers[-1]:
-                axes.set_xlabel(AXIS[x])
+                axes.set_xlabel(style.AXIS[x])
         row[0].set_ylabel(f"layer {layer}\nmean max cosine")
-    legend(figure, grid[0, 0], objectives_in(means))
+    style.legend(figure, grid[0, 0], style.objectives_in(means))
     return figure
 
 
@@ -65,10 +55,9 @@ def plot_dictionary_maps(points: pd.DataFrame) -> Figure:
     """Figs 19 and 20: the elements of both dictionaries, a row a pair, a column a layer."""
     figure, panels = _panels(points)
     for axes, own in panels:
-        for name in objectives_in(own):
-            part = own[own["objective"] == name]
-            _scatter(axes, part, color=COLOURS[name], marker=MARKERS[name], alpha=0.75)
-    legend(figure, figure.axes[0], objectives_in(points))
+        for name, part in style.by_objective(own):
+            _scatter(axes, part, color=style.COLOURS[name], marker=style.MARKERS[name], alpha=0.75)
+    style.legend(figure, figure.axes[0], style.objectives_in(points))
     return figure
 
 
@@ -87,21 +76,21 @@ def plot_region_maps(points: pd.DataFrame, regions: pd.DataFrame, numbered: int 
             axes.text(0.98, 0.02, "no region", transform=axes.transAxes, ha="right", va="bottom")
         for row in found.itertuples():
             members = own[own["region"] == row.region]
-            style = {"color": COLOURS[row.objective], "marker": MARKERS[row.objective]}
-            _scatter(axes, members, **style)
+            look = {"color": style.COLOURS[row.objective], "marker": style.MARKERS[row.objective]}
+            _scatter(axes, members, **look)
             if row.region <= numbered:
                 _number(axes, members, str(row.region))
-    legend(figure, figure.axes[0], objectives_in(regions))
+    style.legend(figure, figure.axes[0], style.objectives_in(regions))
     return figure
 
 
 def _panels(points: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """A row a pair, a column a layer; panels without a map are switched off."""
-    pairs, layers = list(points["pair"].unique()), layers_in(points)
-    figure, grid = grid_of(len(pairs), len(layers), 0.5 + 3.0 * len(pairs))
+    pairs, layers = list(points["pair"].unique()), style.layers_in(points)
+    figure, grid = style.grid_of(len(pairs), len(layers), 0.5 + 3.0 * len(pairs))
     panels = []
     for row, pair in zip(grid, pairs, strict=True):
-        shown = " and ".join(LABELS[name] for name in pair.split(" - "))
+        shown = " and ".join(style.LABELS[name] for name in pair.split(" - "))
         for axes, layer in zip(row, layers, strict=True):
             own = points[(points["pair"] == pair) & (points["layer"] == layer)]
             if own.empty:
@@ -116,14 +105,19 @@ def _panels(points: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, pd.DataFrame
 
 def _scatter(axes: Axes, points: pd.DataFrame, **style: Any) -> None:
     size = min(14.0, max(1.0, 9000 / max(1, len(points))))
-    axes.scatter(points["x"], points["y"], s=size, linewidths=0, **style)
+    axes.scatter(points["x"], points["y"], s=size, linewidths=0, **look)
 
 
 def _number(axes: Axes, members: pd.DataFrame, text: str) -> None:
     """At the member nearest to the middle: the middle of a bent region may lie outside it."""
     offset = members[["x", "y"]] - members[["x", "y"]].median()
     place = members.loc[offset.pow(2).sum(axis=1).idxmin(), ["x", "y"]]
-    box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
+    box = {
+        "boxstyle": "circle,pad=0.2",
+        "facecolor": "white",
+        "edgecolor": style.INK,
+        "linewidth": 0.8,
+    }
     axes.annotate(
         text, place.astype(float).to_list(), xytext=(9, 9), textcoords="offset points",
         fontsize=9, ha="center", va="center", bbox=box,

@@ -9,17 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from e2e_lib.plots.style import (
-    INK,
-    LABELS,
-    MARKERS,
-    error_of,
-    grid_of,
-    legend,
-    legend_above,
-    objectives_in,
-    style_of,
-)
+from e2e_lib.plots import style
 
 BACKGROUND = "#dde1ef"
 # Kinds of token in drawing order: the many first. Colours are no objective's.
@@ -39,8 +29,8 @@ def plot_cosine_map(points: pd.DataFrame) -> Figure:
 
     points: columns objective, x, y, cosine.
     """
-    names = objectives_in(points)
-    figure, grid = grid_of(1, len(names), 3.4)
+    names = style.objectives_in(points)
+    figure, grid = style.grid_of(1, len(names), 3.4)
     size = min(16.0, max(1.0, 15000 / len(points)))
     for axes, name in zip(grid[0], names, strict=True):
         own = points["objective"] == name
@@ -48,9 +38,9 @@ def plot_cosine_map(points: pd.DataFrame) -> Figure:
         axes.scatter(rest["x"], rest["y"], s=0.6 * size, color=BACKGROUND, linewidths=0)
         shown = axes.scatter(
             points.loc[own, "x"], points.loc[own, "y"], c=points.loc[own, "cosine"],
-            s=size, marker=MARKERS[name], cmap="coolwarm", vmin=-0.5, vmax=0.5, linewidths=0,
+            s=size, marker=style.MARKERS[name], cmap="coolwarm", vmin=-0.5, vmax=0.5, linewidths=0,
         )  # fmt: skip
-        axes.set(title=LABELS[name], xlabel="UMAP 1", xticks=[], yticks=[])
+        axes.set(title=style.LABELS[name], xlabel="UMAP 1", xticks=[], yticks=[])
     grid[0, 0].set_ylabel("UMAP 2")
     figure.colorbar(shown, ax=grid[0].tolist(), label="cosine with direction 0", pad=0.02)
     return figure
@@ -69,7 +59,7 @@ def plot_projection_histogram(table: pd.DataFrame) -> Figure:
     gap = spans[-1][0] - spans[0][1]
     if gap <= sum(high - low for low, high in spans):
         spans = [(min(low for low, _ in spans), max(high for _, high in spans))]
-    figure, grid = grid_of(1, len(spans), 3.6, sharey=True)
+    figure, grid = style.grid_of(1, len(spans), 3.6, sharey=True)
     for axes, (low, high) in zip(grid[0], spans, strict=True):
         margin = 0.04 * (high - low) or 0.5
         bins = np.linspace(low - margin, high + margin, BINS + 1)
@@ -80,7 +70,7 @@ def plot_projection_histogram(table: pd.DataFrame) -> Figure:
     for kind, colour in KINDS.items():
         if (table["kind"] == kind).any():
             grid[0, 0].plot([], [], color=colour, linewidth=6, alpha=0.6, label=kind)
-    legend_above(figure, [grid[0, 0]])
+    style.legend_above(figure, [grid[0, 0]])
     return figure
 
 
@@ -96,17 +86,17 @@ def _density(axes: Axes, values: pd.Series, bins: np.ndarray, colour: str) -> No
 
 def plot_correlation_by_direction(table: pd.DataFrame) -> Figure:
     """Fig 23a: r of SAE input and output along each direction, bars: 95 % intervals."""
-    figure, grid = grid_of(1, 1, 3.8)
+    figure, grid = style.grid_of(1, 1, 3.8)
     axes = grid[0, 0]
-    names = objectives_in(table)
+    names = style.objectives_in(table)
     for name, shift in zip(names, (-0.15, 0.0, 0.15), strict=False):
         own = table[table["objective"] == name]
-        look = style_of(name) | {"markersize": 6, "linewidth": 0.8, "elinewidth": 1.2}
-        axes.errorbar(own["direction"] + shift, own["value"], yerr=error_of(own), **look)
+        look = style.of(name) | {"markersize": 6, "linewidth": 0.8, "elinewidth": 1.2}
+        axes.errorbar(own["direction"] + shift, own["value"], yerr=style.error_of(own), **look)
     low = float(table[["value", "low"]].min().min())
     axes.set_ylim(min(0.0, low - 0.05), 1.05)
     axes.set(xlabel="PCA direction", ylabel="correlation of input and output")
-    legend(figure, axes, names)
+    style.legend(figure, axes, names)
     return figure
 
 
@@ -116,20 +106,20 @@ def plot_ablation_by_direction(table: pd.DataFrame) -> Figure:
 
     table: columns direction, kl and kl_paper with their intervals, and spread.
     """
-    figure, grid = grid_of(1, 2, 3.8, sharey=True, width_ratios=[1.6, 1])
+    figure, grid = style.grid_of(1, 2, 3.8, sharey=True, width_ratios=[1.6, 1])
     left, right = grid[0]
-    error = error_of(table, "kl", "kl_{}")
-    style = {"color": INK, "linestyle": "", "capsize": 2, "elinewidth": 1.2}
+    error = style.error_of(table, "kl", "kl_{}")
+    look = {"color": style.INK, "linestyle": "", "capsize": 2, "elinewidth": 1.2}
     clean = left.errorbar(
         table["direction"], table["kl"], yerr=error, marker="o", markersize=5,
-        label="KL(clean ‖ ablated)", **style,
+        label="KL(clean ‖ ablated)", **look,
     )  # fmt: skip
     (paper,) = left.plot(
         table["direction"], table["kl_paper"], marker="s", markersize=7, linestyle="",
         markerfacecolor="none", markeredgecolor="#b0722e", label="KL(ablated ‖ clean)",
     )  # fmt: skip
     left.set(xlabel="PCA direction", ylabel="KL after resampling (nats a token)")
-    right.errorbar(table["spread"], table["kl"], yerr=error, marker="o", markersize=5, **style)
+    right.errorbar(table["spread"], table["kl"], yerr=error, marker="o", markersize=5, **look)
     zero = table[table["direction"] == 0]
     (first,) = right.plot(
         zero["spread"], zero["kl"], marker="o", markersize=12, linestyle="",

@@ -9,18 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from e2e_lib.plots.style import (
-    COLOURS,
-    INK,
-    WIDTH,
-    error_of,
-    grid_of,
-    layers_in,
-    legend,
-    objectives_in,
-    style_of,
-    use_house_style,
-)
+from e2e_lib.plots import style
 
 MATCHES = {"ce_increase": "similar CE", "l0": "similar L0"}
 SHIFT = {"local": -0.27, "e2e": 0.0, "e2e_ds": 0.27}
@@ -51,12 +40,12 @@ def plot_interpretability_scores(scores: pd.DataFrame, means: pd.DataFrame) -> F
     interval, columns match, layer, objective, value, low, high.
     """
     matches = [match for match in MATCHES if match in set(scores["match"])]
-    figure, grid = grid_of(len(matches), 1, 0.6 + 2.5 * len(matches), sharex=True)
+    figure, grid = style.grid_of(len(matches), 1, 0.6 + 2.5 * len(matches), sharex=True)
     for axes, match in zip(grid[:, 0], matches, strict=True):
         own, marks = (table[table["match"] == match] for table in (scores, means))
-        _violins(axes, own, marks, "score", layers_in(scores))
+        _violins(axes, own, marks, "score", style.layers_in(scores))
         axes.set(title=f"SAEs of {MATCHES[match]}", ylabel="correlation of\nsimulated and true")
-    legend(figure, grid[0, 0], objectives_in(scores))
+    style.legend(figure, grid[0, 0], style.objectives_in(scores))
     return figure
 
 
@@ -64,7 +53,7 @@ def _violins(
     axes: Axes, table: pd.DataFrame, means: pd.DataFrame, column: str, layers: list[int]
 ) -> None:
     """At every layer a violin an objective, with the mean and its interval."""
-    for name in objectives_in(table):
+    for name in style.objectives_in(table):
         for place, layer in enumerate(layers):
             chosen = (table["objective"] == name) & (table["layer"] == layer)
             values = table.loc[chosen, column].dropna()
@@ -72,11 +61,13 @@ def _violins(
                 where = [place + SHIFT[name]]
                 parts: Any = axes.violinplot(values, where, widths=0.25, showextrema=False)
                 for body in parts["bodies"]:
-                    body.set(facecolor=COLOURS[name], alpha=0.35, edgecolor=COLOURS[name])
+                    body.set(
+                        facecolor=style.COLOURS[name], alpha=0.35, edgecolor=style.COLOURS[name]
+                    )
         part = means[means["objective"] == name]
         x = np.array([layers.index(layer) for layer in part["layer"]]) + SHIFT[name]
-        look = {"linestyle": "", "capsize": 3, **style_of(name)}
-        axes.errorbar(x, part["value"], yerr=error_of(part), **look)
+        look = {"linestyle": "", "capsize": 3, **style.of(name)}
+        axes.errorbar(x, part["value"], yerr=style.error_of(part), **look)
     axes.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
     axes.set_xlim(-0.5, len(layers) - 0.5)
 
@@ -89,28 +80,28 @@ def plot_true_latents(
     matches: one row a feature, columns layer, objective, f1, auroc. means: for "f1" and "auroc",
     mean and interval per layer and objective. shares: columns objective, kind, value, low, high.
     """
-    use_house_style()
+    style.use_house_style()
     figure, panels = plt.subplot_mosaic(
-        [["f1", "auroc"], ["kinds", "kinds"]], figsize=(WIDTH, 6.4), height_ratios=[1, 1.05]
+        [["f1", "auroc"], ["kinds", "kinds"]], figsize=(style.WIDTH, 6.4), height_ratios=[1, 1.05]
     )
     for column, title in (("f1", "F1"), ("auroc", "AUROC")):
         axes = panels[column]
-        _violins(axes, matches, means[column], column, layers_in(matches))
+        _violins(axes, matches, means[column], column, style.layers_in(matches))
         axes.set(title=f"{title} of the best-matching latent", ylabel=title)
-    panels["auroc"].axhline(0.5, color=INK, linewidth=1, linestyle=":")
+    panels["auroc"].axhline(0.5, color=style.INK, linewidth=1, linestyle=":")
     _bars(panels["kinds"], shares)
-    legend(figure, panels["f1"], objectives_in(matches))
+    style.legend(figure, panels["f1"], style.objectives_in(matches))
     return figure
 
 
 def _bars(axes: Axes, shares: pd.DataFrame) -> None:
     largest = shares.groupby("kind", sort=False)["value"].max()
     kinds = [kind for kind in largest.index if largest[kind] >= 0.01 or kind in ALWAYS]
-    for name in objectives_in(shares):
+    for name in style.objectives_in(shares):
         part = shares[(shares["objective"] == name) & shares["kind"].isin(kinds)]
         x = np.array([kinds.index(kind) for kind in part["kind"]]) + SHIFT[name]
-        axes.bar(x, part["value"], 0.25, color=COLOURS[name], alpha=0.55, linewidth=0)
-        axes.errorbar(x, part["value"], yerr=error_of(part), linestyle="", **style_of(name))
+        axes.bar(x, part["value"], 0.25, color=style.COLOURS[name], alpha=0.55, linewidth=0)
+        axes.errorbar(x, part["value"], yerr=style.error_of(part), linestyle="", **style.of(name))
     axes.set_xticks(range(len(kinds)), [KIND_NAMES.get(kind, kind) for kind in kinds])
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set(title="What is found with F1 of at least 0.5", ylabel="share of features")
@@ -123,10 +114,10 @@ def plot_faithfulness_by_task(table: pd.DataFrame) -> Figure:
     table: columns match, layer, objective, task, faithfulness_paper, low_paper, high_paper and
     paper (NaN for no printed value).
     """
-    matches, layers = [m for m in MATCHES if m in set(table["match"])], layers_in(table)
+    matches, layers = [m for m in MATCHES if m in set(table["match"])], style.layers_in(table)
     tasks = [task for task in TASKS if task in set(table["task"])]
     height = 0.9 + len(matches) * (0.75 + 0.48 * len(tasks))
-    figure, grid = grid_of(len(matches), len(layers), height, sharey=True, sharex=True)
+    figure, grid = style.grid_of(len(matches), len(layers), height, sharey=True, sharex=True)
     for row, match in zip(grid, matches, strict=True):
         for axes, layer in zip(row, layers, strict=True):
             _dots(axes, table[(table["match"] == match) & (table["layer"] == layer)], tasks)
@@ -136,22 +127,24 @@ def plot_faithfulness_by_task(table: pd.DataFrame) -> Figure:
     grid[0, 0].set_yticks(range(len(tasks)), [TASKS[task] for task in tasks])
     grid[0, 0].set_ylim(len(tasks) - 0.5, -0.5)
     if table["paper"].notna().any():
-        hollow = {"marker": "D", "mfc": "none", "mec": INK, "markersize": 6, "linestyle": ""}
+        hollow = {"marker": "D", "mfc": "none", "mec": style.INK, "markersize": 6, "linestyle": ""}
         grid[0, 0].plot([], [], label="paper (GPT-2 small)", **hollow)
-    legend(figure, grid[0, 0], objectives_in(table))
+    style.legend(figure, grid[0, 0], style.objectives_in(table))
     return figure
 
 
 def _dots(axes: Axes, own: pd.DataFrame, tasks: list[str]) -> None:
-    axes.axvline(1, color=INK, linewidth=1)
-    for name in objectives_in(own):
-        part = own[own["objective"] == name]
+    axes.axvline(1, color=style.INK, linewidth=1)
+    for name, part in style.by_objective(own):
         y = np.array([tasks.index(task) for task in part["task"]]) + TASK_SHIFT[name]
         x = part["faithfulness_paper"]
-        error = error_of(part, "faithfulness_paper", "{}_paper")
-        hollow = style_of(name) | {"markerfacecolor": "none", "markeredgecolor": COLOURS[name]}
+        error = style.error_of(part, "faithfulness_paper", "{}_paper")
+        hollow = style.of(name) | {
+            "markerfacecolor": "none",
+            "markeredgecolor": style.COLOURS[name],
+        }
         axes.plot(part["paper"], y, linestyle="", **hollow | {"markeredgewidth": 1.1})
-        axes.errorbar(x, y, xerr=error, linestyle="", capsize=2, **style_of(name))
+        axes.errorbar(x, y, xerr=error, linestyle="", capsize=2, **style.of(name))
 
 
 def plot_features_kept(curve: pd.DataFrame) -> Figure:
@@ -163,17 +156,19 @@ def plot_features_kept(curve: pd.DataFrame) -> Figure:
     tasks = [task for task in TASKS if task in set(curve["task"])]
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure, grid = grid_of(rows, columns, 0.7 + 2.6 * rows, sharex=True, sharey=True)
+    figure, grid = style.grid_of(rows, columns, 0.7 + 2.6 * rows, sharex=True, sharey=True)
     for axes, task in zip(grid.ravel(), tasks, strict=False):
         own = curve[curve["task"] == task]
         for level, line in ((1.0, "-"), (ENOUGH, ":")):
-            axes.axhline(level, color=INK, linewidth=1, linestyle=line)
-        for name in objectives_in(own):
-            part = own[own["objective"] == name].sort_values("kept")
+            axes.axhline(level, color=style.INK, linewidth=1, linestyle=line)
+        for name, part in style.by_objective(own):
+            part = part.sort_values("kept")
             band = [part["low_paper"], part["high_paper"]]
-            axes.fill_between(part["kept"], *band, color=COLOURS[name], alpha=0.2, linewidth=0)
-            style = style_of(name) | {"markersize": 4, "markeredgewidth": 0.3}
-            axes.plot(part["kept"], part["faithfulness_paper"], **style)
+            axes.fill_between(
+                part["kept"], *band, color=style.COLOURS[name], alpha=0.2, linewidth=0
+            )
+            look = style.of(name) | {"markersize": 4, "markeredgewidth": 0.3}
+            axes.plot(part["kept"], part["faithfulness_paper"], **look)
         axes.set_title(TASKS[task])
     for axes in grid.ravel()[len(tasks) :]:
         axes.set_visible(False)
@@ -186,7 +181,7 @@ def plot_features_kept(curve: pd.DataFrame) -> Figure:
         axes.set_xlabel("features kept")
     for axes in grid[:, 0]:
         axes.set_ylabel("m(SAE) / m(clean)")
-    legend(figure, grid[0, 0], objectives_in(curve))
+    style.legend(figure, grid[0, 0], style.objectives_in(curve))
     return figure
 
 
@@ -197,9 +192,9 @@ def plot_claims_forest(table: pd.DataFrame) -> Figure:
     (NaN for none).
     """
     shown = table.dropna(subset=["value"])
-    use_house_style()
+    style.use_house_style()
     figure, grid = plt.subplots(
-        len(shown), 1, figsize=(WIDTH, 0.3 + 0.44 * len(shown)), squeeze=False
+        len(shown), 1, figsize=(style.WIDTH, 0.3 + 0.44 * len(shown)), squeeze=False
     )
     for axes, row in zip(grid[:, 0], shown.itertuples(), strict=True):
         points = [row.value, row.low, row.high, row.above, row.below]

@@ -5,18 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from e2e_lib.plots.style import (
-    AXIS,
-    COLOURS,
-    INK,
-    MARKERS,
-    grid_of,
-    layers_in,
-    legend,
-    objectives_in,
-    plain_numbers,
-    style_of,
-)
+from e2e_lib.plots import style
 
 
 def plot_pareto(runs: pd.DataFrame, y_limit: float = 0.0) -> Figure:
@@ -25,17 +14,16 @@ def plot_pareto(runs: pd.DataFrame, y_limit: float = 0.0) -> Figure:
     Faint points are single SAEs (one per λ and seed); the line joins the means over seeds in
     order of CE increase. y_limit cuts the axis there; 0 shows everything.
     """
-    layers = layers_in(runs)
-    figure, grid = grid_of(len(layers), 2, 0.5 + 2.9 * len(layers), sharey="row")
+    layers = style.layers_in(runs)
+    figure, grid = style.grid_of(len(layers), 2, 0.5 + 2.9 * len(layers), sharey="row")
     for row, layer in zip(grid, layers, strict=True):
         own = runs[runs["layer"] == layer]
         for axes, x in zip(row, ("l0", "alive"), strict=True):
-            for name in objectives_in(own):
-                curve = own[own["objective"] == name]
+            for name, curve in style.by_objective(own):
                 means = curve.groupby("sparsity_coeff")[[x, "ce_increase"]].mean()
                 means = means.sort_values("ce_increase")
                 several = len(curve["seed"].unique()) > 1
-                axes.plot(means[x], means["ce_increase"], **style_of(name))
+                axes.plot(means[x], means["ce_increase"], **style.of(name))
                 if several:
                     axes.scatter(
                         curve[x],
@@ -43,17 +31,17 @@ def plot_pareto(runs: pd.DataFrame, y_limit: float = 0.0) -> Figure:
                         s=22,
                         alpha=0.45,
                         linewidths=0,
-                        color=COLOURS[name],
-                        marker=MARKERS[name],
+                        color=style.COLOURS[name],
+                        marker=style.MARKERS[name],
                     )
-            axes.set(xlabel=AXIS[x], title=f"layer {layer}")
+            axes.set(xlabel=style.AXIS[x], title=f"layer {layer}")
             axes.set_xlim(0, 1.06 * float(own[x].max()))
-        row[0].set_ylabel(AXIS["ce_increase"])
+        row[0].set_ylabel(style.AXIS["ce_increase"])
         lowest = min(0.0, float(own["ce_increase"].min()) * 1.05)
         top = y_limit or float(own["ce_increase"].max()) * 1.05
         row[0].set_ylim(top, lowest - 0.02 * (top - lowest))
         row[1].tick_params(labelright=True)
-    legend(figure, grid[0, 0], objectives_in(runs))
+    style.legend(figure, grid[0, 0], style.objectives_in(runs))
     return figure
 
 
@@ -61,36 +49,36 @@ def plot_summary_ratio(ratios: pd.DataFrame) -> Figure:
     """The interpolated summary ratio with its interval, a panel a quantity, a row a layer."""
     shown = ratios.dropna(subset=["value"])
     quantities = list(shown["quantity"].unique())
-    layers = layers_in(shown)
-    figure, grid = grid_of(1, len(quantities), 1.3 + 0.55 * len(layers), sharey=True)
+    layers = style.layers_in(shown)
+    figure, grid = style.grid_of(1, len(quantities), 1.3 + 0.55 * len(layers), sharey=True)
     for axes, quantity in zip(grid[0], quantities, strict=True):
         own = shown[shown["quantity"] == quantity]
         for name, shift in (("e2e", -0.13), ("e2e_ds", 0.13)):
             part = own[own["compared"] == name]
             y = [layers.index(layer) + shift for layer in part["layer"]]
             error = np.clip([part["value"] - part["low"], part["high"] - part["value"]], 0, None)
-            style = style_of(name)
-            axes.errorbar(part["value"], y, xerr=error, linestyle="", **style)
+            look = style.of(name)
+            axes.errorbar(part["value"], y, xerr=error, linestyle="", **look)
         target = 2.0 if quantity.startswith("L0") else 0.45
-        axes.axvline(1, color=INK, linewidth=1)
+        axes.axvline(1, color=style.INK, linewidth=1)
         if not quantity.endswith("alive"):
-            axes.axvline(target, color=INK, linewidth=1, linestyle=":")
+            axes.axvline(target, color=style.INK, linewidth=1, linestyle=":")
         over = "local / e2e types" if quantity.startswith("L0") else "e2e types / local"
         axes.set(title=quantity, xlabel=f"ratio, {over}")
         axes.set_xlim(0, 1.08 * max(1, float(own[["value", "high"]].max().max())))
     grid[0, 0].set_yticks(range(len(layers)), [f"layer {layer}" for layer in layers])
     grid[0, 0].set_ylim(len(layers) - 0.5, -0.5)
-    legend(figure, grid[0, 0], ["e2e", "e2e_ds"])
+    style.legend(figure, grid[0, 0], ["e2e", "e2e_ds"])
     return figure
 
 
 def _by_block(axes: Axes, table: pd.DataFrame, column: str) -> None:
     """Mean over seeds at every block, bars from the smallest to the largest seed."""
-    for name in objectives_in(table):
+    for name in style.objectives_in(table):
         by_block = table[table["objective"] == name].groupby("block")[column]
         mean, low, high = by_block.mean(), by_block.min(), by_block.max()
         error = np.clip([mean - low, high - mean], 0, None)
-        axes.errorbar(mean.index, mean, yerr=error, capsize=3, **style_of(name))
+        axes.errorbar(mean.index, mean, yerr=error, capsize=3, **style.of(name))
     places = sorted(table["block"].unique())
     axes.set_xticks(places, [*map(str, places[:-1]), "end"])
     axes.set_xlabel("residual stream before block")
@@ -98,17 +86,17 @@ def _by_block(axes: Axes, table: pd.DataFrame, column: str) -> None:
 
 def plot_mse_by_block(blocks: pd.DataFrame, column: str = "mse", log: bool = True) -> Figure:
     """Figs 2 and 6: reconstruction MSE at the SAE and at every later block, a panel a layer."""
-    layers = layers_in(blocks)
-    figure, grid = grid_of(1, len(layers), 3.6, sharey=True)
+    layers = style.layers_in(blocks)
+    figure, grid = style.grid_of(1, len(layers), 3.6, sharey=True)
     for axes, layer in zip(grid[0], layers, strict=True):
         _by_block(axes, blocks[blocks["layer"] == layer], column)
         axes.set_title(f"SAE at layer {layer}")
         if log:
             axes.set_yscale("log")
-            plain_numbers(axes)
+            style.plain_numbers(axes)
     after = ",\nafter the first token" if column == "mse_after_first" else ""
     grid[0, 0].set_ylabel(f"MSE to the clean activation{after}")
-    legend(figure, grid[0, 0], objectives_in(blocks))
+    style.legend(figure, grid[0, 0], style.objectives_in(blocks))
     return figure
 
 
@@ -119,14 +107,14 @@ def plot_explained_variance_by_block(blocks: pd.DataFrame) -> Figure:
         "explained_variance_layernorm": "(b) layer-normalised",
         "explained_variance": "(c) ratio of sums",
     }
-    figure, grid = grid_of(1, 3, 3.6)
+    figure, grid = style.grid_of(1, 3, 3.6)
     for axes, (column, title) in zip(grid[0], panels.items(), strict=True):
         _by_block(axes, blocks, column)
         axes.set_title(title)
         if blocks[column].min() < -1.5:
             axes.set_yscale("symlog", linthresh=1)  # linear down to -1, then a decade a step
-            plain_numbers(axes)
-        axes.axhline(1, color=INK, linewidth=1, linestyle=":")
+            style.plain_numbers(axes)
+        axes.axhline(1, color=style.INK, linewidth=1, linestyle=":")
     grid[0, 0].set_ylabel("explained variance")
-    legend(figure, grid[0, 0], objectives_in(blocks))
+    style.legend(figure, grid[0, 0], style.objectives_in(blocks))
     return figure

@@ -6,7 +6,7 @@ is inverted, as in the paper, so better is up and to the left.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -94,7 +94,7 @@ def places(table: pd.DataFrame) -> list[tuple[int, str]]:
     return [(k, name) for k in layers for name in objectives_in(table[table["layer"] == k])]
 
 
-def style_of(objective: str) -> dict[str, Any]:
+def of(objective: str) -> dict[str, Any]:
     return {
         "color": COLOURS[objective], "marker": MARKERS[objective], "markersize": SIZES[objective],
         "markeredgecolor": "white", "markeredgewidth": 0.7,
@@ -125,6 +125,12 @@ def plain_numbers(axes: Axes) -> None:
 def objectives_in(table: pd.DataFrame) -> list[str]:
     present = set(table["objective"])
     return [name for name in OBJECTIVES if name in present]
+
+
+def by_objective(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each objective there, in the fixed order, with its rows."""
+    for name in objectives_in(table):
+        yield name, table[table["objective"] == name]
 
 
 def layers_in(table: pd.DataFrame) -> list[int]:

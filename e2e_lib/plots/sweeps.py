@@ -8,21 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from e2e_lib.plots.style import (
-    AXIS,
-    COLOURS,
-    INK,
-    LABELS,
-    error_of,
-    grid_of,
-    layers_in,
-    legend,
-    legend_above,
-    objectives_in,
-    places,
-    plain_numbers,
-    style_of,
-)
+from e2e_lib.plots import style
 
 NAMES = {
     "lr": "learning rate",
@@ -44,11 +30,11 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
     runs: `matched.sweep_runs`. A row a layer and objective; lines join means over seeds in order
     of λ, from light to dark as the setting grows, the main runs' in black.
     """
-    panels = places(runs)
+    panels = style.places(runs)
     settings = [float(value) for value in sorted(runs[column].unique())]
     shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 0.85, len(settings)))
     main = set(runs.loc[runs["main"], column])
-    figure, grid = grid_of(len(panels), 2, 0.6 + 2.5 * len(panels), sharey="row")
+    figure, grid = style.grid_of(len(panels), 2, 0.6 + 2.5 * len(panels), sharey="row")
     for row, (layer, name) in zip(grid, panels, strict=True):
         own = runs[(runs["layer"] == layer) & (runs["objective"] == name)]
         for axes, x in zip(row, ("l0", "alive"), strict=True):
@@ -61,14 +47,14 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
                     "label": number(setting) + " (main runs)" * usual,
                 }  # fmt: skip
                 axes.plot(means[x], means["ce_increase"], **look)
-            axes.set_title(f"layer {layer}, {LABELS[name]}")
+            axes.set_title(f"layer {layer}, {style.LABELS[name]}")
             axes.set_xlim(0, 1.06 * float(own[x].max()))
         _upside_down(row[0], own["ce_increase"])
         row[0].set_ylabel("CE loss increase (nats)")
         row[1].tick_params(labelleft=True)
     for axes, x in zip(grid[-1], ("l0", "alive"), strict=True):
-        axes.set_xlabel(AXIS[x])
-    legend_above(figure, [grid[0, 0]], title=NAMES[column])
+        axes.set_xlabel(style.AXIS[x])
+    style.legend_above(figure, [grid[0, 0]], title=NAMES[column])
     return figure
 
 
@@ -87,24 +73,27 @@ def plot_sweep_ratios(ratios: pd.DataFrame) -> Figure:
     shown = ratios.dropna(subset=["value"])
     rows = list(dict.fromkeys(zip(shown["column"], shown["layer"], strict=True)))
     quantities = sorted(set(shown["quantity"]))
-    figure, grid = grid_of(len(rows), len(quantities), 0.5 + 2.5 * len(rows))
+    figure, grid = style.grid_of(len(rows), len(quantities), 0.5 + 2.5 * len(rows))
     for row, (column, layer) in zip(grid, rows, strict=True):
         here = shown[(shown["column"] == column) & (shown["layer"] == layer)]
         for axes, quantity in zip(row, quantities, strict=True):
             own = here[here["quantity"] == quantity]
-            for name in objectives_in(own):
-                part = own[own["objective"] == name]
+            for name, part in style.by_objective(own):
                 main = part[["main"]].drop_duplicates().set_axis(["setting"], axis=1)
                 line = pd.concat([part, main.assign(value=1.0)]).sort_values("setting")
-                error = np.nan_to_num(error_of(line))
-                axes.errorbar(line["setting"], line["value"], yerr=error, **style_of(name))
-                axes.plot(main["setting"], [1.0] * len(main), "o", color="white", mec=INK, zorder=5)
-            axes.axhline(1, color=INK, linewidth=1)
+                error = np.nan_to_num(style.error_of(line))
+                axes.errorbar(line["setting"], line["value"], yerr=error, **style.of(name))
+                axes.plot(
+                    main["setting"], [1.0] * len(main), "o", color="white", mec=style.INK, zorder=5
+                )
+            axes.axhline(1, color=style.INK, linewidth=1)
             ratio_axis(axes)
-            axes.set_title(quantity if len(layers_in(shown)) == 1 else f"layer {layer}: {quantity}")
+            axes.set_title(
+                quantity if len(style.layers_in(shown)) == 1 else f"layer {layer}: {quantity}"
+            )
             _settings_axis(axes, pd.concat([own["setting"], own["main"]]), NAMES[column])
         row[0].set_ylabel("ratio to the main runs")
-    legend(figure, grid[0, 0], objectives_in(shown))
+    style.legend(figure, grid[0, 0], style.objectives_in(shown))
     return figure
 
 
@@ -113,7 +102,7 @@ def ratio_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 0.48), max(high, 2.1))
-    plain_numbers(axes)
+    style.plain_numbers(axes)
 
 
 def _settings_axis(axes: Axes, values: pd.Series, name: str) -> None:
@@ -130,16 +119,16 @@ def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
     """Local's CE increase over e2e's at equal L0, a panel a swept column, a line a layer."""
     shown = gaps.dropna(subset=["value"])
     columns = list(dict.fromkeys(shown["column"]))
-    figure, grid = grid_of(1, len(columns), 3.4, sharey=True)
+    figure, grid = style.grid_of(1, len(columns), 3.4, sharey=True)
     for axes, column in zip(grid[0], columns, strict=True):
         own = shown[shown["column"] == column]
-        for layer, dash in zip(layers_in(own), LINES, strict=False):
+        for layer, dash in zip(style.layers_in(own), LINES, strict=False):
             part = own[own["layer"] == layer].sort_values("setting")
-            look = {"linestyle": dash, "label": f"layer {layer}", **style_of("local")}
-            axes.errorbar(part["setting"], part["value"], yerr=error_of(part), **look)
+            look = {"linestyle": dash, "label": f"layer {layer}", **style.of("local")}
+            axes.errorbar(part["setting"], part["value"], yerr=style.error_of(part), **look)
             main = part[part["main"]]
-            axes.plot(main["setting"], main["value"], "o", color="white", mec=INK, zorder=5)
-        axes.axhline(1, color=COLOURS["e2e"], linewidth=1.6)
+            axes.plot(main["setting"], main["value"], "o", color="white", mec=style.INK, zorder=5)
+        axes.axhline(1, color=style.COLOURS["e2e"], linewidth=1.6)
         _settings_axis(axes, own["setting"], f"{NAMES[column]} of local")
         axes.set_ylim(0, 1.08 * float(shown["high"].max()))
         axes.legend(loc="upper right", frameon=False)
@@ -149,39 +138,39 @@ def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
 
 def plot_seed_curves(runs: pd.DataFrame) -> Figure:
     """Fig 18: CE increase against L0, a panel a layer, a line a seed."""
-    layers = layers_in(runs)
-    figure, grid = grid_of(1, len(layers), 3.6)
+    layers = style.layers_in(runs)
+    figure, grid = style.grid_of(1, len(layers), 3.6)
     for axes, layer in zip(grid[0], layers, strict=True):
         own = runs[runs["layer"] == layer]
-        for name in objectives_in(own):
+        for name in style.objectives_in(own):
             curves = own[own["objective"] == name].sort_values("sparsity_coeff").groupby("seed")
             for k, (_, curve) in enumerate(curves):
-                look = style_of(name) | {"linestyle": LINES[k % len(LINES)], "alpha": 0.8}
+                look = style.of(name) | {"linestyle": LINES[k % len(LINES)], "alpha": 0.8}
                 axes.plot(curve["l0"], curve["ce_increase"], **look)
         _upside_down(axes, own["ce_increase"])
-        axes.set(title=f"layer {layer}", xlabel=AXIS["l0"])
+        axes.set(title=f"layer {layer}", xlabel=style.AXIS["l0"])
         axes.set_xlim(0, 1.06 * float(own["l0"].max()))
-    grid[0, 0].set_ylabel(AXIS["ce_increase"])
-    legend(figure, grid[0, 0], objectives_in(runs))
+    grid[0, 0].set_ylabel(style.AXIS["ce_increase"])
+    style.legend(figure, grid[0, 0], style.objectives_in(runs))
     return figure
 
 
 def plot_alive_trends(runs: pd.DataFrame) -> Figure:
     """Appendix C: alive elements against mean gradient norm and CE increase, a row a layer."""
-    layers = layers_in(runs)
-    figure, grid = grid_of(len(layers), 2, 0.5 + 2.5 * len(layers), sharey="row")
-    names = {"grad_norm": "mean gradient norm", "ce_increase": AXIS["ce_increase"]}
+    layers = style.layers_in(runs)
+    figure, grid = style.grid_of(len(layers), 2, 0.5 + 2.5 * len(layers), sharey="row")
+    names = {"grad_norm": "mean gradient norm", "ce_increase": style.AXIS["ce_increase"]}
     for row, layer in zip(grid, layers, strict=True):
         own = runs[runs["layer"] == layer]
         for axes, x in zip(row, names, strict=True):
-            for name in objectives_in(own):
+            for name in style.objectives_in(own):
                 part = own[(own["objective"] == name) & (own[x] > 0)]
-                axes.plot(part[x], part["alive"], linestyle="", **style_of(name))
+                axes.plot(part[x], part["alive"], linestyle="", **style.of(name))
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
             axes.set_ylim(0, 1.06 * float(own["alive"].max()))
         row[0].set_ylabel(f"layer {layer}\nalive elements")
     for axes, label in zip(grid[-1], names.values(), strict=True):
         axes.set_xlabel(label)
-    legend(figure, grid[0, 0], objectives_in(runs))
+    style.legend(figure, grid[0, 0], style.objectives_in(runs))
     return figure

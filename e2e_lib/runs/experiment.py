@@ -32,6 +32,14 @@ EVALUATION = (
     *("model", "model_revision", "processed", "validation_data", "data_revision", "prepend_bos"),
     *("context_size", "eval_tokens", "threads", "device"),
 )
+# Parameters that a run's name needs no word for: it has them in another form, or their value
+# changes no result. Any other one is in the name where it is not its default.
+IN_OTHER_FORM = (
+    *("hook", "objectives", "sparsity_coeffs", "e2e_kl_coeff", "ds_kl_coeff", "downstream_coeff"),
+    *("train_tokens", "eval_tokens", "init_from", "model", "train_data", "validation_data"),
+)
+TEXT = ("processed", "model_revision", "data_revision", "prepend_bos", "context_size")
+WITHOUT_EFFECT = ("results_folder", "checkpoint_seconds", "processes", "tracker")
 # The types of parameters: what each may be.
 NAME = Rule(lambda v: is_text(v) and "\0" not in v, "a name or a path")
 Place = Annotated[str, NAME]
@@ -234,18 +242,25 @@ class Training(Hyperparameters):
                 for hook, folder in config.init_from.items()
             }
         sources = ("model", "train_data", "validation_data")
-        text = ("processed", "model_revision", "data_revision", "prepend_bos", "context_size")
         return {
             "objective_name": config.objective.name,
             **{name: self._shown(getattr(self, name)) for name in sources},
             "contents": contents,
-            **{name: getattr(self, name) for name in text},
+            **{name: getattr(self, name) for name in TEXT},
             "train_tokens": self.train_rows * self.context_size,
             "eval_tokens": self.eval_rows * self.context_size,
             "device": self.device,
             "threads": self.threads,
+            **self._others(),
             **config_dict(config),
         }
+
+    def _others(self) -> dict[str, Any]:
+        """What nobody has thought of when describing a run: two runs must not share a name."""
+        known = {*IN_OTHER_FORM, *WITHOUT_EFFECT, *TEXT, "device", "threads"}
+        known |= {own.name for own in fields(TrainConfig)}
+        others = {f.name: f.default for f in fields(self) if f.name not in known}
+        return {k: v for k in others if (v := getattr(self, k)) != others[k]}
 
     def name(self, config: TrainConfig) -> str:
         """The run's folder name."""

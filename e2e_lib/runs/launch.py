@@ -8,7 +8,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,41 +23,30 @@ from e2e_lib.core.train import train
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import Rows, load_rows
 from e2e_lib.engine.distributed import Processes
-from e2e_lib.errors import E2EError, require
+from e2e_lib.errors import E2EError
 from e2e_lib.files import write_json, write_text
 from e2e_lib.runs.experiment import Training
 
 ERROR = "error.txt"  # beside the specification: what a process that failed has to say
 
 
-class Tracker:
-    """Where a run's training curve may go besides its CSV; off by default.
+@contextmanager
+def tracked(kind: str, runs: Mapping[str, Any]) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+    """An `on_log` of `train` that shows curves at Weights & Biases too, if `kind` is wandb.
 
-    Raises:
-        ConfigError: `kind` is neither `none` nor `wandb`.
+    runs: what it shows as the parameters of each, by name. It is used with the user's own settings
+    (WANDB_PROJECT, WANDB_MODE, ...).
     """
+    started = []
+    if kind == "wandb":
+        import wandb
 
-    def __init__(self, kind: str, name: str, config: dict[str, Any]) -> None:
-        """`config` is what Weights & Biases shows as the run's parameters.
-
-        It is used with the user's own settings (WANDB_PROJECT, WANDB_MODE, ...).
-        """
-        require(kind in ("none", "wandb"), "tracker", kind, "one of none, wandb")
-        self.run = None
-        if kind == "wandb":
-            import wandb
-
-            self.run = wandb.init(name=name, config=config, reinit="create_new")
-
-    def log(self, step: int, values: dict[str, float | int]) -> None:
-        """Record the values of one step."""
-        if self.run is not None:
-            self.run.log(values, step=step)
-
-    def finish(self) -> None:
-        """No more will come."""
-        if self.run is not None:
-            self.run.finish()
+        started = [wandb.init(name=n, config=c, reinit="create_new") for n, c in runs.items()]
+    try:
+        yield lambda i, entry: started[i].log(entry, step=entry["step"]) if started else None
+    finally:
+        for run in started:
+            run.finish()
 
 
 def load_inputs(training: Training, device: str = "") -> tuple[TransformerBridge, Rows]:
@@ -99,12 +89,9 @@ def train_in_processes(training: Training, configs: Sequence[TrainConfig], resul
     with tempfile.TemporaryDirectory() as folder:
         path, error = Path(folder, "spec.json"), Path(folder, ERROR)
         write_json(path, spec)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [
-            f"--nproc-per-node={training.processes}",
-            "-m",
-            "e2e_lib.runs.launch",
-            str(path),
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={training.processes}", "-m", "e2e_lib.runs.launch", str(path)),
         ]
         done = subprocess.run(command, check=False)  # the first one's progress bar is seen
         said = error.read_text(encoding="utf-8") if error.is_file() else ""

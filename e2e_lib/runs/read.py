@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Field, ValidationError
 
-from e2e_lib.errors import ResultsError, first_sentence, is_integer
+from e2e_lib.errors import ResultsError, reworded
 from e2e_lib.files import project_path, shown_path
 from e2e_lib.names import layer_of
 
@@ -28,14 +27,7 @@ REFERENCE = "results/reference"
 CURVE = ("step", "tokens", "loss", "l0", "ce_increase", "grad_norm", "lr")  # columns of curve.csv
 
 
-def _number(value: Any) -> Any:
-    """A number that float64 holds, or None, which is an unknown one."""
-    if value is None or isinstance(value, bool | float) or is_integer(value):
-        return value
-    raise PydanticCustomError("number", "it must be a number or null")
-
-
-Number = Annotated[Any, AfterValidator(_number)]
+Number = float | None  # None is an unknown one
 Hook = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]  # part of a path: no separators
 Size = Field(gt=-(2**63), lt=2**63)
 
@@ -229,23 +221,22 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     Raises:
         ResultsError: it cannot be read, lacks a column, or a column holds anything but numbers.
     """
-    try:
+    with reworded(ResultsError, _damaged(path, "cannot be read")):
         table = pd.read_csv(path)
-    except (OSError, ValueError, OverflowError) as error:
-        raise _damaged(path, f"cannot be read ({first_sentence(error)})") from error
     if lacking := [name for name in columns if name not in table]:
-        raise _damaged(path, f"lacks the columns {', '.join(lacking)}")
+        raise ResultsError(f"{_damaged(path, f'lacks the columns {lacking}')}.")
     kinds = {name: table[name].dtype for name in table}
     others = [str(name)[:40] for name, kind in kinds.items() if kind.kind not in "iufb"]
     if others and len(table):
-        raise _damaged(path, f"holds more than numbers in {', '.join(others[:5])}")
+        raise ResultsError(f"{_damaged(path, f'holds more than numbers in {others[:5]}')}.")
     return table
 
 
 def _read_facts(path: Path, kind: type[Facts]) -> dict[str, Any]:
     """A JSON file as it is, once it is seen to be one of `kind`."""
-    try:
+    with reworded(ResultsError, _damaged(path, "cannot be read")):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
         kind.model_validate(found)
     except ValidationError as error:
         faults = [
@@ -253,12 +244,10 @@ def _read_facts(path: Path, kind: type[Facts]) -> dict[str, Any]:
             for fault in error.errors()[:5]
         ]
         wrong = ", ".join(f"{place} ({message})" for place, message in faults)
-        raise _damaged(path, f"has no usable {wrong}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"cannot be read ({type(error).__name__})") from error
+        raise ResultsError(f"{_damaged(path, f'has no usable {wrong}')}.") from error
     return found
 
 
-def _damaged(path: Path, what: str) -> ResultsError:
+def _damaged(path: Path, what: str) -> str:
     place = f"{path.parent.name}/{path.name}"
-    return ResultsError(f"results file {place!r} {what}: delete its folder and train it again.")
+    return f"results file {place!r} {what}: delete its folder and train it again"

@@ -25,7 +25,7 @@ from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.data.formats import CONFIG, WEIGHTS, read_config, read_tensors
-from e2e_lib.errors import ModelError, first_sentence
+from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path
 from e2e_lib.names import layer_of
 from e2e_lib.runs.experiment import Training
@@ -174,14 +174,12 @@ def _download(name: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.pt", "*.yaml", f"*{CONFIG}", f"*{WEIGHTS}"]
-    try:
+    what = (
+        f"released is {name!r}, but it is no folder and the hub does not give its revision "
+        f"{revision!r}, which needs a network or a cached copy"
+    )
+    with reworded(ModelError, what):
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # the hub's client raises a dozen kinds
-        raise ModelError(
-            f"released is {name!r}, but it is no folder and the hub does not give its revision "
-            f"{revision!r}, which needs a network or a cached copy: {type(error).__name__}: "
-            f"{first_sentence(error)}."
-        ) from error
 
 
 def _read_yaml(path: Path, wanted: bool) -> dict[str, Any]:
@@ -190,13 +188,8 @@ def _read_yaml(path: Path, wanted: bool) -> dict[str, Any]:
 
     if not path.is_file() and not wanted:
         return {}
-    try:
+    with reworded(ModelError, f"SAE description {path.name!r} is missing or cannot be read"):
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ModelError(
-            f"SAE description {path.name!r} is missing or cannot be read "
-            f"({type(error).__name__}: {first_sentence(error)})."
-        ) from error
     if not isinstance(facts, dict):
         raise ModelError(f"SAE description {path.name!r} must be a mapping of names to values.")
     return facts
@@ -205,16 +198,12 @@ def _read_yaml(path: Path, wanted: bool) -> dict[str, Any]:
 def _registry_hook(folder: Path) -> str:
     """The hook point that a SAELens configuration of any version names."""
     config = read_config(folder)
-    try:
+    what = f"SAE folder {folder.name!r}: its {CONFIG} must name a hook, as blocks.6.hook_resid_pre"
+    with reworded(ModelError, what):
         named = [config.get("metadata") or {}, config]
         names = [c[key] for c in named for key in ("hook_name", "hook_point") if c.get(key)]
         layer_of(str(names[0]))
         return str(names[0])
-    except (AttributeError, LookupError) as error:
-        raise ModelError(
-            f"SAE folder {folder.name!r}: its {CONFIG} must name a hook_name, such as "
-            f"blocks.6.hook_resid_pre ({type(error).__name__})."
-        ) from error
 
 
 def _printed(match: str, kind: str, layer: int) -> Objective:
@@ -228,7 +217,8 @@ def _printed(match: str, kind: str, layer: int) -> Objective:
 
 def _objective(facts: Mapping[str, Any]) -> Objective:
     """The objective in the authors' training configuration; coefficients of 0 only log."""
-    try:
+    what = "SAE description: its loss must name sparsity.coeff and at least one term"
+    with reworded(ModelError, what):
         terms = facts["loss"]
         downstream = terms.get("in_to_orig") or {}
         return Objective(
@@ -239,12 +229,6 @@ def _objective(facts: Mapping[str, Any]) -> Objective:
             downstream_hooks=tuple(downstream.get("hook_positions") or ()),
             p_norm=float(terms["sparsity"].get("p_norm", 1.0)),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelError(
-            "SAE description: its loss must name sparsity.coeff and at least one term, as the "
-            f"authors' training configuration does "
-            f"({type(error).__name__}: {first_sentence(error)})."
-        ) from error
 
 
 def _coeff(terms: Mapping[str, Any], name: str) -> float | None:
@@ -256,7 +240,7 @@ def _described(
 ) -> ReleasedSAE:
     """The SAE with what `facts` say about its training, and the paper's values for the rest."""
     said = {key: facts[key] for key in USUAL if facts.get(key) is not None}
-    try:
+    with reworded(ModelError, f"SAE description of {path.name!r} does not fit a training run"):
         context = (facts.get("train_data") or {}).get("n_ctx")
         values: dict[str, Any] = USUAL | said | ({"n_ctx": context} if context else {})
         tokens = int(values["n_samples"]) * int(values["n_ctx"])
@@ -273,9 +257,4 @@ def _described(
             min_lr_factor=float(values["min_lr_factor"]),
             grad_clip=float(values["max_grad_norm"]),
         )
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise ModelError(
-            f"SAE description of {path.name!r} does not fit a training run: "
-            f"{first_sentence(error)}."
-        ) from error
     return ReleasedSAE(sae, hook, config, tokens, path.name)

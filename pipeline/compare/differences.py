@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from e2e_lib.errors import ResultsError, first_sentence
+from e2e_lib.errors import ResultsError, reworded
 from pipeline.compare.tolerances import Tolerance, tolerance
 
 KEYS = (
@@ -108,18 +108,14 @@ def read_csv(path: Path) -> pd.DataFrame:
     Raises:
         ResultsError: the file is no table.
     """
-    try:
+    with reworded(ResultsError, f"{path.name!r} is no table"):
         return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path.name!r} is no table ({first_sentence(error)}).") from error
 
 
 def read_text(path: Path) -> str:
     """A text. Raises ResultsError if the file is none."""
-    try:
+    with reworded(ResultsError, f"{path.name!r} is no text"):
         return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path.name!r} is no text ({first_sentence(error)}).") from error
 
 
 def compare_tables(
@@ -164,10 +160,8 @@ def compare_documents(name: str, reference: str, found: str, outcome: Outcome) -
     """
     if not name.endswith(".json"):
         reference, found = (json.dumps(text.splitlines()) for text in (reference, found))
-    try:
+    with reworded(ResultsError, f"{name!r} is no JSON"):
         left, right = (dict(_flat(json.loads(text))) for text in (reference, found))
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{name!r} is no JSON ({first_sentence(error)}).") from error
     places = [p for p in left | right if p in left or not p.startswith("order[")]
     sides = ([side.get(place, "missing") for place in places] for side in (left, right))
     _compare(name, zip(places, repeat(""), *sides), outcome)

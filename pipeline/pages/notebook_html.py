@@ -11,7 +11,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
 from pygments.formatters import HtmlFormatter
 
-from e2e_lib.errors import ResultsError
+from e2e_lib.errors import ResultsError, reworded
 from e2e_lib.files import write_text
 from pipeline.pages.render import render, style
 
@@ -41,13 +41,9 @@ def write_notebook_html(notebook: Path) -> Path:
         return page
     exporter = HTMLExporter(template_name="basic")
     exporter.register_preprocessor(SmallPictures, enabled=True)
-    try:
+    what = f"executed notebook {notebook.name!r} is damaged: delete it and run it again"
+    with reworded(ResultsError, what):
         body, _ = exporter.from_filename(str(notebook))
-    except Exception as error:  # of nbformat, nbconvert, a picture that is none
-        raise ResultsError(
-            f"executed notebook {notebook.name!r} is damaged ({type(error).__name__}): delete it "
-            "and run it again."
-        ) from error
     title = notebook_title(notebook)
     write_text(page, render("notebook.html.j2", title=title, body=Markup(body)))
     return page

@@ -3,11 +3,12 @@
 import csv
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from e2e_lib.errors import ResultsError, is_number
+from e2e_lib.errors import ResultsError, is_number, reworded
 
 Json = Mapping[str, Any]
 
@@ -20,13 +21,11 @@ def read_json(path: Path, default: Any) -> Any:
     """
     if not path.is_file():
         return default
-    try:
+    with _undamaged(path):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path) from error
-    entries = [found] if isinstance(default, dict) else found
-    if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-        raise _damaged(path)
+        entries = [found] if isinstance(default, dict) else found
+        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+            raise ValueError(f"it must hold a {'mapping' if default == {} else 'list of mappings'}")
     return found
 
 
@@ -53,13 +52,11 @@ def read_rows(path: Path) -> list[list[str]]:
     Raises:
         ResultsError: there is no such file, or it is none.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.reader(file)) or [[]]
-    except (OSError, ValueError, csv.Error) as error:
-        raise _damaged(path) from error
+    with _undamaged(path), path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file)) or [[]]
 
 
-def _damaged(path: Path) -> ResultsError:
+def _undamaged(path: Path) -> AbstractContextManager[None]:
     place = f"{path.parent.name}/{path.name}"
-    return ResultsError(f"results file {place!r} is damaged: delete it and run its notebook again.")
+    what = f"results file {place!r} is damaged: delete it and run its notebook again"
+    return reworded(ResultsError, what)

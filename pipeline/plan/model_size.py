@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from e2e_lib.errors import ModelError, is_integer, is_number, list_of, require
+from e2e_lib.errors import ModelError, is_integer, is_number, list_of, require, reworded
 from e2e_lib.names import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,31 +45,19 @@ def model_shape(model: str) -> ModelShape:
             raise ModelError(f"MODEL {model} is a folder without a config.json.")
         known = KNOWN_SHAPES.get(model)
         return ModelShape(*known) if known else _hub_shape(model)
-    try:
+    what = f"MODEL {model}: its config.json is no JSON that describes a language model"
+    with reworded(ModelError, what):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = config.get("text_config", config)
-        return _shape(model, config)
-    except ModelError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
-        raise ModelError(
-            f"MODEL {model}: its config.json is no JSON that describes a language model "
-            f"({type(e).__name__})."
-        ) from e
+        return _shape(model, config.get("text_config", config))
 
 
 def _hub_shape(model: str) -> ModelShape:
     """The size of a model on the Hugging Face hub (or in the local cache of it)."""
     from transformers import AutoConfig  # slow to import, and rarely needed
 
-    try:
+    what = f"MODEL {model} is neither a folder here nor a model that the Hugging Face hub gives us"
+    with reworded(ModelError, what):
         config = AutoConfig.from_pretrained(model)
-    except Exception as error:  # the hub's client raises a dozen kinds
-        reason = str(error).strip().splitlines()[0][:160]
-        raise ModelError(
-            f"MODEL {model} is neither a folder here nor a model that the Hugging Face hub "
-            f"gives us ({type(error).__name__}: {reason})"
-        ) from error
     return _shape(model, config.get_text_config().to_dict())
 
 
@@ -205,18 +193,37 @@ def _sparsity(
         }
     allowed = "a list of numbers of at least 0 for each of the objectives (and layers)"
     require(isinstance(value, dict), "sparsity_coeffs", value, allowed)
-    grids: dict[str, dict[int, tuple[float, ...]]] = {}
     for key in value:
         require(key in OBJECTIVES, "sparsity_coeffs key", key, f"one of {', '.join(OBJECTIVES)}")
-    for objective in objectives:
-        given = value.get(objective)
-        given = given if isinstance(given, dict) else dict.fromkeys(layers, given)
-        for layer in layers:
-            grid, place = given.get(layer), f"sparsity_coeffs of {objective} at layer {layer}"
-            good = list_of(lambda v: is_number(v) and v >= 0)(grid)
-            require(good, place, grid, "a list of different numbers of at least 0")
-        grids[objective] = {layer: tuple(map(float, given[layer])) for layer in layers}
-    return grids
+    return {o: {k: coeffs(value.get(o), o, k) for k in layers} for o in objectives}
+
+
+def coeffs(
+    given: Any, objective: str, layer: int, sweep: str = "", main: tuple[float, ...] = ()
+) -> tuple[float, ...]:
+    """λ of one objective and layer: a list for the layer or for all; a sweep's also how many."""
+    given = given.get(layer) if isinstance(given, dict) else given
+    if main and is_integer(given) and given >= 1:
+        return evenly(main, given)
+    allowed = "a list of different numbers of at least 0" + (
+        ", or how many of the main grid's" if main else ""
+    )
+    good = list_of(lambda v: is_number(v) and v >= 0)(given)
+    place = f"{sweep}sparsity_coeffs of {objective} at layer {layer}"
+    require(good, place, given, allowed)
+    return tuple(map(float, given))
+
+
+def evenly(grid: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """`count` members of `grid`, evenly spread with both ends; one alone is the middle one.
+
+    >>> evenly((1.0, 2.0, 3.0, 4.0, 5.0), 3), evenly((1.0, 2.0, 3.0), 1), evenly((1.0,), 2)
+    ((1.0, 3.0, 5.0), (2.0,), (1.0,))
+    """
+    if count == 1:
+        return (grid[len(grid) // 2],)
+    places = {round(i * (len(grid) - 1) / (count - 1)) for i in range(count)}
+    return tuple(grid[i] for i in sorted(places))
 
 
 def auto_grid(objective: str, count: int, scale: float) -> tuple[float, ...]:

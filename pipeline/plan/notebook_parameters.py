@@ -21,7 +21,6 @@ from e2e_lib.core.config import Hyperparameters
 from e2e_lib.errors import (
     ConfigError,
     Rule,
-    closest,
     is_integer,
     is_number,
     require,
@@ -71,10 +70,7 @@ def checked_notebook_parameters(value: Any) -> NotebookParameters:
     require(_nested(value), key, value, "a mapping from notebooks to mappings of their parameters")
     notebooks = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     for name in value:
-        if name not in notebooks:
-            raise ConfigError(
-                f"{key} has no notebook {name!r}; nearest: {closest(name, notebooks)}."
-            )
+        require_known(name, notebooks, f"notebook that {key} could set")
         if name in BY_PROFILE:
             raise ConfigError(f"{key} cannot set {name}, whose parameters are the profile's keys.")
     return {name: _checked(name, own) for name, own in value.items() if own}

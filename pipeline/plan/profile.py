@@ -25,13 +25,13 @@ from e2e_lib.errors import (
 )
 from e2e_lib.names import OBJECTIVES
 from e2e_lib.runs.experiment import Revision, Training
-from pipeline.plan.model_size import AUTO, AUTO_MIDDLE, by_model, default_lr, model_shape
+from pipeline.plan.model_size import AUTO, AUTO_MIDDLE, by_model, default_lr, evenly, model_shape
 from pipeline.plan.notebook_parameters import (
     NotebookParameters,
     checked_notebook_parameters,
     joined,
 )
-from pipeline.plan.sweeps import Sweep, evenly, make_sweeps
+from pipeline.plan.sweeps import Sweep, make_sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "pipeline" / "profiles"

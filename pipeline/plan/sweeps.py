@@ -14,6 +14,7 @@ from typing import Any
 from e2e_lib.errors import ConfigError, Rule, is_integer, is_number, list_of, require, rules
 from e2e_lib.names import OBJECTIVES
 from e2e_lib.runs.experiment import Training
+from pipeline.plan.model_size import coeffs, evenly
 
 WARM_START = "warm_start"
 # What may be varied, and by which rule; a warm start by the tokens that it trains on.
@@ -87,29 +88,10 @@ def _coeffs(
         words = f"one of {', '.join(known)}"
         require(objective in known, f"{place}.sparsity_coeffs key", objective, words)
     return {
-        objective: {
-            layer: _grid(
-                f"{place}.sparsity_coeffs of {objective} at layer {layer}",
-                wanted[objective],
-                main["sparsity_coeffs"][objective][layer],
-                layer,
-            )
-            for layer in layers
-        }
-        for objective in wanted
-        if objective in main["objectives"]
+        o: {k: coeffs(own, o, k, f"{place}.", main["sparsity_coeffs"][o][k]) for k in layers}
+        for o, own in wanted.items()
+        if o in main["objectives"]
     }
-
-
-def _grid(place: str, given: Any, main: tuple[float, ...], layer: int) -> tuple[float, ...]:
-    """λ of one objective and layer: a list of its own, or so many of the main grid's."""
-    if COUNT.good(given):
-        return evenly(main, given)
-    grid: Any = given.get(layer) if isinstance(given, dict) else given
-    good = list_of(lambda v: is_number(v) and v >= 0)(grid)
-    allowed = "a list of different numbers of at least 0, or how many of the main grid's"
-    require(good, place, grid, allowed)
-    return tuple(map(float, grid))
 
 
 def _start(place: str, given: Any, layers: Any, main: Mapping[str, Any]) -> dict[int, float]:
@@ -121,15 +103,3 @@ def _start(place: str, given: Any, layers: Any, main: Mapping[str, Any]) -> dict
         known = given is None or (is_number(given) and given in grids[layer])
         require(known, f"{place}.start", given, allowed)
     return {layer: evenly(grids[layer], 1)[0] if given is None else given for layer in layers}
-
-
-def evenly(grid: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """`count` members of `grid`, evenly spread with both ends; one alone is the middle one.
-
-    >>> evenly((1.0, 2.0, 3.0, 4.0, 5.0), 3), evenly((1.0, 2.0, 3.0), 1), evenly((1.0,), 2)
-    ((1.0, 3.0, 5.0), (2.0,), (1.0,))
-    """
-    if count == 1:
-        return (grid[len(grid) // 2],)
-    places = {round(i * (len(grid) - 1) / (count - 1)) for i in range(count)}
-    return tuple(grid[i] for i in sorted(places))

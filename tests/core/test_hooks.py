@@ -78,6 +78,7 @@ def test_losses_and_gradients_equal_the_oracle(architecture, processed, hook_set
     model = tiny_model(architecture, processed)
     names, later = HOOK_SETS[hook_set]
     tokens = random_tokens(3)
+    known = oracle.clean(model, tokens)
     for title, base in OBJECTIVES.items():
         wanted = later if base.downstream_coeff is not None else ()
         objective = Objective(**(vars(base) | {"downstream_hooks": wanted}))
@@ -91,7 +92,7 @@ def test_losses_and_gradients_equal_the_oracle(architecture, processed, hook_set
             wanted,
             base.p_norm,
         )
-        expected = oracle.losses(model, tokens, weights, terms)
+        expected = oracle.losses(model, tokens, weights, terms, known)
         expected["loss"].backward()
         found = library_terms(model, saes, objective, tokens)
         found["loss"].backward()

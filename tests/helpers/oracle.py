@@ -71,9 +71,11 @@ def splice(model, tokens: Tensor, saes: dict[str, Weights], record: tuple[str, .
     return seen
 
 
-def losses(model, tokens: Tensor, saes: dict[str, Weights], terms: Terms) -> dict[str, Tensor]:
-    """Each term and their weighted sum, `loss`."""
-    logits, activations = clean(model, tokens)
+def losses(
+    model, tokens: Tensor, saes: dict[str, Weights], terms: Terms, known=None
+) -> dict[str, Tensor]:
+    """Each term and their weighted sum, `loss`; known: what `clean` gave for these tokens."""
+    logits, activations = known or clean(model, tokens)
     if terms.kl is None and terms.downstream is None:
         seen = Spliced()  # local training: each SAE reads the clean activation
         for name, weights in saes.items():

@@ -1,7 +1,7 @@
 """What a list of runs shares, and which of them are still to do."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae_run import build_saes
 from e2e_lib.core.train import train
 from e2e_lib.data.formats import WEIGHTS
-from e2e_lib.errors import ConfigError
+from e2e_lib.errors import ConfigError, Weight
 from e2e_lib.files import project_path, write_json
 from e2e_lib.runs.experiment import Training, parse_sparsity_coeffs
 from e2e_lib.runs.read import REFERENCE, finished_runs, read_record, run_name
@@ -77,6 +77,17 @@ def test_a_description_is_json_without_local_folders():
     assert "texts" not in text
     assert plan.source["model_name"] == "my_model"
     assert small_training(model="nobody/model").source["model_name"] == "nobody/model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithOneMore(Training):
+    one_more: Weight = 0.0
+
+
+def test_a_parameter_that_nobody_described_is_in_the_name():
+    trainings = Training(), WithOneMore(), WithOneMore(one_more=1.0)
+    plain, usual, other = (t.name(t.configs()[0]) for t in trainings)
+    assert plain == usual != other
 
 
 def test_pending_skips_what_is_finished(tmp_path):

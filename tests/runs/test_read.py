@@ -62,7 +62,7 @@ def test_runs_of_older_versions_can_be_read(tmp_path, made, capsys):
         ("metrics.json", "{", ["cannot be read"]),
         ("metrics.json", "[]", ["content", "a valid dictionary"]),
         ("metrics.json", '{"saes": {}, "blocks": []}', ["saes", "at least 1"]),
-        ("metrics.json", '{"saes": {"h": {"l0": "many"}}, "blocks": []}', ["h.l0", "a number"]),
+        ("metrics.json", '{"saes": {"h": {"l0": "many"}}, "blocks": []}', ["h.l0", "valid number"]),
         ("metrics.json", '{"saes": {"h": {"l0": 1}}, "blocks": []}', ["h.alive (Field required)"]),
         ("metrics.json", '{"saes": {"../../h": {}}, "blocks": []}', ["../../h.[key]"]),
         ("metrics.json", '{"saes": {}, "blocks": [{"hook": "h", "mse": ""}]}', ["blocks.0.mse"]),

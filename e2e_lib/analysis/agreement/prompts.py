@@ -21,7 +21,7 @@ from torch import Tensor
 
 from e2e_lib.analysis.agreement.storyworld import StoryPrompt, story_prompts
 from e2e_lib.data.text import import_datasets
-from e2e_lib.errors import DataError, closest, first_sentence
+from e2e_lib.errors import DataError, closest, reworded
 from e2e_lib.storyworld.corpus import TOKEN_IDS
 from e2e_lib.storyworld.lexicon import END_OF_TEXT
 
@@ -132,7 +132,11 @@ def file_prompts(
 def _rows(source: str, file: str, revision: str, n: int) -> list[Mapping[str, Any]]:
     datasets = import_datasets()
     folder = Path(source).expanduser()
-    try:
+    what = (
+        f"agreement data is {source!r}, but it must be a folder, its address or a hub data set "
+        f"with a file {file} of JSON lines"
+    )
+    with reworded(DataError, what):
         if source.startswith(("https://", "http://")):
             return _read_lines(f"{source.rstrip('/')}/{file}", n)
         datasets.disable_progress_bars()
@@ -142,11 +146,6 @@ def _rows(source: str, file: str, revision: str, n: int) -> list[Mapping[str, An
             rows = datasets.load_dataset(
                 source, data_files=file, revision=revision or None, split="train"
             )
-    except Exception as error:  # datasets wraps what goes wrong in many classes
-        raise DataError(
-            f"agreement data is {source!r}, but it must be a folder, its address or a hub data set "
-            f"with a file {file} of JSON lines ({type(error).__name__}: {first_sentence(error)})."
-        ) from error
     return list(rows.select(range(min(n, len(rows)))))
 
 

@@ -17,7 +17,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import AnswerError, Feature
 from e2e_lib.data.models import check_device
-from e2e_lib.errors import ModelError, first_sentence, require
+from e2e_lib.errors import ModelError, require, reworded
 
 SCALE = 10  # activations are shown as whole numbers from 0 to this
 LONGEST_EXPLANATION = 400  # characters
@@ -132,14 +132,13 @@ class LocalModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         check_device(device)
-        try:
+        what = (
+            f"explainer_model is {name_or_folder!r}, but it must be a folder in the hub's layout "
+            "or a hub name that can be loaded"
+        )
+        with reworded(ModelError, what):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name_or_folder)
             model = AutoModelForCausalLM.from_pretrained(name_or_folder, dtype="auto")
-        except Exception as error:  # the library raises a dozen classes here
-            raise ModelError(
-                f"explainer_model is {name_or_folder!r}, but it must be a folder in Hugging Face "
-                f"layout or a hub name that can be loaded: {first_sentence(error)}."
-            ) from error
         self.model: Any = model.eval()
         self.model.to(device)
 
