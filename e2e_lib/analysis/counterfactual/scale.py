@@ -1,0 +1,117 @@
+"""Measures of many SAEs: scaled from floor to oracle, over seeds, one objective against another.
+
+A value is scaled by where it lies between the best floor (0) and the oracle (1). Intervals are 95 %
+bootstrap over pairs, the same ones for every SAE, and on top over the seeds where several are
+averaged. Pandas and numpy only.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from e2e_lib.analysis.counterfactual.tables import Samples
+from e2e_lib.analysis.statistics import RESAMPLES, Array, Interval, over_groups, percentiles
+from e2e_lib.names import OBJECTIVES
+
+HIGHER = ("carried_function", "selectivity", "pathway")  # better; of all others the lower
+COMPARED = (*HIGHER, "spurious_response", "necessity", "side_effect", "waste_l0", "dedicated_l0")
+
+
+def scaled(measure: str, value: float, floor: float, oracle: float) -> float:
+    """Where a value lies between the best floor (0) and the oracle (1).
+
+    Of selectivity, which has no upper end, 1 − 1 / selectivity is scaled. NaN unless the oracle is
+    better than the floor.
+    """
+    if measure == "selectivity":
+        value, floor, oracle = (1 - 1 / x if x else np.nan for x in (value, floor, oracle))
+    sign = 1 if measure in HIGHER else -1
+    return (value - floor) / (oracle - floor) if sign * (oracle - floor) > 0 else np.nan
+
+
+def measure_table(found: Samples, floors: Mapping[str, Samples], oracle: Samples) -> pd.DataFrame:
+    """One row a measure and kind: value, low, high, floor (the best of them), oracle, scaled."""
+    rows = []
+    for (measure, kind), own in found.items():
+        value, *ends = _with_percentiles(own)
+        known = [
+            float(floor[measure, kind][0]) for floor in floors.values() if (measure, kind) in floor
+        ]
+        known = [x for x in known if not np.isnan(x)]
+        floor = (max if measure in HIGHER else min)(known) if known else np.nan
+        top = float(oracle[measure, kind][0]) if (measure, kind) in oracle else np.nan
+        rows.append((measure, kind, value, *ends, floor, top, scaled(measure, value, floor, top)))
+    columns = ["measure", "kind", "value", "low", "high", "floor", "oracle", "scaled"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def differences(
+    runs: pd.DataFrame,
+    found: Mapping[str, Samples],
+    measures: Sequence[str] = COMPARED,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """First objective's measure minus the second's, per match, layer and pair of objectives.
+
+    runs: columns match, layer, objective, seed and run; those not in `found` are left out. Mean
+    over the seeds that have both, which are resampled on top of the pairs. Columns: match, layer,
+    first, second, measure, value, low, high, n_seeds.
+    """
+    rows = []
+    measured = runs[runs["run"].isin(list(found))]
+    for (match, layer), own in measured.groupby(["match", "layer"], sort=False):
+        by_seed = own.pivot_table("run", "seed", "objective", aggfunc="first")
+        for first, second in combinations([o for o in OBJECTIVES if o in by_seed], 2):
+            both = by_seed[[first, second]].dropna()
+            for measure in measures if len(both) else ():
+                one, two = (
+                    np.stack([_drawn(found[run], measure) for run in both[name]], axis=1)
+                    for name in (first, second)
+                )
+                interval = _interval(one - two, seed)
+                rows.append((match, layer, first, second, measure, *interval, len(both)))
+    columns = ["match", "layer", "first", "second", "measure", "value", "low", "high", "n_seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def over_seeds(
+    runs: pd.DataFrame, examined: pd.DataFrame, found: Mapping[str, Samples], seed: int = 0
+) -> pd.DataFrame:
+    """One row a match, layer, objective and measure: mean over the seeds, its interval and scale.
+
+    runs: as in `differences`; examined: rows of `measure_table` with a column run. Columns: match,
+    layer, objective, measure, value, low, high, floor, oracle (both means over seeds), scaled,
+    n_seeds.
+    """
+    rows = []
+    whole = examined[examined["kind"] == "all"].set_index(["run", "measure"])
+    measured = runs[runs["run"].isin(list(found))]
+    for labels, own in measured.groupby(["match", "layer", "objective"], sort=False):
+        for measure in dict.fromkeys(whole.loc[own["run"].iloc[0]].index):
+            values = np.stack([_drawn(found[run], measure) for run in own["run"]], axis=1)
+            interval = _interval(values, seed)
+            ends = whole.loc[[(run, measure) for run in own["run"]], ["floor", "oracle"]].mean()
+            place = scaled(measure, interval.value, *ends)
+            rows.append((*labels, measure, *interval, *ends, place, len(own)))
+    columns = ["match", "layer", "objective", "measure", "value", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "floor", "oracle", "scaled", "n_seeds"])
+
+
+def _drawn(found: Samples, measure: str) -> Array:
+    """(1 + resamples,) of the mean over kinds; what pairs do not decide stays as it is."""
+    own = found.get((measure, "all"), np.array([np.nan]))
+    return np.broadcast_to(own, (1 + RESAMPLES,)) if len(own) == 1 else own
+
+
+def _with_percentiles(samples: Array) -> Interval:
+    """The value and its percentiles; NaN where nothing was resampled, or nothing is finite."""
+    known = samples[1:][np.isfinite(samples[1:])]
+    return Interval(float(samples[0]), *(percentiles(known) if len(known) else (np.nan, np.nan)))
+
+
+def _interval(values: Array, seed: int) -> Interval:
+    """(1 + resamples, seeds): the mean over seeds, and resampled over pairs and then over seeds."""
+    spread = over_groups(values[1:], np.random.default_rng(seed + 1))
+    return _with_percentiles(np.concatenate([[values[0].mean()], spread]))
