@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_the_last_ones(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------ resuming
-@pytest.mark.parametrize("at", [0, 3, 9, 11], ids=lambda s: f"step {s}")
+@pytest.mark.parametrize("at", [0, 3, 9, 11], ids=lambda s: f"step-{s}")
 def test_stopped_and_resumed_training_ends_in_the_same_bits(folders, at, steps, uninterrupted):
     rows = random_tokens(48)
     with pytest.raises(StoppedError) as caught:
