@@ -94,9 +94,9 @@ def stacked(tables: Iterable[pd.DataFrame], columns: Sequence[str]) -> pd.DataFr
 def sweep_runs(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """The runs of one sweep, and the main runs of the same layers, objectives, seeds and λ.
 
-    A run belongs to the sweep if `column`, one of SWEPT, is the only one of `main_runs`' columns in
-    which it differs from the main runs of its layer and objective; a run that starts from a saved
-    SAE (init_from) may also differ in training tokens and learning rate.
+    A run belongs to the sweep if `column`, one of SWEPT or downstream_coeff, is the only one of
+    `main_runs`' columns in which it differs from the main runs of its layer and objective; a run
+    that starts from a saved SAE (init_from) may also differ in training tokens and learning rate.
 
     Returns rows of `table` with a further column `main`; none where the sweep was not trained.
     """

@@ -148,6 +148,7 @@ def _makes(job: Job, row: Mapping[Hashable, Any]) -> bool:
         and row["sparsity_coeff"] in training.grids.get(row["objective"], ())
         and row["train_tokens"] == training.train_rows * training.context_size
         and (row["dict_ratio"], row["lr"]) == (training.dict_ratio, training.lr)
+        and (row["objective"] != "e2e_ds" or row["downstream_coeff"] == training.downstream_coeff)
         and bool(row["init_from"]) == bool(start)
         and row["init_from"].startswith(start)
     )

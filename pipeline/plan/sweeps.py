@@ -18,9 +18,12 @@ from pipeline.plan.model_size import coeffs, evenly
 
 WARM_START = "warm_start"
 # What may be varied, and by which rule; a warm start by the tokens that it trains on.
-VALUES = {key: rules(Training)[key] for key in ("lr", "dict_ratio", "train_tokens")}
+VARIED = ("lr", "dict_ratio", "train_tokens", "downstream_coeff")
+VALUES = {key: rules(Training)[key] for key in VARIED}
 VALUES[WARM_START] = COUNT = VALUES["train_tokens"]
 KEYS = ("values", "layers", "sparsity_coeffs", "seeds")
+# Those that a sweep changes; all, if none is named here.
+CHANGED = {WARM_START: ("e2e", "e2e_ds"), "downstream_coeff": ("e2e_ds",)}
 USUAL_COEFFS = 3  # λ of a sweep: the ends and the middle of the main grid
 
 
@@ -66,7 +69,7 @@ def _sweep(name: str, given: Any, main: Mapping[str, Any]) -> Sweep:
         _values(f"{place}.values", given.get("values"), VALUES[name]),
         tuple(layers),
         tuple(main["seeds"][:count]),
-        _coeffs(place, given.get("sparsity_coeffs", USUAL_COEFFS), layers, main, warm),
+        _coeffs(name, given.get("sparsity_coeffs", USUAL_COEFFS), layers, main),
         _start(place, given.get("start"), layers, main) if warm else None,
         float(VALUES["lr"].checked(f"{place}.lr", given["lr"])) if "lr" in given else None,
     )
@@ -79,10 +82,10 @@ def _values(place: str, given: Any, rule: Rule) -> tuple[float, ...]:
 
 
 def _coeffs(
-    place: str, given: Any, layers: Any, main: Mapping[str, Any], warm: bool
+    name: str, given: Any, layers: Any, main: Mapping[str, Any]
 ) -> dict[str, dict[int, tuple[float, ...]]]:
     """λ by objective and layer. An objective that the profile does not train is left out."""
-    known = [o for o in OBJECTIVES if not (warm and o == "local")]
+    place, known = f"sweeps.{name}", CHANGED.get(name, OBJECTIVES)
     wanted = given if isinstance(given, dict) else dict.fromkeys(known, given)
     for objective in wanted:
         words = f"one of {', '.join(known)}"

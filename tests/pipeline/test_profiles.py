@@ -92,7 +92,7 @@ BAD = [
     ({"hook_point": "hook_resid"}, "hook_resid", "hook_resid_pre"),
     ({"model": None}, "model", "folder"),
     ({"sweeps": []}, "sweeps", "mapping"),
-    ({"sweeps": {"momentum": {}}}, "momentum", "lr, dict_ratio, train_tokens, warm_start"),
+    ({"sweeps": {"momentum": {}}}, "momentum", "lr, dict_ratio, train_tokens, downstream_coeff"),
     ({"sweeps": {"lr": [0.1]}}, "sweeps.lr", "mapping"),
     ({"sweeps": {"lr": {"vales": [1]}}}, "sweeps.lr.vales", "values"),
     ({"sweeps": {"lr": {}}}, "sweeps.lr.values", "list"),

@@ -303,6 +303,22 @@ def test_runs_of_other_settings_are_set_aside(tmp_path: Path) -> None:
     assert set_aside(tmp_path / "nothing", profile) == []
 
 
+def test_a_sweep_of_beta_trains_e2e_ds_alone() -> None:
+    given = {"downstream_coeff": {"values": [0.5, 2.5]}}  # the second is the main grid's
+    profile = load_profile("smoke", {"sweeps": given, "sparsity_coeffs": COEFFS})
+    [stage] = [s for s in stages(profile, "results/x") if s.name.startswith("10_train-downstream")]
+    assert stage.name == "10_train-downstream_coeff0.5-seed0"
+    assert (stage.parameters["objectives"], stage.parameters["downstream_coeff"]) == ("e2e_ds", 0.5)
+    row = {
+        "objective": "e2e_ds", "layer": 2, "seed": 0, "sparsity_coeff": 30.0, "init_from": "",
+        "train_tokens": 39_936, "dict_ratio": 5.0, "lr": 0.01, "downstream_coeff": 2.5,
+    }  # fmt: skip
+    todo = jobs(profile)
+    assert maker(row, profile, todo) == "10_train-layer2-seed0"
+    assert maker(row | {"downstream_coeff": 0.5}, profile, todo) == stage.name
+    assert not maker(row | {"downstream_coeff": 0.25}, profile, todo)
+
+
 def test_runs_of_sweeps_are_wanted() -> None:
     sweeps = {"lr": {"values": [0.003]}, "warm_start": {"values": [20_000], "start": 8.0}}
     profile = load_profile("smoke", {"sweeps": sweeps, "sparsity_coeffs": COEFFS})
