@@ -33,6 +33,7 @@ from e2e_lib.errors import (
     reworded,
 )
 from e2e_lib.files import write_json
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 
 SHARD_TOKENS = 50_000_000  # of a parquet file: 100 to 200 MB
 
@@ -85,10 +86,10 @@ def tokenise(
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a hub model, of a folder or of `storyworld`. Raises ModelError."""
+    """The tokenizer of a hub model, of a folder or an embedded one. Raises ModelError."""
     from transformers import AutoTokenizer
 
-    path = str(model_path("storyworld")) if name == "storyworld" else name
+    path = model_path(name) if name in EMBEDDED_MODELS else name
     what = f"tokenizer is {name!r}, but it could not be loaded: a hub name needs a network"
     with reworded(ModelError, f"{what} or a cached copy"):
         return AutoTokenizer.from_pretrained(path)

@@ -1,4 +1,4 @@
-"""Language models: a hub name, a local folder in the same layout, or the embedded `storyworld`."""
+"""Language models: a hub name, a local folder in the same layout, or one of the embedded ones."""
 
 import os
 import warnings
@@ -10,19 +10,19 @@ from transformers.utils.logging import disable_progress_bar
 
 from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path
-from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 
 
 def model_path(name_or_folder: str) -> str:
-    """The folder or hub name behind a model parameter; `storyworld` is the shipped model.
+    """The folder or hub name behind a model parameter; `EMBEDDED_MODELS` are shipped.
 
     A relative path is one under the project's root.
 
     Raises:
         ModelError: a local folder that lacks its configuration, weights or tokenizer.
     """
-    if name_or_folder == "storyworld":
-        return str(STORYWORLD_FOLDER)
+    if name_or_folder in EMBEDDED_MODELS:
+        return str(EMBEDDED_MODELS[name_or_folder])
     folder = project_path(name_or_folder)
     looks_local = name_or_folder.startswith((".", "~", os.sep)) or name_or_folder.count("/") > 1
     if not folder.is_dir():

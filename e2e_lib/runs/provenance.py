@@ -15,7 +15,7 @@ from typing import Any
 
 from e2e_lib.files import project_path
 from e2e_lib.source_code import library_digest
-from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 
 PACKAGES = (
     *("torch", "transformers", "transformer-lens", "datasets", "tokenizers", "safetensors"),
@@ -38,8 +38,8 @@ def content_digest(name: str) -> str | None:
 
 
 def model_digest(name: str) -> str | None:
-    """`content_digest` of a language model; of `storyworld`, that of the shipped weights."""
-    return _digest(STORYWORLD_FOLDER) if name == "storyworld" else content_digest(name)
+    """`content_digest` of a language model; of an embedded one, that of the shipped weights."""
+    return _digest(EMBEDDED_MODELS[name]) if name in EMBEDDED_MODELS else content_digest(name)
 
 
 def _digest(path: Path) -> str | None:
@@ -140,7 +140,7 @@ def hub_commits(config: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _cached_commit(kind: str, name: str, revision: str) -> str | None:
-    if name == "storyworld" or project_path(name).exists() or ".." in f"{name}/{revision}":
+    if name in EMBEDDED_MODELS or project_path(name).exists() or ".." in f"{name}/{revision}":
         return None
     if COMMIT.fullmatch(revision):
         return revision

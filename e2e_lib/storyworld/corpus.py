@@ -10,22 +10,37 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from e2e_lib.storyworld.grammar import SPLITS, generate
-from e2e_lib.storyworld.lexicon import END_OF_TEXT, vocabulary
+from e2e_lib.storyworld.grammar import SPLITS, Story, generate
+from e2e_lib.storyworld.lexicon import END_OF_TEXT, SIZES, vocabulary
 from e2e_lib.storyworld.teller import LABELS
 
 if TYPE_CHECKING:
     import datasets
-    from jaxtyping import Bool, Int
+    from jaxtyping import Int
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
-STORYWORLD_FOLDER = Path(__file__).parent / "model"  # the shipped language model
+EMBEDDED_MODELS = {"storyworld": Path(__file__).parent / "model"}  # the shipped ones by name
+STORYWORLD_FOLDER = EMBEDDED_MODELS["storyworld"]
 CONTEXT = 128  # positions of the language model
 # `<|endoftext|>` is token 0; the words follow in alphabetical order.
 TOKEN_IDS: dict[str, int] = {word: index for index, word in enumerate([END_OF_TEXT, *vocabulary()])}
-# Slots of words for people, things and places: what a story repeats of itself.
-RECALLED = frozenset(("adjective", "object", "landmark", "place", "subject", "name", "preposition"))
+# What a story says again of itself, later and unasked: by the entity and the slot of a word.
+_RECALL = {
+    (entity, role): entity
+    for entity in ("hero", "helper", "giver", "treasure")
+    for role in ("subject", "object", "name")
+} | {
+    ("treasure", "adjective"): "look",  # or its size: the word tells which
+    ("treasure", "count"): "count",
+    ("hideout", "preposition"): "preposition",
+    ("hideout", "landmark"): "hideout",
+    ("setting", "place"): "place",
+    ("", "weather"): "weather",
+    ("", "time"): "time",
+}
+RECALL_KINDS = (*dict.fromkeys(_RECALL.values()), "size")
+_SIZES = {form for word in SIZES for form, _ in word.forms}
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -94,18 +109,37 @@ def encode(tokens: list[str]) -> list[int]:
     return [TOKEN_IDS[token] for token in tokens]
 
 
+def recalled(story: Story) -> list[str]:
+    """Of each token, the kind (`RECALL_KINDS`) of what it says again; "" if it says nothing again.
+
+    That is a word that stood before, for the same one thing, in a slot that the story fills twice:
+    who remembers the story knows it but for a synonym's coin.
+    """
+    labels = story.labels
+    kinds = []
+    for token, entity, role, seen in zip(
+        story.tokens, labels["entity"], labels["role"], labels["seen"], strict=True
+    ):
+        # "girl" and "boy" only lead up to a name.
+        again = seen and token not in ("girl", "boy")
+        kind = _RECALL.get((entity, role), "") if again else ""
+        kinds.append("size" if kind == "look" and token in _SIZES else kind)
+    return kinds
+
+
 class Batch(NamedTuple):
-    """Rows of text, and which of their tokens repeat what the story has said before."""
+    """Rows of text, and what their tokens recall: 0 for nothing, 1 + index in `RECALL_KINDS`."""
 
     tokens: Int[Tensor, "batch position"]
-    recalled: Bool[Tensor, "batch position"]
+    recalled: Int[Tensor, "batch position"]
 
 
 def batches(seed: int, batch_size: int) -> Iterator[Batch]:
-    """Rows of 128 tokens, in turn of two forms.
+    """Rows of 128 tokens, of two forms.
 
-    Even rows are cut from a stream of stories wherever the cut falls, as readers of the model will
-    cut them. Odd rows begin with a story, so that all of it can be learnt from its beginning.
+    The first row in four is cut from a stream of stories wherever the cut falls, as readers of the
+    model will cut them. The others begin with a story, so that all of it can be learnt from its
+    beginning.
     """
     import torch
 
@@ -114,20 +148,20 @@ def batches(seed: int, batch_size: int) -> Iterator[Batch]:
     while True:
         rows = []
         for row in range(batch_size):
-            if row % 2:
+            if row % 4:
                 while next(stream)[0] != end:
                     pass
-                rows.append([(end, False), *islice(stream, CONTEXT - 1)])
+                rows.append([(end, 0), *islice(stream, CONTEXT - 1)])
             else:
                 rows.append(list(islice(stream, CONTEXT)))
-        tokens, recalled = torch.tensor(rows).unbind(-1)
-        yield Batch(tokens, recalled.bool())
+        yield Batch(*torch.tensor(rows).unbind(-1))
 
 
-def _labelled_stream(seed: int) -> Iterator[tuple[int, bool]]:
-    """Token ids of stories, one `<|endoftext|>` before each, and whether each is recalled."""
+def _labelled_stream(seed: int) -> Iterator[tuple[int, int]]:
+    """Token ids of stories, one `<|endoftext|>` before each, and what each recalls."""
+    numbers = {kind: number for number, kind in enumerate(("", *RECALL_KINDS))}
     for story in generate(seed):
-        yield TOKEN_IDS[END_OF_TEXT], False
-        labels = zip(story.labels["role"], story.labels["seen"], strict=True)
-        for token, (role, seen) in zip(encode(story.tokens), labels, strict=True):
-            yield token, seen and role in RECALLED
+        yield TOKEN_IDS[END_OF_TEXT], 0
+        yield from zip(
+            encode(story.tokens), (numbers[kind] for kind in recalled(story)), strict=True
+        )

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from e2e_lib.errors import ModelError, is_integer, is_number, list_of, require, reworded
 from e2e_lib.names import OBJECTIVES
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
-STORYWORLD = ROOT / "e2e_lib" / "storyworld" / "model"
 AUTO, AUTO_MIDDLE = "auto", "auto middle"
 # λ of the densest and of the sparsest SAE worth training, for a model nobody has tuned yet, on
 # activations of size 1. Codes grow with the activation's size s, squared errors with s², KL not at
@@ -39,7 +39,7 @@ class ModelShape(NamedTuple):
 
 def model_shape(model: str) -> ModelShape:
     """The size of `model`, from its config alone. Raises ModelError, in one sentence."""
-    folder = STORYWORLD if model == "storyworld" else ROOT / model
+    folder = EMBEDDED_MODELS.get(model, ROOT / model)
     if not (folder / "config.json").is_file():
         if folder.is_dir():
             raise ModelError(f"MODEL {model} is a folder without a config.json.")

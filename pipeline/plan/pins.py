@@ -12,6 +12,7 @@ from typing import Any
 
 from e2e_lib.data.text import READERS, named_split
 from e2e_lib.files import project_path, write_json
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.plan.profile import Profile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -56,7 +57,7 @@ def _sources(profile: Profile) -> list[tuple[str, str, str]]:
 
 
 def _on_hub(name: str) -> bool:
-    local = name == "storyworld" or project_path(name).exists()
+    local = name in EMBEDDED_MODELS or project_path(name).exists()
     return not local and Path(name).suffix not in READERS
 
 

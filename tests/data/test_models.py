@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from e2e_lib.data.models import check_device, load_model, model_path
 from e2e_lib.errors import ModelError
-from e2e_lib.storyworld.corpus import STORYWORLD_FOLDER
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from tests.helpers.tiny_models import (
     ARCHITECTURES,
     D_VOCAB,
@@ -62,7 +62,9 @@ def test_half_precision_weights_are_widened(tmp_path):
 
 
 def test_names():
-    assert model_path("storyworld") == str(STORYWORLD_FOLDER)
+    assert {name: model_path(name) for name in EMBEDDED_MODELS} == {
+        name: str(folder) for name, folder in EMBEDDED_MODELS.items()
+    }
     assert model_path("gpt2") == "gpt2"
     assert model_path("roneneldan/TinyStories-1M") == "roneneldan/TinyStories-1M"
     assert model_path(str(model_folder("gpt2"))) == str(model_folder("gpt2"))

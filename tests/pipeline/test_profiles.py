@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from e2e_lib.errors import ConfigError, E2EError, ModelError
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.execution.fresh import plan_digest
 from pipeline.plan import model_size
 from pipeline.plan.model_size import auto_grid, default_layers, model_shape
@@ -297,6 +298,11 @@ def test_own_model_obeys_overrides(own_model: dict[str, Any]) -> None:
 )
 def test_default_layers(n_layers: int, layers: tuple[int, ...]) -> None:
     assert default_layers(n_layers) == layers
+
+
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+def test_shape_of_an_embedded_model(name: str) -> None:
+    assert model_shape(name) == (5, 64, 128)
 
 
 def test_own_model_needs_text_of_its_own(own_model: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from e2e_lib.errors import ResultsError
 from e2e_lib.runs import provenance
 from e2e_lib.runs.tables import flagged
 from e2e_lib.source_code import library_digest
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from tests.helpers.run_folders import METRICS, OLD, write_run
 
 
@@ -172,5 +173,6 @@ def test_hub_commits_come_from_the_cache_on_disk(
     assert found == {"model": "1" * 40, "train_data": "2" * 40, "validation_data": None}
     exact = provenance.hub_commits(config | {"model_revision": "3" * 40, "data_revision": "../v1"})
     assert exact == {"model": "3" * 40, "train_data": None, "validation_data": None}
-    shipped = provenance.hub_commits({"model": "storyworld", "model_revision": "3" * 40})
-    assert shipped["model"] is None
+    for name in EMBEDDED_MODELS:
+        shipped = provenance.hub_commits({"model": name, "model_revision": "3" * 40})
+        assert shipped["model"] is None
