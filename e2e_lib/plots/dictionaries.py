@@ -103,7 +103,7 @@ def _panels(points: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, pd.DataFrame
     return figure, panels
 
 
-def _scatter(axes: Axes, points: pd.DataFrame, **style: Any) -> None:
+def _scatter(axes: Axes, points: pd.DataFrame, **look: Any) -> None:
     size = min(14.0, max(1.0, 9000 / max(1, len(points))))
     axes.scatter(points["x"], points["y"], s=size, linewidths=0, **look)
 

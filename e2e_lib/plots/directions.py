@@ -140,7 +140,7 @@ def plot_use(table: pd.DataFrame) -> Figure:
     is the threshold of the verdict.
     """
     table = table.sort_values("use", ascending=False, ignore_index=True)
-    figure, grid = grid_of(1, 2, 1.2 + 0.2 * len(table), sharey=True)
+    figure, grid = style.grid_of(1, 2, 1.2 + 0.2 * len(table), sharey=True)
     for axes, column in zip(grid[0], ("use", "presence"), strict=True):
         axes.set_xscale("log")
         for verdict, look in VERDICTS.items():
@@ -155,12 +155,12 @@ def plot_use(table: pd.DataFrame) -> Figure:
         axes.set_xlim(left=LEAST / 1.5)
         axes.xaxis.set_major_locator(mpl.ticker.LogLocator(numticks=9))
     left, right = grid[0]
-    left.axvline(float(table["threshold"].iloc[0]), color=INK, linewidth=1, linestyle=":")
+    left.axvline(float(table["threshold"].iloc[0]), color=style.INK, linewidth=1, linestyle=":")
     left.set_yticks(table.index, table["kind"], fontsize=8.5)
     left.set_ylim(len(table) - 0.4, -0.6)
     left.set(title="use", xlabel="KL of later predictions (nats)")
     right.set(title="presence", xlabel="‖Δx‖² / twice the variance")
-    legend_above(figure, [left])
+    style.legend_above(figure, [left])
     return figure
 
 
@@ -168,7 +168,7 @@ def plot_use_by_layer(table: pd.DataFrame) -> Figure:
     """The same at every layer, as colours; a dot where a kind is used."""
     layers = sorted(table["layer"].unique())
     first = table.groupby("kind")["use"].max().sort_values(ascending=False)
-    figure, grid = grid_of(1, 2, 1.2 + 0.2 * len(first), sharey=True)
+    figure, grid = style.grid_of(1, 2, 1.2 + 0.2 * len(first), sharey=True)
     shown = table.assign(used=table["verdict"] == "used")
     names = {"use": "nats", "presence": "share of twice the variance"}
     for axes, (column, unit) in zip(grid[0], names.items(), strict=True):
@@ -181,7 +181,7 @@ def plot_use_by_layer(table: pd.DataFrame) -> Figure:
         norm = mpl.colors.LogNorm(LEAST, max(float(np.nanmax(values)), 10 * LEAST), clip=True)
         image = axes.imshow(values, norm=norm, cmap="viridis", aspect="auto")
         where = np.nonzero(used)[::-1]
-        axes.scatter(*where, s=9, color="white", edgecolors=INK, linewidths=0.5)
+        axes.scatter(*where, s=9, color="white", edgecolors=style.INK, linewidths=0.5)
         axes.grid(visible=False)
         axes.set(title=column, xlabel="residual stream before block")
         axes.set_xticks(range(len(layers)), layers)

@@ -225,6 +225,6 @@ def code(site: Site, dictionary: Dictionary) -> Coded:
     return Coded(torch.cat(outputs), torch.cat(codes), directions, fired)
 
 
-def by_pair(values: Float[Tensor, "row *n"]) -> Float[Tensor, "pair *n"]:
+def by_pair(values: Float[Tensor, "row *n"]) -> Float[Tensor, "pair *n"]:  # noqa: F821 (axes)
     """Mean over the two members of every pair, that is over both directions."""
     return values.unflatten(0, (-1, 2)).mean(1)
