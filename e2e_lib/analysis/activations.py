@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from e2e_lib.analysis.statistics import LEVEL, RESAMPLES, Array, resample_weights
+from e2e_lib.analysis.statistics import RESAMPLES, Array, mean_and_resamples, over_seeds
 from e2e_lib.core.sae import SAE
 from e2e_lib.names import OBJECTIVES
 
@@ -91,13 +91,9 @@ def _cube(tokens: pd.DataFrame, column: str) -> Array:
 
 def _intervals(values: Array, seed: int) -> dict[str, Array]:
     """Means over seeds and rows of values (seeds, rows, n): columns value, low and high."""
-    rng = np.random.default_rng(seed)
-    rows = resample_weights(values.shape[1], RESAMPLES, rng)
-    seeds = resample_weights(values.shape[0], RESAMPLES, rng)
-    samples = sum(seeds[:, [s]] * (rows @ own) for s, own in enumerate(values))
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(samples, [tail, 100 - tail], axis=0)
-    return {"value": values.mean(axis=(0, 1)), "low": low, "high": high}
+    weights = mean_and_resamples(values.shape[1], RESAMPLES, np.random.default_rng(seed))
+    samples = np.stack([weights @ own for own in values], axis=1)
+    return over_seeds(samples)._asdict()
 
 
 def _by_part(cube: Array, seed: int, **labels: object) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from e2e_lib.analysis.matched import stacked
-from e2e_lib.analysis.statistics import RESAMPLES, by_seed, difference_interval
+from e2e_lib.analysis.statistics import RESAMPLES, difference
 from e2e_lib.runs.load import SavedSAE
 
 CHUNK = 4096  # rows of the Gram matrix at a time; 4096 x 46,080 floats are 0.75 GB
@@ -180,20 +180,18 @@ def agreement_of_starts(saes: Mapping[str, SavedSAE], compared: pd.DataFrame) ->
 def agreement_gain(table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """Mean max cosine across seeds of warm starts minus that of runs from scratch.
 
-    table: `agreement_of_starts`. Interval: 95 %, over seeds and elements within. Columns: layer,
-    objective, start, mean, scratch, local (that of the local starts), difference, low, high.
+    table: `agreement_of_starts`. Interval: 95 %, seeds left out one at a time; with two seeds there
+    is none. Columns: layer, objective, start, mean, scratch, local (that of the local starts),
+    difference, low, high.
     """
-    found = []
+    rows = []
     local = table[table["start"] == LOCAL].groupby("layer")["max_cosine"].mean()
     for (layer, objective), own in table[table["start"] != LOCAL].groupby(["layer", "objective"]):
         for kind in sorted(set(own["start"]) - {SCRATCH}):
-            first, second = by_seed(own, "max_cosine", (kind, SCRATCH), by="start")
-            if not first:
-                continue
-            interval = difference_interval(first, second, resamples, seed)
-            means = [float(np.mean([v.mean() for v in values])) for values in (first, second)]
-            labels = (layer, objective, kind)
-            found.append((*labels, *means, local.get(layer, np.nan), *interval))
+            found = difference(own, "max_cosine", (kind, SCRATCH), "start", resamples, seed)
+            if found:
+                labels = (layer, objective, kind, *found.means, local.get(layer, np.nan))
+                rows.append((*labels, *found.interval))
     columns = ["layer", "objective", "start", "mean", "scratch", "local"]
     columns += ["difference", "low", "high"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(rows, columns=columns)

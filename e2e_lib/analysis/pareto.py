@@ -4,21 +4,29 @@ Source: the paper's Fig 1 and its layer-6 summary. For each seed, both objective
 interpolated linearly (`np.interp`, as the authors do) at evenly spaced values of x, and
 y_objective / y_reference is averaged over those points; then over seeds. The authors' windows
 on GPT-2 are L0 50-300 and alive 23k-35k; the default here is the range that all curves share.
-Straight lines between few λ lie above a convex curve, for every objective alike.
+Straight lines between few λ lie above a convex curve, for every objective alike: how much hangs on
+the λ that were chosen, `grid_low` and `grid_high` say. They are no part of the interval, for a grid
+is not drawn at random; a verdict asks for both (`claims.verdicts`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from e2e_lib.analysis.statistics import RESAMPLES, Array, over_groups, percentiles, resample_weights
+from e2e_lib.analysis.statistics import RESAMPLES, Array, over_seeds, resample_weights
 from e2e_lib.names import OBJECTIVES
 
 MIN_RUNS = 3  # fewer λ than this do not make a curve
 POINTS = 20  # as the authors
+BEYOND: dict[str, Callable[[Array], NDArray[np.bool_]]] = {  # what the paper says, by y
+    "ce_increase": lambda ratio: ratio < 0.45,
+    "l0": lambda ratio: ratio > 2,
+    "alive": lambda ratio: ratio < 1,
+}
 
 
 def curve_seeds(runs: pd.DataFrame, min_runs: int = MIN_RUNS) -> list[int]:
@@ -78,13 +86,16 @@ def ratio_of_curves(
 
     pairs: for each training seed, the runs of the one curve and those of the other. rows:
     `row_table`, per held-out row of text. window: of x; by default what all the curves share.
-    Interval: 95 %, pairs resampled, and rows within pairs (the window stays fixed). Points where
-    the second curve is ≤ 0 are left out.
+    Interval: 95 %, over seeds and the rows of text that they share (`statistics.over_seeds`); the
+    window stays fixed. Points where the second curve is ≤ 0 are left out.
 
-    Returns value, low, high, window_low, window_high, n_seeds, n_rows, n_runs, note; NaN with
-    the reason in `note` where the curves do not allow a comparison.
+    Returns value, low, high, grid_low and grid_high (the least and the largest value with one inner
+    run of either curve left out, in every pair the same in the order of x; NaN where there is
+    none), window_low, window_high, at_low and at_high (the ratio at the window's ends), beyond (the
+    share of its points at which the ratio is beyond the paper's, `BEYOND`), n_seeds, n_rows,
+    n_runs, note; NaN with the reason in `note` where the curves do not allow a comparison.
     """
-    curves = [runs for pair in pairs for runs in pair]
+    curves = [runs.sort_values(x, kind="stable") for pair in pairs for runs in pair]
     left, right = max(runs[x].min() for runs in curves), min(runs[x].max() for runs in curves)
     span = window or (float(left), float(right))
     if span[0] >= span[1]:
@@ -93,32 +104,65 @@ def ratio_of_curves(
     together = pd.concat(curves, ignore_index=True)
     own = rows[rows["run"].isin(together["run"])]
     row_ids = pd.Index(sorted(own["row"].unique()))
-    rng = np.random.default_rng(seed)
-    weights = resample_weights(max(len(row_ids), 1), resamples, rng)
+    weights = resample_weights(max(len(row_ids), 1), resamples, np.random.default_rng(seed))
     xs, ys = (resampled_metric(together, own, column, weights, row_ids) for column in (x, y))
 
     grid = np.linspace(*span, points)
     ends = np.cumsum([len(runs) for runs in curves])
-    parts = [slice(end - len(runs), end) for end, runs in zip(ends, curves, strict=True)]
-    heights = [interpolate(grid, xs[:, part], ys[:, part]) for part in parts]
-    ratios = np.empty((1 + resamples, len(pairs)))
-    for k, (first, second) in enumerate(zip(heights[::2], heights[1::2], strict=True)):
-        usable = second > 0
-        ratio = first / np.where(usable, second, 1)
-        ratios[:, k] = (ratio * usable).sum(axis=1) / np.maximum(usable.sum(axis=1), 1)
-    low, high = percentiles(over_groups(ratios[1:], rng))
+    parts = [np.arange(end - len(runs), end) for end, runs in zip(ends, curves, strict=True)]
+    ratios = _ratios(grid, xs, ys, parts)
+    value, low, high = over_seeds(_mean(ratios))
+    without = [
+        _mean(_ratios(grid, xs[:1], ys[:1], kept)).mean() for kept in _one_inner_left_out(parts)
+    ] or [np.nan]
+    curve = ratios[0].mean(axis=0)
+    beyond, known = BEYOND[y](curve), np.isfinite(curve)
     return {
-        "value": float(ratios[0].mean()), "low": low, "high": high,
+        "value": float(value), "low": float(low), "high": float(high),
+        "grid_low": float(min(without)), "grid_high": float(max(without)),
         "window_low": span[0], "window_high": span[1],
+        "at_low": float(curve[0]), "at_high": float(curve[-1]),
+        "beyond": float(beyond[known].mean()) if known.any() else np.nan,
         "n_seeds": len(pairs), "n_rows": len(row_ids), "n_runs": len(together), "note": "",
     }  # fmt: skip
 
 
+def _ratios(grid: Array, xs: Array, ys: Array, parts: Sequence[NDArray[np.intp]]) -> Array:
+    """First curve over second at the grid's x, (samples, pairs, points); NaN where second is ≤ 0.
+
+    xs, ys: (samples, runs); parts: which runs make the first curve of the first pair, its second,
+    the first of the second pair, …
+    """
+    heights = np.stack([interpolate(grid, xs[:, part], ys[:, part]) for part in parts], axis=1)
+    first, second = heights[:, ::2], heights[:, 1::2]
+    return np.divide(first, second, out=np.full_like(first, np.nan), where=second > 0)
+
+
+def _mean(ratios: Array) -> Array:
+    """Over the points that are known; NaN where none is."""
+    known = np.isfinite(ratios)
+    counts = known.sum(axis=-1)
+    sums = np.where(known, ratios, 0).sum(axis=-1)
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def _one_inner_left_out(parts: Sequence[NDArray[np.intp]]) -> Iterator[list[NDArray[np.intp]]]:
+    """The parts with the k-th run of every first, or of every second, curve left out; no end."""
+    for side, k in product((0, 1), range(1, max(map(len, parts)) - 1)):
+        kept = [
+            np.delete(part, k) if i % 2 == side and k < len(part) - 1 else part
+            for i, part in enumerate(parts)
+        ]
+        if sum(map(len, kept)) < sum(map(len, parts)):
+            yield kept
+
+
 def nothing(reason: str, n_seeds: int) -> dict[str, Any]:
     """What `ratio_of_curves` returns where the curves cannot be compared."""
-    numbers = ("value", "low", "high", "window_low", "window_high")
+    numbers = ("value", "low", "high", "grid_low", "grid_high", "window_low", "window_high")
     counts = {"n_seeds": n_seeds, "n_rows": 0, "n_runs": 0}
-    return dict.fromkeys(numbers, np.nan) | counts | {"note": reason}
+    known = dict.fromkeys((*numbers, "at_low", "at_high", "beyond"), np.nan)
+    return known | counts | {"note": reason}
 
 
 def interpolated_ratio(
@@ -161,17 +205,25 @@ def summary_ratios(
     **options: Any,
 ) -> pd.DataFrame:
     """Per layer: CE increase of e2e and e2e+ds over local's at equal L0 and at equal alive
-    elements, and local's L0 over theirs at equal CE increase. options: resamples and seed of
-    `ratio_of_curves`. Columns: layer, quantity, and those of `interpolated_ratio`.
+    elements, and local's L0 over theirs at equal CE increase; then CE increase of e2e+ds over
+    e2e's at equal L0. options: resamples and seed of `ratio_of_curves`. Columns: layer, compared,
+    quantity, and those of `interpolated_ratio`.
     """
+    at_l0, at_alive = ("l0", "ce_increase", l0_window), ("alive", "ce_increase", alive_window)
+    compared = [
+        row
+        for name in OBJECTIVES[1:]
+        for row in (
+            ("CE increase at equal L0", name, name, "local", *at_l0),
+            ("CE increase at equal alive", name, name, "local", *at_alive),
+            ("L0 at equal CE increase", name, "local", name, "ce_increase", "l0", None),
+        )
+    ]
+    compared += [("CE increase at equal L0", "e2e_ds", "e2e_ds", "e2e", *at_l0)]
     table = []
-    for (layer, group), compared in product(runs.groupby("layer"), OBJECTIVES[1:]):
-        for quantity, first, second, x, y, window in (
-            ("CE increase at equal L0", compared, "local", "l0", "ce_increase", l0_window),
-            ("CE increase at equal alive", compared, "local", "alive", "ce_increase", alive_window),
-            ("L0 at equal CE increase", "local", compared, "ce_increase", "l0", None),
-        ):
-            labels = {"layer": layer, "compared": compared, "quantity": quantity}
+    for layer, group in runs.groupby("layer"):
+        for quantity, name, first, second, x, y, window in compared:
+            labels = {"layer": layer, "compared": name, "quantity": quantity}
             axes: dict[str, Any] = {"reference": second, "x": x, "y": y, "window": window}
             table.append(labels | interpolated_ratio(group, rows, first, **axes, **options))
     return pd.DataFrame(table)

@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 
 from e2e_lib.analysis.matched import in_order, stacked, sweep_runs
 from e2e_lib.analysis.pareto import nothing, ratio_of_curves
-from e2e_lib.analysis.statistics import RESAMPLES, mean_interval, percentiles
+from e2e_lib.analysis.statistics import RESAMPLES, mean_interval, percentiles, seed_interval
 
 COMMAND = "`make run PROFILE=storyworld`"  # trains one of each kind, for who has none
 MIN_RUNS = 2  # λ that make a curve; sweeps are short
@@ -79,18 +79,21 @@ def gap_to_e2e(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Local at each setting of a sweep against e2e's main runs: CE increase at equal L0 (C9).
+    """Local at each setting of a sweep against e2e: CE increase at equal L0 (C9). Above 1: worse.
 
-    runs: `sweep_runs(table, column)` with both objectives; e2e's main runs are those at the sweep's
-    λ, so that both curves are equally coarse. Above 1: local is worse. The main runs of local are
-    the setting they have. Columns: layer, column, setting, main (whether it is the main setting)
-    and those of `ratio_of_curves`.
+    runs: `sweep_runs(table, column)` with both objectives. `against` is "main" for e2e's main runs,
+    those at the sweep's λ, so that both curves are equally coarse, and "equal" for e2e at the same
+    setting. The main runs of local are the setting they have. Columns: layer, column, setting, main
+    (whether it is the main setting), against and those of `ratio_of_curves`.
     """
     table = []
     for (layer, value), own in runs[runs["objective"] == "local"].groupby(["layer", column]):
-        e2e = runs[(runs["layer"] == layer) & (runs["objective"] == "e2e") & runs["main"]]
+        e2e = runs[(runs["layer"] == layer) & (runs["objective"] == "e2e")]
         labels = {"layer": layer, "column": column, "setting": value, "main": own["main"].all()}
-        table.append(labels | _ratio(own, e2e, rows, AT_EQUAL_L0, resamples, seed))
+        sides = {"main": e2e[e2e["main"]], "equal": e2e[e2e[column] == value]}
+        for against, other in sides.items():
+            ratio = _ratio(own, other, rows, AT_EQUAL_L0, resamples, seed)
+            table.append(labels | {"against": against} | ratio)
     return pd.DataFrame(table)
 
 
@@ -174,11 +177,11 @@ def _timed(runs: pd.DataFrame) -> pd.DataFrame:
     return timed.assign(seconds_a_token=timed["train_seconds"] / timed["train_tokens"])
 
 
-def training_cost(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+def training_cost(runs: pd.DataFrame) -> pd.DataFrame:
     """Table 6. One row a layer and objective, means over λ and seeds; runs: `main_runs`.
 
     Columns: layer, objective, train_tokens, seconds (an SAE), tokens_per_second, ratio (seconds a
-    token over local's, mean over seeds), low, high (95 %, over seeds; NaN with one), n_seeds,
+    token over local's, mean over seeds), low, high (95 %, t over seeds; NaN with one), n_seeds,
     n_runs. Runs without a record of seconds (released SAEs) are left out.
     """
     ratios, table = seconds_ratios(runs), []
@@ -186,7 +189,7 @@ def training_cost(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0)
         ratio = ratios.loc[layer, objective].dropna()
         per_sae = [own[name].mean() for name in ("train_tokens", "train_seconds")]
         speed = 1 / own["seconds_a_token"].mean()
-        interval = mean_interval(ratio.to_numpy(), resamples, seed)
+        interval = seed_interval(ratio)
         counts = (own["seed"].nunique(), len(own))
         table.append((layer, objective, *per_sae, speed, *interval, *counts))
     columns = ["layer", "objective", "train_tokens", "seconds", "tokens_per_second"]

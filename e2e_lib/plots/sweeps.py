@@ -116,23 +116,28 @@ def _settings_axis(axes: Axes, values: pd.Series, name: str) -> None:
 
 
 def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
-    """Local's CE increase over e2e's at equal L0, a panel a swept column, a line a layer."""
+    """Local's CE increase over e2e's at equal L0, a panel a swept column, a line a layer: against
+    e2e's main runs and, hollow and dotted, against e2e at the same setting."""
     shown = gaps.dropna(subset=["value"])
     columns = list(dict.fromkeys(shown["column"]))
     figure, grid = style.grid_of(1, len(columns), 3.4, sharey=True)
     for axes, column in zip(grid[0], columns, strict=True):
         own = shown[shown["column"] == column]
         for layer, dash in zip(style.layers_in(own), LINES, strict=False):
-            part = own[own["layer"] == layer].sort_values("setting")
+            of_layer = own[own["layer"] == layer].sort_values("setting")
+            part = of_layer[of_layer["against"] == "main"]
             look = {"linestyle": dash, "label": f"layer {layer}", **style.of("local")}
             axes.errorbar(part["setting"], part["value"], yerr=style.error_of(part), **look)
+            both = of_layer[of_layer["against"] == "equal"]
+            look |= {"linestyle": ":", "label": "e2e at the same setting", "mfc": "none"}
+            axes.errorbar(both["setting"], both["value"], yerr=style.error_of(both), **look)
             main = part[part["main"]]
             axes.plot(main["setting"], main["value"], "o", color="white", mec=style.INK, zorder=5)
         axes.axhline(1, color=style.COLOURS["e2e"], linewidth=1.6)
         _settings_axis(axes, own["setting"], f"{NAMES[column]} of local")
         axes.set_ylim(0, 1.08 * float(shown["high"].max()))
         axes.legend(loc="upper right", frameon=False)
-    grid[0, 0].set_ylabel("CE increase at equal L0,\nlocal / e2e's main runs")
+    grid[0, 0].set_ylabel("CE increase at equal L0,\nlocal / e2e")
     return figure
 
 

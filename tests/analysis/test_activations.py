@@ -77,9 +77,10 @@ def test_means_by_hand():
     found = activations.means(grid([[[4, 1, 2], [6, 3, 4]], [[4, 1, 2], [6, 3, 4]]]), "l2_ratio")
     assert found["positions"].tolist() == ["first", "after first", "all"]
     assert found["value"].tolist() == pytest.approx([5, 2.5, 10 / 3])
-    # Two rows with replacement: both the first, both the second, or one of each.
-    assert found["low"].tolist() == pytest.approx([4, 1.5, 7 / 3])
-    assert found["high"].tolist() == pytest.approx([6, 3.5, 13 / 3])
+    # Two seeds that do not differ, and two rows that they share: of their mean, half of (2 / 2)².
+    half = 1.96 * np.sqrt(0.5)
+    assert found["low"].tolist() == pytest.approx((found["value"] - half).tolist(), abs=0.1)
+    assert found["high"].tolist() == pytest.approx((found["value"] + half).tolist(), abs=0.1)
     assert found["n_seeds"].unique().tolist() == found["n_rows"].unique().tolist() == [2]
 
 
@@ -102,7 +103,8 @@ def test_seeds_widen_the_interval():
     one = rng.normal(size=(1, 400, 1))
     apart = activations.means(grid(np.concatenate([one - 1, one + 1])), "l2_ratio").iloc[0]
     assert apart["value"] == pytest.approx(one.mean())
-    assert (apart["low"], apart["high"]) == pytest.approx((one.mean() - 1, one.mean() + 1), abs=0.2)
+    half = 12.706  # of two seeds, 1 below and 1 above
+    assert apart["high"] - apart["value"] == pytest.approx(half, rel=0.02)
 
 
 def test_differences_are_paired():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from e2e_lib.analysis import pareto
+from e2e_lib.analysis.statistics import seed_interval
 
 CURVES = {"local": [(10, 1.0), (20, 0.6), (40, 0.2)], "e2e": [(5, 0.5), (25, 0.3), (50, 0.1)],
           "e2e_ds": [(8, 0.4), (16, 0.4), (60, 0.4)]}  # fmt: skip
@@ -68,7 +69,8 @@ def test_seeds_are_averaged_and_widen_the_interval():
     both = pareto.interpolated_ratio(runs, rows_of(runs), "e2e")
     assert both["value"] == pytest.approx((one["value"] + two["value"]) / 2)
     assert both["n_seeds"] == 2
-    assert (both["low"], both["high"]) == pytest.approx((one["value"], two["value"]))
+    expected = seed_interval([one["value"], two["value"]])  # rows do not differ
+    assert (both["low"], both["high"]) == pytest.approx(expected[1:])
 
 
 def test_noise_between_rows_gives_an_interval_round_the_value():
@@ -109,8 +111,33 @@ def test_curves_without_a_common_range():
 def test_summary_has_a_row_a_layer_objective_and_quantity():
     runs = pd.concat([runs_of(layer=1).assign(run=lambda t: t["run"] + "early"), runs_of()])
     table = pareto.summary_ratios(runs, rows_of(runs), resamples=50)
-    assert len(table) == 12
+    assert len(table) == 14
     table = table[table["layer"] == 2]
     at_l0 = table[(table["quantity"] == "CE increase at equal L0") & (table["compared"] == "e2e")]
     alone = pareto.interpolated_ratio(runs_of(), rows_of(runs_of()), "e2e")
     assert at_l0["value"].item() == pytest.approx(alone["value"])
+    [e2e_ds] = table[table["reference"] == "e2e"].query("objective == 'e2e_ds'").itertuples()
+    assert (e2e_ds.quantity, e2e_ds.compared) == ("CE increase at equal L0", "e2e_ds")
+
+
+def test_one_lambda_left_out_by_hand():
+    """Three runs a curve, so that one inner run of each can be left out: a straight line then."""
+    runs = runs_of()
+    found = pareto.interpolated_ratio(runs, rows_of(runs), "e2e", points=4)
+    l0 = np.array([10.0, 20, 30, 40])
+    local, e2e = np.array([1, 0.6, 0.4, 0.2]), np.array([0.45, 0.35, 0.26, 0.18])
+    without_local = np.mean(e2e / np.interp(l0, [10, 40], [1, 0.2]))
+    without_e2e = np.mean(np.interp(l0, [5, 50], [0.5, 0.1]) / local)
+    ends = sorted([without_local, without_e2e])
+    assert (found["grid_low"], found["grid_high"]) == pytest.approx(tuple(ends))
+    assert (found["at_low"], found["at_high"]) == pytest.approx((0.45, 0.9))
+    assert found["beyond"] == 0  # below 0.45
+    two = runs[runs["l0"] != runs["run"].map({"local1s0": 20.0, "e2e1s0": 25.0})]
+    pairs = [tuple(two[two["objective"] == name] for name in ("e2e", "local"))]
+    assert np.isnan(pareto.ratio_of_curves(pairs, rows_of(runs))["grid_low"])
+
+
+def test_a_curve_that_costs_nothing_gives_no_ratio():
+    runs = runs_of()
+    runs.loc[runs["objective"] == "local", "ce_increase"] = -0.01
+    assert np.isnan(pareto.interpolated_ratio(runs, rows_of(runs), "e2e")["value"])

@@ -121,8 +121,8 @@ def test_correlation_of_input_and_output():
         resamples=20,
     )  # fmt: skip
     assert list(samples) == ["local", "e2e_ds"]  # in the fixed order; e2e has no weights
-    assert samples["local"] == pytest.approx(np.ones((21, 4)))
-    assert samples["e2e_ds"] == pytest.approx(np.tile([-1, 1, 1, 1], (21, 1)))
+    assert samples["local"] == pytest.approx(np.ones((21, 1, 4)))
+    assert samples["e2e_ds"] == pytest.approx(np.tile([-1, 1, 1, 1], (21, 1, 1)))
     table = d.correlation_table(samples, samples)
     assert len(table) == 8
     assert table.loc[4, ["objective", "direction", "value"]].tolist() == ["e2e_ds", 0, -1]
@@ -206,8 +206,8 @@ def test_ablation_means_with_intervals():
 
 def test_direction_0_against_the_rest():
     samples = {
-        "local": np.array([[0.9, 0.99, 0.98], [0.5, 0.9, 0.9], [0.7, 0.9, 0.9]]),
-        "e2e_ds": np.array([[0.3, 0.7, 0.8], [0.3, 0.6, 0.7], [0.3, 0.8, 0.7]]),
+        "local": np.array([[0.9, 0.99, 0.98], [0.5, 0.9, 0.9], [0.7, 0.9, 0.9]])[:, None],
+        "e2e_ds": np.array([[0.3, 0.7, 0.8], [0.3, 0.6, 0.7], [0.3, 0.8, 0.7]])[:, None],
     }
     rows = [(i, row, kl) for i, kl in enumerate((0.01, 0.2, 0.1)) for row in range(4)]
     per_row = pd.DataFrame(rows, columns=["direction", "row", "kl"])
@@ -216,7 +216,12 @@ def test_direction_0_against_the_rest():
     assert table.loc["correlation", "value"] == pytest.approx(-0.4)
     assert table.loc["correlation", "low"] == pytest.approx(-0.4, abs=0.01)
     assert table.loc["correlation", "high"] == pytest.approx(-0.2, abs=0.01)
-    assert table.loc["ablation"].tolist() == pytest.approx([0.1, 0.1, 0.1])
+    assert table.loc["ablation"].tolist() == pytest.approx([0.1, 0.1, 0.1, 0])
+    two = {name: np.concatenate([r, r - 0.1], axis=1) for name, r in samples.items()}
+    two["e2e_ds"][..., 1, 0] = 0.5  # along direction 0: 0.1 less than the smallest other
+    row = d.first_direction(two, per_row).set_index("quantity").loc["correlation"]
+    assert (row["value"], row["n_seeds"]) == (pytest.approx((-0.4 - 0.1) / 2), 2)
+    assert row["high"] > row["value"] + 0.3 > row["value"] - 0.3 > row["low"]
     alone = d.first_direction({"local": samples["local"]}, per_row)
     assert alone["quantity"].tolist() == ["ablation"]
 

@@ -1,6 +1,7 @@
-"""The bootstrap against known intervals, p-values that can be counted, seeds paired by hand."""
+"""Intervals against known ones and by simulation, p-values that can be counted, seeds by hand."""
 
 import math
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
@@ -28,14 +29,96 @@ def test_weights_resample_a_mean():
     assert (weights @ x).std() == pytest.approx(x.std() / 10, rel=0.05)
 
 
+# ------------------------------------------------------------------ over seeds
+REPETITIONS = 4000
+
+
+def coverage(found: statistics.Interval) -> float:
+    """How often intervals of simulated data, whose truth is 0, hold it."""
+    assert found.low.shape == (REPETITIONS,)
+    return float(np.mean((found.low <= 0) & (found.high >= 0)))
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_over_seeds_hold_the_truth_as_often_as_they_say(seeds):
+    """Seeds that differ by 1, and noise of that order from what was sampled within each."""
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(seeds, REPETITIONS))
+
+    # Dictionary elements or features: every seed has others.
+    elements = rng.normal(0, 5, (30, seeds, REPETITIONS)).mean(axis=0)
+    assert 0.93 <= coverage(statistics.seed_interval(own + elements)) <= 0.97
+
+    # Rows of text: one that is hard for one seed is hard for all.
+    weights = statistics.mean_and_resamples(100, 60, rng)
+    for hard in (0.3, 1, 4):
+        rows = hard * rng.normal(0, 10, (100, 1, REPETITIONS))
+        rows = rows + rng.normal(0, 3, (100, seeds, REPETITIONS))
+        samples = own + np.tensordot(weights, rows, 1)
+        assert 0.93 <= coverage(statistics.over_seeds(samples)) <= 0.97, hard
+
+    # Pairs of seeds: each seed takes part in all of its pairs. Pseudo-values are linear in them.
+    pairs = list(combinations(range(seeds), 2))
+    index = pd.MultiIndex.from_tuples(pairs)
+    unit = [statistics.pseudo_values(pd.Series(row, index)) for row in np.eye(len(pairs))]
+    found = np.array([own[a] + own[b] for a, b in pairs])
+    found += rng.normal(0, 0.5, found.shape)
+    assert 0.94 <= coverage(statistics.seed_interval(np.transpose(unit) @ found)) <= 0.98
+
+    # What all of these were before: percentiles of seeds drawn with replacement.
+    drawn = statistics.resample_weights(seeds, 300, rng) @ own
+    assert coverage(statistics.Interval(own.mean(axis=0), *statistics.percentiles(drawn))) < 0.87
+
+
+def test_a_t_interval_by_hand():
+    found = statistics.seed_interval([1.0, 2.0, 3.0])
+    assert (found.value, found.high - found.value) == (
+        2,
+        pytest.approx(4.3027 / math.sqrt(3), 1e-4),
+    )
+    # As much variance again from what the seeds share: four times the degrees of freedom, 8.
+    shared = statistics.seed_interval([1.0, 2.0, 3.0], shared=1 / 3)
+    assert shared.high - 2 == pytest.approx(stats.t.ppf(0.975, 8) * math.sqrt(2 / 3))
+    known = stats.ttest_1samp([1.0, 2.0, 3.0], 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((known.low, known.high))
+    assert statistics.seed_interval([2.0, 2.0]).high == 2
+    several = statistics.seed_interval(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    assert several.value.tolist() == [2, 5] and several.low[1] == 5
+
+
+def test_one_seed_has_the_interval_of_what_it_sampled():
+    samples = np.linspace(0, 1, 1001)[:, None]
+    found = statistics.over_seeds(np.concatenate([[[0.4]], samples]))
+    assert (found.value, found.low, found.high) == pytest.approx((0.4, 0.025, 0.975))
+    assert math.isnan(statistics.seed_interval([0.4]).low)
+    assert math.isnan(statistics.seed_interval([]).value)
+
+
+def test_pairs_of_three_seeds_are_three_values_not_six():
+    """h(a, b) = g(a) + g(b): then the interval is that of 2 g over the seeds, in either order."""
+    own = {0: 1.0, 1: 2.0, 2: 4.0}
+    for pairs in (combinations(own, 2), permutations(own, 2)):
+        table = pd.Series({(a, b): own[a] + own[b] for a, b in pairs})
+        values = statistics.pseudo_values(table)
+        assert values.mean() == pytest.approx(table.mean())
+        expected = statistics.seed_interval([2 * g for g in own.values()])
+        assert statistics.seed_interval(values) == pytest.approx(expected)
+
+
 def test_difference_of_means_over_seeds():
     rng = np.random.default_rng(0)
-    first = [rng.normal(1 + s, 0.1, 300) for s in (0, 1)]
-    second = [rng.normal(0, 0.1, 300) for _ in (0, 1)]
-    found = statistics.difference_interval(first, second)
-    assert found.value == pytest.approx(1.5, abs=0.02)
-    # Two seeds, 1 and 2: drawn twice each time, so the interval is their range.
-    assert (found.low, found.high) == pytest.approx((1, 2), abs=0.05)
+    values = {("first", s): rng.normal(1 + s, 0.1, 300) for s in (0, 1)}
+    values |= {("second", s): rng.normal(0, 0.1, 300) for s in (0, 1, 2)}
+    table = pd.concat(
+        pd.DataFrame({"kind": kind, "seed": s, "x": x}) for (kind, s), x in values.items()
+    )
+    found = statistics.difference(table, "x", ("first", "second"), by="kind")
+    gaps = [values["first", s].mean() - values["second", s].mean() for s in (0, 1)]
+    assert found.interval == pytest.approx(statistics.seed_interval(gaps))
+    assert found.n_seeds == 2  # the third has no partner
+    alone = statistics.difference(table[table["seed"] == 0], "x", ("first", "second"), by="kind")
+    assert alone.interval.high - alone.interval.low == pytest.approx(4 * 0.1 / math.sqrt(150), 0.1)
+    assert statistics.difference(table, "x", ("first", "third"), by="kind") is None
 
 
 def test_one_value_has_no_interval():
@@ -70,7 +153,7 @@ def test_differences_by_hand():
               ("local", 1): [0.5, math.nan], ("e2e_ds", 2): [1.0]}  # fmt: skip
     found = statistics.score_differences(score_table(groups), resamples=500)
     row = found.iloc[0]
-    assert len(found) == 1
+    assert found["difference"].tolist() == ["e2e_ds - local"]
     assert row["value"] == pytest.approx((0.4 + 0.4) / 2)
     assert row["low"] <= row["value"] <= row["high"]
     assert (row["n_seeds"], row["n_first"], row["n_second"]) == (2, 4, 3)
@@ -102,5 +185,9 @@ def test_grouped_means_are_over_features_then_seeds():
     row = found.iloc[0]
     assert (row["layer"], row["objective"], row["n"]) == (6, "local", 4)
     assert row["value"] == pytest.approx((0.1 + 0.9) / 2)
-    assert row["low"] < 0.2 and row["high"] == pytest.approx(0.9)
+    assert (row["low"], row["high"]) == pytest.approx(
+        (0.5 - 12.706 * 0.4, 0.5 + 12.706 * 0.4), 1e-3
+    )
+    alone = statistics.grouped_means(table[table["seed"] == 0], "score", ["layer"]).iloc[0]
+    assert 0 <= alone["low"] < 0.1 < alone["high"] <= 0.3  # over its features
     assert not len(statistics.grouped_means(table.iloc[:0], "score", ["layer"]))

@@ -1,8 +1,8 @@
 """From preferences of single prompts to faithfulness with intervals: pandas and numpy only.
 
 Source: the paper's Table 7 and Fig 24; the two definitions of faithfulness stand in
-`faithfulness`. Every interval is a 95 % bootstrap over prompts, the same resample for the clean,
-the empty and every spliced model, and on top over seeds where there are several.
+`faithfulness`. Prompts are resampled, the same for the clean, the empty and every spliced model;
+where there are several seeds, intervals are over them and the prompts that they share.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,7 @@ from e2e_lib.analysis.statistics import (
     Interval,
     mean_and_resamples,
     mean_interval,
-    over_groups,
-    percentiles,
+    over_seeds,
 )
 from e2e_lib.names import OBJECTIVES
 
@@ -65,23 +64,28 @@ def difference_table(prompts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Which of two objectives stays closer to the clean model? One row a match, layer, task, pair.
 
     The value is how much farther the second's m(SAE) / m(clean) is from 1 than the first's, so
-    above 0 the first is more faithful; mean over the seeds that have both. Columns: match, layer,
+    above 0 the first is more faithful; mean over the seeds that have both. The task "all" is the
+    mean over tasks, whose prompts are not the same and are resampled apart. Columns: match, layer,
     task, first, second, value, low, high, n_seeds.
     """
     rows = []
-    for (match, layer, task), own in prompts.groupby(["match", "layer", "task"], sort=False):
+    for (match, layer), own in prompts.groupby(["match", "layer"], sort=False):
         for first, second in combinations(OBJECTIVES, 2):
             both = [set(own.loc[own["objective"] == name, "seed"]) for name in (first, second)]
             common = own[own["seed"].isin(both[0] & both[1])]
             if common.empty:
                 continue
-            (a, a_samples), (b, b_samples) = (
-                _ratios(common[common["objective"] == name], seed)[1] for name in (first, second)
-            )
-            value = np.abs(b - 1) - np.abs(a - 1)
-            samples = np.abs(b_samples - 1) - np.abs(a_samples - 1)
-            interval = _interval(value, samples, seed)
-            rows.append((match, layer, task, first, second, *interval, len(value)))
+            gaps = {}
+            for number, (task, part) in enumerate(common.groupby("task", sort=False)):
+                far = [
+                    np.abs(_ratios(part[part["objective"] == name], seed + number)[1] - 1)
+                    for name in (first, second)
+                ]
+                gaps[str(task)] = far[1] - far[0]
+            gaps["all"] = np.mean([*gaps.values()], axis=0)
+            for task, samples in gaps.items():
+                labels = (match, layer, task, first, second)
+                rows.append((*labels, *over_seeds(samples), samples.shape[1]))
     columns = ["match", "layer", "task", "first", "second", "value", "low", "high", "n_seeds"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -114,7 +118,7 @@ def needed_table(prompts: pd.DataFrame, seed: int = 0, enough: float = ENOUGH) -
         row = dict(zip(keys, values, strict=True))
         for which, suffix in ((0, ""), (1, "_paper")):
             curve = np.stack([ratios[which][0] for ratios in curves])
-            samples = np.stack([ratios[which][1] for ratios in curves])
+            samples = np.stack([ratios[which][1:] for ratios in curves])
             [value] = _first(counts, curve, enough)  # each SAE has one seed
             spread = _first(counts, samples, enough).ravel()
             low, high = np.quantile(spread, [0.025, 0.975], method="nearest")
@@ -126,7 +130,7 @@ def needed_table(prompts: pd.DataFrame, seed: int = 0, enough: float = ENOUGH) -
 
 def _faithfulness(own: pd.DataFrame, seed: int) -> dict[str, float]:
     """Both definitions with their intervals."""
-    plain, paper = (_interval(*ratios, seed) for ratios in _ratios(own, seed))
+    plain, paper = (over_seeds(samples) for samples in _ratios(own, seed))
     return _columns("faithfulness", plain) | _columns("faithfulness", paper, "_paper")
 
 
@@ -136,25 +140,17 @@ def _first(counts: Array, curves: Array, enough: float) -> Array:
     return np.where(reached.any(axis=0), counts[reached.argmax(axis=0)], np.inf)
 
 
-def _ratios(own: pd.DataFrame, seed: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Both definitions: per seed the value (seeds,), and resampled over prompts (resamples, seeds).
+def _ratios(own: pd.DataFrame, seed: int) -> tuple[Array, Array]:
+    """Both definitions: (1 + resamples, seeds), the values and those of resampled prompts.
 
-    own: one row a seed and prompt. Every call with as many prompts draws the same resamples.
+    own: one row a seed and prompt. Every call with as many prompts and this seed draws the same.
     """
     spliced = own.pivot_table(index="prompt", columns="seed", values="spliced").to_numpy()
     per_prompt = own.drop_duplicates("prompt").sort_values("prompt")
     clean, empty = per_prompt["clean"].to_numpy()[:, None], per_prompt["empty"].to_numpy()[:, None]
-    n = len(spliced)
-    weights = mean_and_resamples(n, RESAMPLES, np.random.default_rng(seed))
+    weights = mean_and_resamples(len(spliced), RESAMPLES, np.random.default_rng(seed))
     m, m_clean, m_empty = weights @ spliced, weights @ clean, weights @ empty
-    plain, paper = (m - m_empty) / (m_clean - m_empty), m / m_clean
-    return (plain[0], plain[1:]), (paper[0], paper[1:])
-
-
-def _interval(values: Array, samples: Array, seed: int) -> Interval:
-    """Mean over seeds, and the interval of resamples over prompts and then over seeds."""
-    resampled = over_groups(samples, np.random.default_rng(seed + 1))
-    return Interval(float(values.mean()), *percentiles(resampled))
+    return (m - m_empty) / (m_clean - m_empty), m / m_clean
 
 
 def _columns(name: str, interval: Interval, end: str = "") -> dict[str, float]:

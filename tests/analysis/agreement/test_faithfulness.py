@@ -222,7 +222,7 @@ def test_both_definitions_by_hand():
 def test_intervals_over_prompts_and_seeds():
     two = preferences({("local", 0): [1.25] * 4, ("local", 1): [2.0] * 4})
     [row] = tables.faithfulness_table(two).itertuples()
-    assert (row.faithfulness, row.low, row.high) == pytest.approx((0.75, 0.5, 1.0))
+    assert (row.faithfulness, row.low) == pytest.approx((0.75, 0.75 - 12.706 * 0.25), rel=1e-3)
     spread = preferences({("local", 0): [1.0, 3.0] * 10})
     [row] = tables.faithfulness_table(spread).itertuples()
     assert row.low_paper < row.faithfulness_paper == 1.0 < row.high_paper
@@ -238,7 +238,13 @@ def test_differences_are_distances_from_one():
         {("local", 0): [1.8] * 3, ("e2e", 0): [2.4] * 3, ("e2e_ds", 0): [2.2] * 3,
          ("local", 1): [1.0] * 3}
     )  # fmt: skip
-    found = tables.difference_table(prompts).set_index(["first", "second"])
+    harder = prompts[prompts["objective"] != "local"].assign(task="rc", spliced=2.0)
+    both = pd.concat([prompts, harder, prompts[prompts["objective"] == "local"].assign(task="rc")])
+    means = tables.difference_table(both).query("task == 'all'")
+    # On the second task e2e and e2e+ds are at 1, and local is 0.1 away.
+    assert means["value"].tolist() == pytest.approx([0.0, -0.05, -0.05])
+    found = tables.difference_table(prompts).query("task == 'simple'")
+    found = found.set_index(["first", "second"])
     assert found["value"].tolist() == pytest.approx([0.1, 0.0, -0.1])
     assert found.index.tolist() == [("local", "e2e"), ("local", "e2e_ds"), ("e2e", "e2e_ds")]
     assert found["n_seeds"].tolist() == [1, 1, 1]  # local's seed 1 has no partner
