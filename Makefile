@@ -44,7 +44,7 @@ help:
 	@echo "make lab    the notebooks in JupyterLab"
 	@echo "make lint   ruff, mypy and the floors alone  (minutes: $(LINT_MINUTES))"
 	@echo "make reference  make results/storyworld the committed reference"
-	@echo "make verify  run the reference's analyses again and compare every number  ($(VERIFY_MINUTES) minutes)"
+	@echo "make verify  run the reference's analyses again and compare their numbers  ($(VERIFY_MINUTES) minutes)"
 	@echo "            WEIGHTS=results/storyworld  with the weights that are not shipped"
 	@echo "make same A=results/smoke B=elsewhere/results/smoke   the same to the last bit, but for clocks?"
 	@echo "make bench SHAPE=storyworld|llama-260k|tinystories-1m|gpt2   milliseconds a training step"

@@ -39,7 +39,7 @@ from pipeline.plan.stages import Stage, stages
 from pipeline.report import write_report
 
 WORDS = {"model": "MODEL", "train_data": "TRAIN", "validation_data": "VALIDATION"}
-MARK = {True: "✓ holds", False: "✗ does not hold", None: "– not testable here"}
+MARK = {"holds": "✓", "refuted": "✗", "undecided": "?"}
 LOG = "snakemake.log"
 
 
@@ -214,7 +214,11 @@ def conclude(status: int, results: Path, folder: str) -> int:
         print(f"error: the run is not complete; see {folder}/{LOG}", file=sys.stderr)
         return 1
     claims = read_json(results / "claims.json", [])
-    lines = [f"  {MARK[claim['holds']]:20s} {claim['id']:4s} {claim['claim']}" for claim in claims]
+    lines = [
+        f"  {MARK.get(word, '–')} {word:17s} {claim['id']:5s} {claim['claim']}"
+        for claim in claims
+        for word in [claim["verdict"]]
+    ]
     print(*(["\nThe paper's claims, on these SAEs:", *lines] if lines else lines), sep="\n")
     print(f"\nThe report: {folder}/index.html (every SAE: {folder}/metrics.csv)")
     return 0

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from e2e_lib.analysis.claims.measures import WRITTEN
+from e2e_lib.analysis.claims.tables import WRITTEN
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.data.formats import SPARSITY, WEIGHTS
 from e2e_lib.errors import E2EError, ResultsError, command

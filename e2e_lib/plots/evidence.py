@@ -30,6 +30,7 @@ TASKS = {
 }
 TASK_SHIFT = {"local": -0.24, "e2e": 0.0, "e2e_ds": 0.24}
 ENOUGH = 0.8
+VERDICTS = {"holds": ("#2b7a3d", "o"), "refuted": ("#b5352a", "X")}  # else grey diamonds
 TICKS = (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
@@ -188,8 +189,8 @@ def plot_features_kept(curve: pd.DataFrame) -> Figure:
 def plot_claims_forest(table: pd.DataFrame) -> Figure:
     """A strip a claim, each with its own scale: value, interval, and shaded where the claim holds.
 
-    table: columns id, short, value, low, high, holds, and the claim's bounds above and below
-    (NaN for none).
+    table: columns id, short, value, low, high, grid_low, grid_high (the range with one λ left out,
+    a thin line), verdict, and the claim's bounds above and below (NaN for none).
     """
     shown = table.dropna(subset=["value"])
     style.use_house_style()
@@ -197,14 +198,15 @@ def plot_claims_forest(table: pd.DataFrame) -> Figure:
         len(shown), 1, figsize=(style.WIDTH, 0.3 + 0.44 * len(shown)), squeeze=False
     )
     for axes, row in zip(grid[:, 0], shown.itertuples(), strict=True):
-        points = [row.value, row.low, row.high, row.above, row.below]
+        points = [row.value, row.low, row.high, row.grid_low, row.grid_high, row.above, row.below]
         known = [float(x) for x in points if pd.notna(x)]
         margin = 0.12 * (max(known) - min(known)) or 0.5
         left, right = min(known) - margin, max(known) + margin
         above = left if pd.isna(row.above) else row.above
         axes.axvspan(above, right if pd.isna(row.below) else row.below, color="#cfe6d4", zorder=0)
         axes.axvspan(left, left, color="none")
-        colour, marker = ("#2b7a3d", "o") if row.holds else ("#b5352a", "X")
+        colour, marker = VERDICTS.get(row.verdict, ("#6b6b6b", "D"))
+        axes.plot([row.grid_low, row.grid_high], [0, 0], color=colour, linewidth=1)
         if pd.notna(row.low):
             axes.plot([row.low, row.high], [0, 0], color=colour, linewidth=2.4)
         axes.plot(row.value, 0, color=colour, marker=marker, markersize=9, mec="white")

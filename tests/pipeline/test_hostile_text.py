@@ -89,7 +89,7 @@ def report(folder: Path, text: str) -> str:
         put(folder / kind / "a.json", {"name": text, **texts})
     row = ",".join(f'"{cell}"' for cell in [text.replace('"', '""')] * 2)
     (folder / "tables" / "a.csv").write_text(f"{row}\n{row}\n", encoding="utf-8", newline="")
-    claim = {"id": text, "value": text, "low": text, "high": text, "n": text, "holds": text}
+    claim = {"id": text, "value": text, "low": text, "high": text, "n": text, "verdict": text}
     put(folder / "claims.json", [claim | texts | {"how": text, "paper_value": text}])
     put(folder / "profile.json", {"name": text, "model": text, text: text})
     origin = {"commit": text, "cpu": text, "packages": {text: text}}
@@ -161,7 +161,7 @@ TEXTS = {"name": "p", "title": "t", "alt": "a", "caption": "c", "paper": "p"}
 REPORTED = {
     "figures/p.json": TEXTS, "tables/t.json": TEXTS, "skipped/s.json": {"name": "s", "reason": "r"},
     "failed/f.json": {"name": "f", "error": "e"}, "profile.json": {"name": "x", "model": "y"},
-    "claims.json": [{"id": "C1", "claim": "c", "value": 1.0, "low": 0.5, "high": 2, "holds": True}],
+    "claims.json": [{"id": "C1", "value": 1.0, "low": 0.5, "high": 2, "verdict": "holds"}],
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from e2e_lib.analysis.claims.verdicts import VERDICTS
 from pipeline.report import write_report
 from tests.helpers.pages import EVIL, Page, browser, chromium, png, put
 
@@ -30,8 +31,8 @@ def results(tmp_path: Path) -> Path:
     put(folder / "skipped" / "umap.json", {"name": "umap", "reason": EVIL})
     claims = [
         {"id": f"C{i}", "claim": EVIL, "paper_value": "0.45", "value": 0.25, "low": 0.2}
-        | {"high": 0.3, "n": 3, "holds": holds, "how": EVIL}
-        for i, holds in enumerate((True, False, None))
+        | {"high": 0.3, "n": 3, "verdict": word, "how": EVIL}
+        for i, word in enumerate(VERDICTS)
     ]
     claims.append(claims[2] | {"id": "C9", "value": None, "low": None, "high": None})
     put(folder / "claims.json", claims)
@@ -59,7 +60,7 @@ def test_figures_claims_and_skips_are_there(results: Path) -> None:
     page = Page(text)
     assert len(page.all("figure")) == 2
     assert "0.25 <span class='ends'>[0.2, 0.3]" in text
-    for words in ("holds", "does not hold", "not testable here", "Not made from these runs"):
+    for words in (*VERDICTS, "Not made from these runs"):
         assert words in text
     assert "0.1235" in text  # a table's float, shortened
     links = {link["href"] for link in page.all("a")}

@@ -44,7 +44,8 @@ def tables(tmp_path_factory):
     claims = pd.DataFrame({
         "id": ["C1", "C2", "C7"], "short": ["a / b", "c", "d"], "value": [3.0, 0.6, np.nan],
         "low": [2.5, np.nan, np.nan], "high": [3.5, np.nan, np.nan], "above": [2.0, np.nan, 0.0],
-        "below": [np.nan, 0.45, np.nan], "holds": [True, False, None],
+        "below": [np.nan, 0.45, np.nan], "verdict": ["holds", "undecided", "not testable here"],
+        "grid_low": [2.2, np.nan, np.nan], "grid_high": [3.1, np.nan, np.nan],
     })  # fmt: skip
     return {
         "runs": table,

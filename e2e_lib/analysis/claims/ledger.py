@@ -9,20 +9,28 @@ from typing import Any
 import yaml
 
 from e2e_lib.analysis.claims import measures
+from e2e_lib.analysis.claims.tables import Measurement, Tables
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim holds where above < value < below (None: no bound on that side)."""
+    """The claim says above < value < below (None: no bound on that side)."""
 
     id: str
     claim: str
     paper_value: str
-    short: str  # for the forest plot
-    how: str  # what is averaged over what, and what was resampled for the interval
-    measure: Callable[[measures.Tables], measures.Measurement]
+    short: str  # for the forest plot and the README
+    how: str  # what is averaged over what
+    measure: Callable[[Tables], Measurement]
     above: float | None = None
     below: float | None = None
+
+    @property
+    def bounds(self) -> str:
+        """The bounds in words, e.g. "> 2" or "0.67 to 1.5"."""
+        if self.above is None or self.below is None:
+            return f"> {self.above:g}" if self.below is None else f"< {self.below:g}"
+        return f"{self.above:g} to {self.below:g}"
 
 
 def _claim(measure: str, of: dict[str, Any] | None = None, **texts: Any) -> Claim:

@@ -1,257 +1,249 @@
-"""How each claim of the paper is measured on the tables of a results folder; no torch.
+"""How each claim of the paper is measured; no torch.
 
 "Middle layer" is the middle one of the layers trained, "similar CE" the triple that
 `matched.similar` picks in the first seed, with the same λ in the other seeds.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from math import nan
 
 import numpy as np
 import pandas as pd
 
-from e2e_lib.analysis.matched import (
-    across_seeds,
-    depth_names,
-    last_block_ratios,
-    middle_layer,
-    similar,
+from e2e_lib.analysis.claims.tables import (
+    Measurement,
+    Tables,
+    beta,
+    middle,
+    need,
+    of_row,
+    of_seeds,
+    percent,
+    resampled,
+    similar_ce,
+    written,
 )
-from e2e_lib.analysis.pareto import interpolated_ratio
-from e2e_lib.analysis.statistics import mean_differences, mean_interval
+from e2e_lib.analysis.matched import depth_names, last_block_ratios
+from e2e_lib.analysis.statistics import LEVEL, Interval, mean_differences, seed_interval
 from e2e_lib.analysis.sweeps import seconds_ratios
 from e2e_lib.names import OBJECTIVES
 
-
-@dataclass(frozen=True)
-class Tables:
-    """What the measures read: `main_runs` of the metrics, per-block and per-row tables, and the
-    tables that analysis notebooks wrote, by name (those of `WRITTEN` that are there)."""
-
-    runs: pd.DataFrame
-    blocks: pd.DataFrame
-    rows: pd.DataFrame
-    written: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+CEILING = 0.95  # share of the latents that are alive, above which their number is the dictionary's
+PREMISE = {"first_cosine": 0.9, "norm_ratio": 10.0}  # of C11; on GPT-2 about 1 and 40
+MATCHES = {"ce_increase", "l0"}  # what SAEs are matched on
 
 
-# Tables of notebooks that a claim is measured on: figures/NAME.csv or tables/NAME.csv.
-WRITTEN = (
-    "23_within_similarity",
-    "23_cross_seed_similarity",
-    "26_first_direction",
-    "27_gap_to_e2e",
-    "28_differences",
-    "29_differences",
-)
-
-
-class Measurement(NamedTuple):
-    """A value, its 95 % interval (None: nothing to resample), the SAEs behind it, a remark."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    note: str
-
-
-class NotTestableError(Exception):
-    """The tables do not allow this measurement; the message is the reason."""
-
-
-def _need(condition: bool, reason: str) -> None:
-    if not condition:
-        raise NotTestableError(reason)
-
-
-def _written(tables: Tables, name: str) -> pd.DataFrame:
-    """A table that a notebook wrote; its name begins with the notebook's number."""
-    _need(len(tables.written.get(name, ())) > 0, f"notebook {name[:2]} has not written {name} here")
-    return tables.written[name]
-
-
-def _middle(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    _need(len(runs) > 0, "there are no runs")
-    return table[table["layer"] == middle_layer(runs)]
-
-
-def _similar_ce(tables: Tables, middle_only: bool = True) -> pd.DataFrame:
-    """The similar-CE runs of all seeds in which every objective is there, per layer."""
-    runs = _middle(tables.runs, tables.runs) if middle_only else tables.runs
-    _need(len(runs) > 0, "there are no runs")
-    first_seed = int(runs["seed"].min())
-    triples = across_seeds(runs, similar(runs, "ce_increase", first_seed))
-    complete = triples.groupby(["layer", "seed"])["objective"].transform("nunique")
-    triples = triples[complete == len(OBJECTIVES)]
-    _need(len(triples) > 0, "no layer has a run of every objective with a CE increase above 0")
-    return triples
-
-
-def _of_row(row: "pd.Series[Any]", n: int, note: str) -> Measurement:
-    """A value with its interval, as a table holds them."""
-    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
-    return Measurement(value, low, high, n, note)
-
-
-def _over_seeds(per_seed: pd.Series, n: int) -> Measurement:
-    """Mean of one value per seed, with a bootstrap over the seeds."""
-    interval = mean_interval(per_seed.to_numpy(dtype=float))
-    seeds = len(per_seed)
-    if seeds < 2:
-        return Measurement(interval.value, None, None, n, "One seed, so there is no interval.")
-    note = f"Interval: bootstrap over {seeds} seeds" + (
-        ", which with two seeds is their range." if seeds == 2 else "."
-    )
-    return Measurement(*interval, n, note)
-
-
-def curve_ratio(
-    tables: Tables, objective: str, reference: str, x: str = "l0", y: str = "ce_increase"
-) -> Measurement:
-    """Interpolated ratio at the middle layer (C1, C2, C3a)."""
-    ratio = interpolated_ratio(
-        _middle(tables.runs, tables.runs), tables.rows, objective, reference=reference, x=x, y=y
-    )
-    _need(not np.isnan(ratio["value"]), ratio["note"])
-    seeds, rows = ratio["n_seeds"], ratio["n_rows"]
-    spread = f"{seeds} seeds and {rows} rows of text" if seeds > 1 else f"{rows} rows of text"
+def curve_ratio(tables: Tables, quantity: str, objective: str, reference: str) -> Measurement:
+    """Interpolated ratio of two curves at the middle layer (C1, C2, C3a)."""
+    table = written(tables, "summary_ratio")
+    table = table[
+        (table["quantity"] == quantity)
+        & (table["objective"] == objective)
+        & (table["reference"] == reference)
+    ]
+    own = middle(table, tables.runs)
+    need(len(own) > 0, f"notebook 20 has not compared {objective} with {reference} here")
+    row = own.iloc[0]
+    need(not np.isnan(row["value"]), str(row["note"]))
+    others = table[(table["layer"] != row["layer"]) & table["value"].notna()]
+    elsewhere = ", ".join(f"{r.value:.3g} at layer {r.layer}" for r in others.itertuples())
     note = (
-        f"Window: {x} {ratio['window_low']:.3g} to {ratio['window_high']:.3g}, which all curves "
-        f"share. Interval: bootstrap over {spread}" + (", with one seed." if seeds == 1 else ".")
+        f"Layer {row['layer']}, {row['x']} from {row['window_low']:.3g} to "
+        f"{row['window_high']:.3g}, which all curves share: {row['at_low']:.3g} at its lower and "
+        f"{row['at_high']:.3g} at its upper end, beyond the paper's at "
+        f"{percent(row['beyond'])} of it. "
+        + (f"Elsewhere {elsewhere}. " if elsewhere else "")
+        + resampled(row["n_seeds"], f"{row['n_rows']} rows of text", shared=True)
     )
-    if not rows:
-        return Measurement(ratio["value"], None, None, ratio["n_runs"], "No rows, no interval.")
-    return Measurement(ratio["value"], ratio["low"], ratio["high"], ratio["n_runs"], note)
+    grid = (float(row["grid_low"]), float(row["grid_high"]))
+    if not np.isnan(grid[0]):
+        note += f" With one inner λ left out: {grid[0]:.3g} to {grid[1]:.3g}."
+    return of_row(row, int(row["n_runs"]), note, grid=grid)
 
 
 def downstream_pathway(tables: Tables) -> Measurement:
     """C3b: where e2e+ds lies between local (0) and e2e (1) in log MSE after the last block."""
-    triples = _similar_ce(tables)
+    triples = similar_ce(tables)
     blocks = tables.blocks[tables.blocks["run"].isin(triples["run"])]
     pathway = last_block_ratios(blocks).set_index("seed")["pathway"]
-    _need(len(pathway) > 0, "there is no block after the middle layer")
-    _need(bool(pathway.notna().all()), "e2e's MSE after the last block is not above local's")
-    return _over_seeds(pathway, len(triples))
+    need(len(pathway) > 0, "there is no block after the middle layer")
+    need(bool(pathway.notna().all()), "e2e's MSE after the last block is not above local's")
+    return of_seeds(pathway, len(triples), beta(tables))
 
 
 def alive_ratio(
     tables: Tables, objective: str, others: list[str], depths: list[str]
 ) -> Measurement:
-    """C4: alive elements over the fewest among `others`, at the layer where that is largest."""
-    triples = _similar_ce(tables, middle_only=False)
+    """C4: alive elements over the fewest among `others`, at the layer where that is largest.
+
+    "At every layer" fails with one: the upper end is the largest of the layers', and so is the
+    lower one, of intervals that all layers together hold at 95 %.
+    """
+    triples = similar_ce(tables, middle_only=False)
     depth = triples["layer"].map(depth_names(tables.runs))
-    alive = triples[depth.isin(depths)].pivot_table(
-        index=["layer", "seed"], columns="objective", values="alive"
+    triples = triples[depth.isin(depths)]
+    need(len(triples) > 0, f"no similar-CE triple at {' or '.join(depths)} layers")
+    mine = triples[triples["objective"] == objective]
+    full = (mine["alive"] / mine["d_sae"]).groupby(mine["layer"]).mean()
+    need(
+        bool(full.max() < CEILING),
+        f"{percent(full.max())} of {objective}'s latents are alive at layer {full.idxmax()}: the "
+        "dictionary is full, and its size decides, not the objective",
     )
-    _need(len(alive) > 0, f"no similar-CE triple at {' or '.join(depths)} layers")
+    alive = triples.pivot_table(index=["layer", "seed"], columns="objective", values="alive")
     ratio = alive[objective] / alive[others].min(axis=1)
-    worst = ratio.groupby("layer").mean().idxmax()
-    measured = _over_seeds(ratio.loc[worst], len(alive) * len(OBJECTIVES))
-    layers = len(alive.index.unique("layer"))
-    return measured._replace(
-        note=f"The largest of {layers} layers is layer {worst}. {measured.note}"
-    )
+    layers = ratio.groupby("layer")
+    level = 1 - (1 - LEVEL) / len(layers)
+    ends = layers.agg([
+        ("value", "mean"), ("low", lambda x: seed_interval(x, level=level).low),
+        ("high", lambda x: seed_interval(x).high), ("n_seeds", "size"),
+    ])  # fmt: skip
+    seeds = int(ends["n_seeds"].min())
+    weight = beta(tables) if "e2e_ds" in (objective, *others) else ""
+    place = f"The largest of {len(ends)} layers is layer {ends['value'].idxmax()}."
+    note = f"{place} {weight}{resampled(seeds)}"
+    largest = Interval(*(ends[name].max() for name in ("value", "low", "high")))
+    return Measurement(*largest, len(alive) * len(OBJECTIVES), seeds, note)
 
 
 def similarity_difference(tables: Tables, name: str, first: str, second: str) -> Measurement:
     """C5, C6: difference of mean max cosine between two objectives at the middle layer."""
-    table = _written(tables, name)
-    found = mean_differences(_middle(table, tables.runs), [(first, second)])
-    _need(len(found) > 0, f"no seed has weights for both {first} and {second} at this layer")
-    seeds = int(found["n_seeds"].iloc[0])
-    over = f"{seeds} seeds and the" if seeds > 1 else "the"
-    note = f"Interval: bootstrap over {over} dictionary elements."
-    return _of_row(found.iloc[0], 2 * seeds, note)
+    found = mean_differences(middle(written(tables, name), tables.runs), [(first, second)])
+    need(len(found) > 0, f"no seed has weights for both {first} and {second} at this layer")
+    row = found.iloc[0]
+    weight = beta(tables) if "e2e_ds" in (first, second) else ""
+    over = resampled(row["n_seeds"], "dictionary elements")
+    if name == "23_cross_seed_similarity":
+        over = f"Interval: jackknife over {row['n_seeds']} seeds, of which pairs share each."
+    return of_row(row, 2 * int(row["n_seeds"]), weight + over)
 
 
-def score_difference(tables: Tables, match: str) -> Measurement:
-    """C7: difference of mean interpretability scores, e2e+ds minus local, at the middle layer."""
-    table = _written(tables, "28_differences")
-    own = _middle(table[table["match"] == match], tables.runs)
-    _need(len(own) > 0, "e2e+ds and local have no scored features of one seed at this layer")
+def score_difference(tables: Tables, match: str, objective: str) -> Measurement:
+    """C7: mean interpretability score minus local's, at the middle layer."""
+    table = written(tables, "28_differences")
+    named = table["difference"] == f"{objective} - local"
+    own = middle(table[named & (table["match"] == match)], tables.runs)
+    need(len(own) > 0, f"{objective} and local have no scored features of one seed at this layer")
     row = own.iloc[0]
-    seeds = int(row["n_seeds"])
+    truth = "a look-up among StoryWorld's labels, no language model"
+    explainer = truth if row["explainer"] == "storyworld" else row["explainer"]
     note = (
-        f"Explainer: {row['explainer']}, {row['n_first']} and {row['n_second']} features. "
-        "Interval: bootstrap over features"
-        + (f" and {seeds} seeds." if seeds > 1 else ", with one seed.")
+        f"Explainer: {explainer}; {row['n_first']} and {row['n_second']} features. "
+        f"{resampled(row['n_seeds'], 'features')}"
     )
-    return _of_row(row, 2 * seeds, note)
+    return of_row(row, 2 * int(row["n_seeds"]), note)
 
 
 def cost_ratio(tables: Tables, objective: str) -> Measurement:
-    """C8: training seconds a token over local's; per layer and seed the mean over λ."""
-    ratios = seconds_ratios(tables.runs)
-    ratio = ratios[objective].dropna() if objective in ratios else ratios.sum(axis=1)[:0]
-    _need(len(ratio) > 0, f"no layer and seed has timed runs of {objective} and local")
-    n = int(tables.runs["objective"].isin([objective, "local"]).sum())
-    interval = mean_interval(ratio.to_numpy(dtype=float))
-    if len(ratio) < 2:
-        return Measurement(interval.value, None, None, n, "One pair, so no interval.")
-    note = f"{len(ratio)} pairs of layer and seed; interval: bootstrap over them."
-    return Measurement(*interval, n, note)
-
-
-def still_behind(tables: Tables, column: str) -> Measurement:
-    """C9: local at the largest setting of a sweep over e2e's main runs, CE increase at equal L0."""
-    table = _written(tables, "27_gap_to_e2e")
-    gaps = _middle(table[table["column"] == column], tables.runs)
-    beyond = gaps[gaps["setting"] > gaps.loc[gaps["main"], "setting"].max()]
-    _need(len(beyond) > 0, f"no sweep trained local with a larger {column} than the main runs'")
-    largest = beyond.loc[beyond["setting"].idxmax()]
-    _need(not np.isnan(largest["value"]), str(largest["note"]))
-    usual = gaps.loc[gaps["main"], "value"].iloc[0]
-    seeds, rows = (int(largest[name]) for name in ("n_seeds", "n_rows"))
-    note = (
-        f"{column} {largest['setting']:g}; with the main runs' it is {usual:.3g}. Interval: "
-        f"bootstrap over {rows} rows of text" + (f" and {seeds} seeds." if seeds > 1 else ".")
+    """C8: a training step's time over local's, on GPT-2's shape with one SAE (the benchmark)."""
+    lines = tables.benchmark
+    need(len(lines) > 0, "benchmarks/results has no measurement of GPT-2's shape here")
+    ms = lines.pivot_table(index=["file", "repeat"], columns="objective", values="ms").dropna()
+    ratio = ms[objective] / ms["local"]
+    own = seconds_ratios(tables.runs)
+    shared = own[objective].mean() if objective in own else nan
+    note = f"{len(ratio)} measurements of GPT-2's shape, one SAE, {lines['device'].iloc[0]}" + (
+        f"; t over them. On these runs' own model: {shared:.3g}." if shared == shared else "."
     )
-    return _of_row(largest, int(largest["n_runs"]), note)
+    return Measurement(*seed_interval(ratio), 0, 0, note)
+
+
+def still_behind(tables: Tables, column: str, against: str = "main") -> Measurement:
+    """C9: local at the largest setting of a sweep over e2e, CE increase at equal L0.
+
+    against: e2e's main runs ("main"), or e2e at the same setting ("equal").
+    """
+    table = written(tables, "27_gap_to_e2e")
+    table = table[(table["column"] == column) & (table["against"] == against)]
+    gaps = middle(table, tables.runs)
+    beyond = gaps[gaps["setting"] > gaps.loc[gaps["main"], "setting"].max()]
+    need(len(beyond) > 0, f"no sweep trained local with a larger {column} than the main runs'")
+    row = beyond.loc[beyond["setting"].idxmax()]
+    need(not np.isnan(row["value"]), str(row["note"]))
+    usual = gaps.loc[gaps["main"], "value"].iloc[0]
+    note = f"{column} {row['setting']:g}; with the main runs' it is {usual:.3g}. " + resampled(
+        row["n_seeds"], f"{row['n_rows']} rows of text", shared=True
+    )
+    known = gaps.dropna(subset=["value"]).set_index("setting")["value"]
+    tokens = known.to_dict() if column == "train_tokens" else {}
+    grid = (float(row["grid_low"]), float(row["grid_high"]))
+    return of_row(row, int(row["n_runs"]), note, grid=grid, by_tokens=tokens)
 
 
 def shrinkage_gap(tables: Tables) -> Measurement:
     """C10: by how much e2e's L2 ratio lies below the smaller of the other two."""
     column = "l2_ratio_after_first"
-    triples = _similar_ce(tables)
-    _need(column in triples, f"the metrics have no {column}")
+    triples = similar_ce(tables)
+    need(column in triples, f"the metrics have no {column}")
     ratio = triples.pivot_table(index="seed", columns="objective", values=column)
-    return _over_seeds(ratio[["local", "e2e_ds"]].min(axis=1) - ratio["e2e"], len(triples))
+    return of_seeds(ratio[["local", "e2e_ds"]].min(axis=1) - ratio["e2e"], len(triples))
 
 
 def first_direction(tables: Tables, quantity: str) -> Measurement:
     """C11: PCA direction 0 against the other leading directions, at the last layer."""
-    table = _written(tables, "26_first_direction")
-    _need(len(tables.runs) > 0, "there are no runs")
+    table = written(tables, "26_first_direction")
+    need(len(tables.runs) > 0, "there are no runs")
     table = table[table["layer"] == tables.runs["layer"].max()]
-    _need(len(table) > 0, "notebook 26 looked at another layer than the last")
+    need(len(table) > 0, "notebook 26 looked at another layer than the last")
+    for name, words in (
+        ("first_cosine", "its cosine with it is"),
+        ("norm_ratio", "its norm over the others' is"),
+    ):
+        least = float(table[name].iloc[0]) if name in table else nan
+        need(
+            not least < PREMISE[name],
+            f"the paper's direction 0 points to a position 0 of tens of times the others' norm; "
+            f"here {words} {least:.2g}, not above {PREMISE[name]:g}",
+        )
     own = table[table["quantity"] == quantity].dropna(subset=["value"])
-    _need(len(own) > 0, "e2e+ds and local have no weights for one seed at the last layer")
+    need(len(own) > 0, "e2e+ds and local have no weights for one seed at the last layer")
+    need("n_seeds" in own, "26_first_direction is older than these rules: run notebook 26 again")
     row = own.iloc[0]
-    cosine = float(row["first_cosine"])
-    note = (
-        f"Layer {row['layer']}; direction 0 has cosine {cosine:.2g} with the mean activation at "
-        "position 0"
-        + (", as in the paper." if cosine > 0.9 else ": it is not the direction of the paper's.")
-    )
-    return _of_row(row, int(row["n"]), note)
+    over = resampled(row["n_seeds"], "rows of text", shared=True)
+    note = over if row["n_seeds"] else "No SAE takes part. Interval: bootstrap over rows of text."
+    return of_row(row, int(row["n"]) if row["n_seeds"] else 0, f"Layer {row['layer']}. {note}")
 
 
-def clear_winners(tables: Tables, match: str) -> Measurement:
-    """C12: pairs of objectives of which one is more faithful on every agreement task."""
-    table = _written(tables, "29_differences")
-    own = _middle(table[table["match"] == match], tables.runs)
-    _need(own["task"].nunique() == 4, "not all four tasks were measured at this layer")
-    winners = []
-    for (first, second), pair in own.groupby(["first", "second"]):
-        if (pair["low"] > 0).all():
-            winners.append(f"{first} over {second}")
-        if (pair["high"] < 0).all():
-            winners.append(f"{second} over {first}")
-    seeds, width = int(own["n_seeds"].max()), (own["high"] - own["low"]).median()
-    over = f"prompts and {seeds} seeds" if seeds > 1 else "prompts, with one seed"
-    note = (
-        f"Here: {', '.join(winners) or 'none'}. Intervals: bootstrap over {over}; half of them are "
-        f"wider than {width:.2g}, and the wider they are the easier this holds."
-    )
-    return Measurement(float(len(winners)), None, None, len(OBJECTIVES) * seeds, note)
+def faithfulness(tables: Tables, match: str, pair: list[str] | None = None) -> Measurement:
+    """C12: by how much the second of a pair is closer to the clean model than the first, mean over
+    the agreement tasks; without a pair: the largest such difference of any two, without sign."""
+    table = written(tables, "29_differences")
+    own = middle(table[(table["match"] == match) & (table["task"] == "all")], tables.runs)
+    need(len(own) > 0, "notebook 29 has written no mean over the tasks at this layer")
+    if pair:
+        own = own[(own["first"] == pair[0]) & (own["second"] == pair[1])]
+        need(len(own) > 0, f"no seed has both {pair[0]} and {pair[1]}")
+    ends = own[["low", "high"]]
+    across = (ends["low"] < 0) & (ends["high"] > 0)
+    row = own.loc[own["value"].abs().idxmax()].copy()
+    if pair:
+        row[["value", "low", "high"]] = -row[["value", "high", "low"]].to_numpy(dtype=float)
+        names = ""
+    else:
+        sizes = ends.abs().where(~across, ends.abs().assign(low=0.0))
+        row["low"], row["high"] = sizes.min(axis=1).max(), sizes.max(axis=1).max()
+        names = f"The largest: {row['first']} and {row['second']}. "
+        row["value"] = abs(row["value"])
+    seeds = int(row["n_seeds"])
+    note = names + resampled(seeds, "prompts", shared=True)
+    return of_row(row, (2 if pair else len(OBJECTIVES)) * seeds, note)
+
+
+def functional_difference(
+    tables: Tables, measure: str, objective: str, less: bool = False
+) -> Measurement:
+    """C0: a measure on exact counterfactual pairs, minus local's (less: local's minus it), at
+    similar CE or at similar L0, whichever is smaller: the claim is about both."""
+    table = written(tables, "41_differences")
+    own = middle(table[table["measure"] == measure], tables.runs)
+    sign = pd.Series(nan, own.index)
+    sign[(own["first"] == objective) & (own["second"] == "local")] = 1.0
+    sign[(own["first"] == "local") & (own["second"] == objective)] = -1.0
+    own, sign = own[sign.notna()], sign.dropna() * (-1 if less else 1)
+    need({*own["match"]} == MATCHES, "not both matches were measured at this layer")
+    ends = own[["low", "high"]].mul(sign, axis=0)
+    values = own["value"] * sign
+    smallest = Interval(values.min(), ends.min(axis=1).min(), ends.max(axis=1).min())
+    seeds = int(own["n_seeds"].min())
+    both = ", ".join(f"{v:.3g} at similar {m}" for v, m in zip(values, own["match"], strict=True))
+    note = f"{both}. {resampled(seeds, 'counterfactual pairs', shared=True)}"
+    return Measurement(*smallest, 2 * len(own) * seeds, seeds, note)

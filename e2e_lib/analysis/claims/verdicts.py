@@ -1,9 +1,8 @@
 """The claims ledger: the paper's claims as data, each measured on the tables of a results folder.
 
-Source: claims C1-C12 of the paper. A claim says that a value lies above and/or below a
-bound. It holds only if the value does and the 95 % interval does not contain a bound; a value on
-the right side with an interval that includes a bound counts as not holding, and `how` says so.
-What cannot be measured here has no verdict (null), with the reason. Nothing here needs torch.
+Source: claims C1-C12 of the paper; C0 is its thesis, measured on exact counterfactual pairs. The
+rule of a verdict is `RULE` and the function `verdict`, and stands nowhere else: notebooks, report
+and README print the one or the word that the other gave. Nothing here needs torch.
 """
 
 import json
@@ -15,63 +14,142 @@ from typing import Any
 import pandas as pd
 
 from e2e_lib.analysis.claims.ledger import CLAIMS, Claim
-from e2e_lib.analysis.claims.measures import WRITTEN, Measurement, NotTestableError, Tables
+from e2e_lib.analysis.claims.tables import (
+    WRITTEN,
+    Measurement,
+    NotTestableError,
+    Tables,
+    percent,
+)
+from e2e_lib.analysis.claims.tokens import by_tokens
 from e2e_lib.analysis.matched import main_runs
+from e2e_lib.analysis.statistics import LEVEL
 from e2e_lib.errors import ResultsError
-from e2e_lib.files import replace_block, write_json
+from e2e_lib.files import project_path, replace_block, write_json
 from e2e_lib.runs import tables as runs
 
-VERDICT = {True: "holds", False: "does not hold", None: "not testable here"}
+HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE = "holds", "refuted", "undecided", "not testable here"
+VERDICTS = (HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE)
+MOVES = 0.05  # change per doubling of the training tokens, as a share of the value
 
 
-def verdict(claim: Claim, measured: Measurement) -> tuple[bool, str]:
-    """Whether the claim holds, and a sentence to add to `how` where the interval decides."""
+RULE = (
+    f"**{HOLDS}**: the whole {percent(LEVEL)} interval is inside the claim's bounds. "
+    f"**{REFUTED}**: all of it is outside. **{UNDECIDED}**: it reaches across a bound, comes from "
+    "one seed or is missing, or the verdict turns when one λ is left out of a curve, or the value "
+    f"still moves by more than {percent(MOVES)} per doubling of the training tokens. "
+    f"**{NOT_TESTABLE}**: the claim's premise is missing in these runs, a ceiling decides, or "
+    "there is no number."
+)
+BENCHMARK = "benchmarks/results/*gpt2.jsonl"  # of the steps on GPT-2's shape, for C8
+
+
+def verdict(claim: Claim, measured: Measurement) -> tuple[str, str]:
+    """One of `VERDICTS` by `RULE`, and why."""
+    if not math.isfinite(measured.value):
+        return NOT_TESTABLE, "the value is no number"
+    doubts = []
+    side = _side(claim, measured.low, measured.high)
+    if side is None:
+        doubts.append("there is no interval")
+    elif measured.n_seeds == 1:
+        doubts.append("one seed says nothing of another")
+    if side == "across":
+        doubts.append("the interval reaches across a bound")
+    elif side and _side(claim, *measured.grid) not in (None, side):
+        doubts.append("with one λ left out of a curve the verdict would be another")
+    moves = per_doubling(measured)
+    if abs(moves) > MOVES:
+        doubts.append(
+            f"per doubling of the training tokens the value still moves by {percent(moves)}, "
+            f"{_where_to(claim, measured)}"
+        )
+    if doubts:
+        return UNDECIDED, "; ".join(doubts)
+    known = "" if math.isfinite(moves) or not measured.n_seeds else "; how it moves with the "
+    known += "training tokens is not known" if known else ""
+    return (HOLDS if side == "inside" else REFUTED), f"the whole interval is {side}{known}"
+
+
+def _side(claim: Claim, low: float, high: float) -> str | None:
+    """Where a range lies: inside the claim's bounds, outside, or across one; None if there is none.
+
+    A range that ends on a bound is across.
+    """
     above = -math.inf if claim.above is None else claim.above
     below = math.inf if claim.below is None else claim.below
-    if not above < measured.value < below:
-        return False, ""
-    if measured.low is not None and measured.high is not None:
-        for bound in (above, below):
-            if measured.low <= bound <= measured.high:
-                return False, f" The interval includes {bound:g}: not counted as holding."
-    return True, ""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    if above < low and high < below:
+        return "inside"
+    return "outside" if high < above or low > below else "across"
 
 
-def ledger(tables: Tables, claims: Sequence[Claim] = CLAIMS) -> list[dict[str, Any]]:
-    """One entry a claim: id, claim, paper_value, value, low, high, n, holds, how."""
-    entries: list[dict[str, Any]] = []
-    holds: bool | None
-    for claim in claims:
-        try:
-            measured = claim.measure(tables)
-            holds, because = verdict(claim, measured)
-        except NotTestableError as reason:
-            measured = Measurement(math.nan, None, None, 0, f"Not testable here: {reason}.")
-            holds, because = None, ""
-        entries.append(
-            {"id": claim.id, "claim": claim.claim, "paper_value": claim.paper_value}
-            | {name: _rounded(getattr(measured, name)) for name in ("value", "low", "high")}
-            | {"n": measured.n, "holds": holds, "how": f"{claim.how} {measured.note}{because}"}
-        )
-    return entries
+def per_doubling(measured: Measurement) -> float:
+    """By how much the value changes per doubling of the training tokens, as a share of it, between
+    the two largest numbers of tokens at which it is known; NaN if it is known at one alone."""
+    last = sorted(measured.by_tokens.items())[-2:]
+    if len(last) < 2 or not last[0][1]:
+        return math.nan
+    (few, before), (many, after) = last
+    return (after - before) / abs(before) / math.log2(many / few)
+
+
+def _where_to(claim: Claim, measured: Measurement) -> str:
+    """Whether that change leads towards the nearest bound."""
+    before, after = (value for _, value in sorted(measured.by_tokens.items())[-2:])
+    bounds = [bound for bound in (claim.above, claim.below) if bound is not None]
+    nearest = min(bounds, key=lambda bound: abs(after - bound))
+    nearer = abs(after - nearest) < abs(before - nearest)
+    return f"{'towards' if nearer else 'away from'} {nearest:g}"
+
+
+def ledger(
+    tables: Tables, claims: Sequence[Claim] = CLAIMS, sweep: pd.DataFrame | None = None
+) -> list[dict[str, Any]]:
+    """One entry a claim: id, claim, paper_value, value, low, high, n, holds (true, false where it
+    is refuted, else null), how, verdict, why, n_seeds, grid_low, grid_high, by_tokens.
+
+    sweep: `by_tokens` of the claims, where the folder has such a sweep.
+    """
+    return [_entry(claim, tables, sweep) for claim in claims]
+
+
+def _entry(claim: Claim, tables: Tables, sweep: pd.DataFrame | None) -> dict[str, Any]:
+    try:
+        measured = claim.measure(tables)
+        if sweep is not None and not measured.by_tokens:
+            own = sweep[sweep["id"] == claim.id].set_index("train_tokens")["value"]
+            measured = measured._replace(by_tokens=own.to_dict())
+        word, why = verdict(claim, measured)
+    except NotTestableError as reason:
+        measured = Measurement(math.nan, math.nan, math.nan, 0, 0, "")
+        word, why = NOT_TESTABLE, str(reason)
+    ends = dict(zip(("grid_low", "grid_high"), map(_rounded, measured.grid), strict=True))
+    sentence = f"{word[0].upper()}{word[1:]}: {why}."
+    return (
+        {"id": claim.id, "claim": claim.claim, "paper_value": claim.paper_value}
+        | {name: _rounded(getattr(measured, name)) for name in ("value", "low", "high")}
+        | {"n": measured.n, "holds": {HOLDS: True, REFUTED: False}.get(word)}
+        | {"how": " ".join(filter(None, (claim.how, measured.note, sentence)))}
+        | {"verdict": word, "why": why, "n_seeds": measured.n_seeds, **ends}
+        | {"by_tokens": {f"{t:g}": _rounded(v) for t, v in sorted(measured.by_tokens.items())}}
+    )
 
 
 def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> list[dict[str, Any]]:
     """The ledger of a results folder.
 
-    figures: the folder with the notebooks' tables (`measures.WRITTEN`); results/figures by default.
-    A claim whose table is missing has no verdict.
+    figures: the folder with the notebooks' tables (`WRITTEN`); results/figures by default. A claim
+    whose table is missing is not testable.
     """
     results = Path(results)
     figures = Path(figures) if figures else results / "figures"
-    return ledger(
-        Tables(
-            runs=main_runs(runs.metrics_table(results)),
-            blocks=runs.block_table(results),
-            rows=runs.row_table(results),
-            written=dict(_written(figures)),
-        )
+    table, blocks, rows = (
+        read(results) for read in (runs.metrics_table, runs.block_table, runs.row_table)
     )
+    tables = Tables(main_runs(table), blocks, rows, dict(_written(figures)), _benchmark())
+    return ledger(tables, sweep=by_tokens(table, blocks, rows))
 
 
 def write_claims(claims: list[dict[str, Any]], results: str | Path) -> Path:
@@ -87,25 +165,42 @@ def claims_frame(claims: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(claims)
     for column in ("short", "above", "below"):
         frame[column] = [getattr(known[claim], column) for claim in frame["id"]]
-    numbers = ["value", "low", "high", "above", "below"]
+    numbers = ["value", "low", "high", "grid_low", "grid_high", "above", "below"]
     frame[numbers] = frame[numbers].astype(float)
     return frame
 
 
+def multiplicity(claims: Sequence[dict[str, Any]]) -> str:
+    """What the number of rows does to the verdicts, as a sentence."""
+    judged = sum(entry["low"] is not None and entry["n_seeds"] != 1 for entry in claims)
+    counts = [(sum(entry["verdict"] == word for entry in claims), word) for word in VERDICTS]
+    by_chance = f"{(1 - LEVEL) / 2 * judged:.1f}"
+    return (
+        f"Of {len(claims)} rows: {', '.join(f'{n} {word}' for n, word in counts)}. {judged} have "
+        "an interval that can decide; were every true value just at its bound, "
+        f"{by_chance} of them would hold and {by_chance} be refuted by chance, at least one of "
+        f"either kind with a probability of {percent(1 - LEVEL**judged)} if the rows were "
+        "independent, which they are not: they share SAEs."
+    )
+
+
 def claims_markdown(claims: list[dict[str, Any]]) -> str:
-    """The README's table: one row a claim, with value, 95 % interval and verdict."""
+    """The README's block: the rule, a row a claim with value, 95 % interval and verdict, and what
+    their number does."""
+    known = {claim.id: claim for claim in CLAIMS}
     lines = [
-        "| | claim | paper | here | 95 % interval | SAEs | verdict |",
-        "|---|---|---|---|---|---|---|",
+        RULE,
+        "",
+        "| | measured | claimed | here [95 % interval] | verdict |",
+        "|---|---|---|---|---|",
     ]
     for entry in claims:
+        claim = known[entry["id"]]
         value = "–" if entry["value"] is None else f"{entry['value']:.3g}"
-        interval = "–" if entry["low"] is None else f"{entry['low']:.3g} to {entry['high']:.3g}"
-        lines.append(
-            f"| {entry['id']} | {entry['claim']} | {entry['paper_value']} | {value} | {interval} "
-            f"| {entry['n'] or '–'} | {VERDICT[entry['holds']]} |"
-        )
-    return "\n".join(lines)
+        ends = "" if entry["low"] is None else f" [{entry['low']:.3g}, {entry['high']:.3g}]"
+        cells = (claim.id, claim.short, claim.bounds, value + ends, entry["verdict"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", multiplicity(claims)])
 
 
 def readme_block(results: str | Path, readme: str | Path) -> None:
@@ -134,3 +229,21 @@ def _written(figures: Path) -> Iterator[tuple[str, pd.DataFrame]]:
             if (folder / f"{name}.csv").is_file():
                 yield name, pd.read_csv(folder / f"{name}.csv")
                 break
+
+
+def _benchmark() -> pd.DataFrame:
+    """Milliseconds of a step on GPT-2's shape with one SAE, late in a training: columns file,
+    repeat, objective, ms, device; empty where the project's folder is not there."""
+    lines = [
+        json.loads(line) | {"file": path.name}
+        for path in sorted(project_path(".").glob(BENCHMARK))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    late = {"path": "default", "saes": 1, "active": 0.01}
+    changed = ("dict_ratio", "context", "layer", "vocabulary")  # the shape with one size halved
+    kept = [
+        line for line in lines
+        if late.items() <= line.items() and not any(key in line for key in changed)
+    ]  # fmt: skip
+    found = pd.DataFrame(kept, columns=["file", "objective", "ms", "device"])
+    return found.assign(repeat=found.groupby(["file", "objective"]).cumcount())

@@ -1,8 +1,8 @@
 """Measures of many SAEs: scaled from floor to oracle, over seeds, one objective against another.
 
 A value is scaled by where it lies between the best floor (0) and the oracle (1). Intervals are 95 %
-bootstrap over pairs, the same ones for every SAE, and on top over the seeds where several are
-averaged. Pandas and numpy only.
+over the pairs, the same ones for every SAE, and over the seeds where several are averaged
+(`statistics.over_seeds`). Pandas and numpy only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from e2e_lib.analysis import statistics
 from e2e_lib.analysis.counterfactual.tables import Samples
-from e2e_lib.analysis.statistics import RESAMPLES, Array, Interval, over_groups, percentiles
+from e2e_lib.analysis.statistics import RESAMPLES, Array, Interval, percentiles
 from e2e_lib.names import OBJECTIVES
 
 HIGHER = ("carried_function", "selectivity", "pathway")  # better; of all others the lower
@@ -51,12 +52,11 @@ def differences(
     runs: pd.DataFrame,
     found: Mapping[str, Samples],
     measures: Sequence[str] = COMPARED,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """First objective's measure minus the second's, per match, layer and pair of objectives.
 
     runs: columns match, layer, objective, seed and run; those not in `found` are left out. Mean
-    over the seeds that have both, which are resampled on top of the pairs. Columns: match, layer,
+    over the seeds that have both. Columns: match, layer,
     first, second, measure, value, low, high, n_seeds.
     """
     rows = []
@@ -70,14 +70,14 @@ def differences(
                     np.stack([_drawn(found[run], measure) for run in both[name]], axis=1)
                     for name in (first, second)
                 )
-                interval = _interval(one - two, seed)
+                interval = _interval(one - two)
                 rows.append((match, layer, first, second, measure, *interval, len(both)))
     columns = ["match", "layer", "first", "second", "measure", "value", "low", "high", "n_seeds"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def over_seeds(
-    runs: pd.DataFrame, examined: pd.DataFrame, found: Mapping[str, Samples], seed: int = 0
+    runs: pd.DataFrame, examined: pd.DataFrame, found: Mapping[str, Samples]
 ) -> pd.DataFrame:
     """One row a match, layer, objective and measure: mean over the seeds, its interval and scale.
 
@@ -91,7 +91,7 @@ def over_seeds(
     for labels, own in measured.groupby(["match", "layer", "objective"], sort=False):
         for measure in dict.fromkeys(whole.loc[own["run"].iloc[0]].index):
             values = np.stack([_drawn(found[run], measure) for run in own["run"]], axis=1)
-            interval = _interval(values, seed)
+            interval = _interval(values)
             ends = whole.loc[[(run, measure) for run in own["run"]], ["floor", "oracle"]].mean()
             place = scaled(measure, interval.value, *ends)
             rows.append((*labels, measure, *interval, *ends, place, len(own)))
@@ -111,7 +111,6 @@ def _with_percentiles(samples: Array) -> Interval:
     return Interval(float(samples[0]), *(percentiles(known) if len(known) else (np.nan, np.nan)))
 
 
-def _interval(values: Array, seed: int) -> Interval:
-    """(1 + resamples, seeds): the mean over seeds, and resampled over pairs and then over seeds."""
-    spread = over_groups(values[1:], np.random.default_rng(seed + 1))
-    return _with_percentiles(np.concatenate([[values[0].mean()], spread]))
+def _interval(values: Array) -> Interval:
+    """(1 + resamples, seeds): the mean over seeds, and its interval over them and their pairs."""
+    return statistics.over_seeds(np.where(np.isfinite(values), values, np.nan))

@@ -1,0 +1,126 @@
+"""What claims are measured on, and what a measurement says: tables in, rows of the ledger out.
+
+What a notebook has measured is read from its table (`WRITTEN`), so that it is measured once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import nan
+from typing import Any, NamedTuple, SupportsInt
+
+import pandas as pd
+
+from e2e_lib.analysis.matched import across_seeds, middle_layer, similar
+from e2e_lib.analysis.statistics import seed_interval
+from e2e_lib.names import OBJECTIVES
+
+# Tables of notebooks that claims are measured on, figures/NAME.csv or tables/NAME.csv: the
+# notebook's number, and columns that tables of before these rules do not have.
+WRITTEN: dict[str, tuple[str, tuple[str, ...]]] = {
+    "summary_ratio": ("20", ("grid_low", "beyond")),
+    "23_within_similarity": ("23", ()),
+    "23_cross_seed_similarity": ("23", ()),
+    "26_first_direction": ("26", ()),
+    "27_gap_to_e2e": ("27", ("against",)),
+    "28_differences": ("28", ()),
+    "29_differences": ("29", ()),
+    "41_differences": ("41", ()),
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the measures read: `main_runs` of the metrics, per-block and per-row tables, the tables
+    that analysis notebooks wrote, by name (those of `WRITTEN` that are there), and the benchmark's
+    lines on GPT-2's shape."""
+
+    runs: pd.DataFrame
+    blocks: pd.DataFrame
+    rows: pd.DataFrame
+    written: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    benchmark: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+class Measurement(NamedTuple):
+    """A value with its 95 % interval (NaN: none), and what a verdict asks besides.
+
+    n: SAEs behind it. n_seeds: trainings of each that the interval is over; 0 where no SAE takes
+    part. grid: smallest and largest value with one λ left out. by_tokens: the value at other
+    numbers of training tokens.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    n_seeds: int
+    note: str
+    grid: tuple[float, float] = (nan, nan)
+    by_tokens: Mapping[float, float] = {}
+
+
+class NotTestableError(Exception):
+    """The tables do not allow this measurement; the message is the reason."""
+
+
+def percent(share: float) -> str:
+    """A share in whole per cent, as the project's texts write it."""
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
+def need(condition: bool, reason: str) -> None:
+    if not condition:
+        raise NotTestableError(reason)
+
+
+def written(tables: Tables, name: str) -> pd.DataFrame:
+    """The middle layer's rows of a table that a notebook wrote, or all where it names none."""
+    notebook, columns = WRITTEN[name]
+    table = tables.written.get(name, pd.DataFrame())
+    need(len(table) > 0, f"notebook {notebook} has not written {name} here")
+    need({*columns} <= {*table}, f"{name} is older than these rules: run notebook {notebook} again")
+    return table
+
+
+def middle(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    need(len(runs) > 0, "there are no runs")
+    return table[table["layer"] == middle_layer(runs)]
+
+
+def similar_ce(tables: Tables, middle_only: bool = True) -> pd.DataFrame:
+    """The similar-CE runs of all seeds in which every objective is there, per layer."""
+    runs = middle(tables.runs, tables.runs) if middle_only else tables.runs
+    need(len(runs) > 0, "there are no runs")
+    triples = across_seeds(runs, similar(runs, "ce_increase", int(runs["seed"].min())))
+    complete = triples.groupby(["layer", "seed"])["objective"].transform("nunique")
+    triples = triples[complete == len(OBJECTIVES)]
+    need(len(triples) > 0, "no layer has a run of every objective with a CE increase above 0")
+    return triples
+
+
+def resampled(n_seeds: SupportsInt, inner: str = "", shared: bool = False) -> str:
+    """What was resampled, as a sentence."""
+    if int(n_seeds) != 1:
+        beside = f" and the {inner} that they share" if shared else ""
+        return f"Interval: t over {n_seeds} seeds{beside}."
+    return f"Interval: bootstrap over {inner}, one seed." if inner else "One seed, so no interval."
+
+
+def of_row(row: "pd.Series[Any]", n: int, note: str, **more: Any) -> Measurement:
+    """A value with its interval, as a table holds them."""
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    return Measurement(value, low, high, n, int(row["n_seeds"]), note, **more)
+
+
+def of_seeds(per_seed: pd.Series, n: int, note: str = "") -> Measurement:
+    """Mean of one value per seed, with its t interval."""
+    seeds = len(per_seed)
+    return Measurement(*seed_interval(per_seed), n, seeds, f"{note}{resampled(seeds)}")
+
+
+def beta(tables: Tables) -> str:
+    """The weight of the downstream term, on which e2e+ds's place between the others rests."""
+    runs = tables.runs
+    betas = runs.loc[runs["objective"] == "e2e_ds", "downstream_coeff"].dropna().unique()
+    words = " and ".join(f"{beta:g}" for beta in sorted(betas))
+    return f"β is {words} here; another β may turn it. " if words else ""
