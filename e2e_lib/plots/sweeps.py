@@ -129,7 +129,8 @@ def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
             look = {"linestyle": dash, "label": f"layer {layer}", **style.of("local")}
             axes.errorbar(part["setting"], part["value"], yerr=style.error_of(part), **look)
             both = of_layer[of_layer["against"] == "equal"]
-            look |= {"linestyle": ":", "label": "e2e at the same setting", "mfc": "none"}
+            hollow = {"markerfacecolor": "none", "markeredgecolor": style.COLOURS["local"]}
+            look |= {"linestyle": ":", "label": "e2e at the same setting", **hollow}
             axes.errorbar(both["setting"], both["value"], yerr=style.error_of(both), **look)
             main = part[part["main"]]
             axes.plot(main["setting"], main["value"], "o", color="white", mec=style.INK, zorder=5)

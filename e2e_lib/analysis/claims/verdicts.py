@@ -34,12 +34,11 @@ MOVES = 0.05  # change per doubling of the training tokens, as a share of the va
 
 
 RULE = (
-    f"**{HOLDS}**: the whole {percent(LEVEL)} interval is inside the claim's bounds. "
-    f"**{REFUTED}**: all of it is outside. **{UNDECIDED}**: it reaches across a bound, comes from "
-    "one seed or is missing, or the verdict turns when one λ is left out of a curve, or the value "
-    f"still moves by more than {percent(MOVES)} per doubling of the training tokens. "
-    f"**{NOT_TESTABLE}**: the claim's premise is missing in these runs, a ceiling decides, or "
-    "there is no number."
+    f"**{HOLDS}**: the whole {percent(LEVEL)} interval is inside the claim's bounds; "
+    f"**{REFUTED}**: all of it is outside; **{UNDECIDED}**: it reaches across a bound, is of one "
+    "seed or missing, or one λ left out of a curve turns the verdict, or the value still moves by "
+    f"more than {percent(MOVES)} per doubling of the training tokens; **{NOT_TESTABLE}**: the "
+    "claim's premise is missing, a ceiling decides, or there is no number."
 )
 BENCHMARK = "benchmarks/results/*gpt2.jsonl"  # of the steps on GPT-2's shape, for C8
 
