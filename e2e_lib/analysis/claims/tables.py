@@ -3,15 +3,18 @@
 What a notebook has measured is read from its table (`WRITTEN`), so that it is measured once.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import nan
+from pathlib import Path
 from typing import Any, NamedTuple, SupportsInt
 
 import pandas as pd
 
 from e2e_lib.analysis.matched import across_seeds, middle_layer, similar
 from e2e_lib.analysis.statistics import seed_interval
+from e2e_lib.files import project_path
 from e2e_lib.names import OBJECTIVES
 
 # Tables of notebooks that claims are measured on, figures/NAME.csv or tables/NAME.csv: the
@@ -26,6 +29,9 @@ WRITTEN: dict[str, tuple[str, tuple[str, ...]]] = {
     "29_differences": ("29", ()),
     "41_differences": ("41", ()),
 }
+
+
+BENCHMARK = "benchmarks/results/*gpt2.jsonl"  # of the steps on GPT-2's shape, for C8
 
 
 @dataclass(frozen=True)
@@ -124,3 +130,30 @@ def beta(tables: Tables) -> str:
     betas = runs.loc[runs["objective"] == "e2e_ds", "downstream_coeff"].dropna().unique()
     words = " and ".join(f"{beta:g}" for beta in sorted(betas))
     return f"β is {words} here; another β may turn it. " if words else ""
+
+
+def written_tables(figures: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The notebooks' tables that are there, by name: beside figures, or in the folder tables."""
+    for name in WRITTEN:
+        for folder in (figures, figures.parent / "tables"):
+            if (folder / f"{name}.csv").is_file():
+                yield name, pd.read_csv(folder / f"{name}.csv")
+                break
+
+
+def benchmark_lines() -> pd.DataFrame:
+    """Milliseconds of a step on GPT-2's shape with one SAE, late in a training: columns file,
+    repeat, objective, ms, device; empty where the project's folder is not there."""
+    lines = [
+        json.loads(line) | {"file": path.name}
+        for path in sorted(project_path(".").glob(BENCHMARK))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    late = {"path": "default", "saes": 1, "active": 0.01}
+    changed = ("dict_ratio", "context", "layer", "vocabulary")  # the shape with one size halved
+    kept = [
+        line for line in lines
+        if late.items() <= line.items() and not any(key in line for key in changed)
+    ]  # fmt: skip
+    found = pd.DataFrame(kept, columns=["file", "objective", "ms", "device"])
+    return found.assign(repeat=found.groupby(["file", "objective"]).cumcount())

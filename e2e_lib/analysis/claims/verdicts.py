@@ -7,7 +7,7 @@ and README print the one or the word that the other gave. Nothing here needs tor
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,18 @@ import pandas as pd
 
 from e2e_lib.analysis.claims.ledger import CLAIMS, Claim
 from e2e_lib.analysis.claims.tables import (
-    WRITTEN,
     Measurement,
     NotTestableError,
     Tables,
+    benchmark_lines,
     percent,
+    written_tables,
 )
 from e2e_lib.analysis.claims.tokens import by_tokens
 from e2e_lib.analysis.matched import main_runs
 from e2e_lib.analysis.statistics import LEVEL
 from e2e_lib.errors import ResultsError
-from e2e_lib.files import project_path, replace_block, write_json
+from e2e_lib.files import replace_block, write_json
 from e2e_lib.runs import tables as runs
 
 HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE = "holds", "refuted", "undecided", "not testable here"
@@ -40,7 +41,6 @@ RULE = (
     f"more than {percent(MOVES)} per doubling of the training tokens; **{NOT_TESTABLE}**: the "
     "claim's premise is missing, a ceiling decides, or there is no number."
 )
-BENCHMARK = "benchmarks/results/*gpt2.jsonl"  # of the steps on GPT-2's shape, for C8
 
 
 def verdict(claim: Claim, measured: Measurement) -> tuple[str, str]:
@@ -147,7 +147,9 @@ def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> l
     table, blocks, rows = (
         read(results) for read in (runs.metrics_table, runs.block_table, runs.row_table)
     )
-    tables = Tables(main_runs(table), blocks, rows, dict(_written(figures)), _benchmark())
+    tables = Tables(
+        main_runs(table), blocks, rows, dict(written_tables(figures)), benchmark_lines()
+    )
     return ledger(tables, sweep=by_tokens(table, blocks, rows))
 
 
@@ -219,30 +221,3 @@ def readme_block(results: str | Path, readme: str | Path) -> None:
 def _rounded(value: float | None) -> float | None:
     """Six significant digits; what is not a finite number becomes null in the JSON."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
-
-
-def _written(figures: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The notebooks' tables that are there, by name: beside figures, or in the folder tables."""
-    for name in WRITTEN:
-        for folder in (figures, figures.parent / "tables"):
-            if (folder / f"{name}.csv").is_file():
-                yield name, pd.read_csv(folder / f"{name}.csv")
-                break
-
-
-def _benchmark() -> pd.DataFrame:
-    """Milliseconds of a step on GPT-2's shape with one SAE, late in a training: columns file,
-    repeat, objective, ms, device; empty where the project's folder is not there."""
-    lines = [
-        json.loads(line) | {"file": path.name}
-        for path in sorted(project_path(".").glob(BENCHMARK))
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
-    late = {"path": "default", "saes": 1, "active": 0.01}
-    changed = ("dict_ratio", "context", "layer", "vocabulary")  # the shape with one size halved
-    kept = [
-        line for line in lines
-        if late.items() <= line.items() and not any(key in line for key in changed)
-    ]  # fmt: skip
-    found = pd.DataFrame(kept, columns=["file", "objective", "ms", "device"])
-    return found.assign(repeat=found.groupby(["file", "objective"]).cumcount())
