@@ -11,7 +11,7 @@ from e2e_lib.engine.checkpoint import checkpoint_steps, load_checkpoint
 from e2e_lib.engine.distributed import ALONE, Processes
 from e2e_lib.errors import ConfigError, E2EError
 from e2e_lib.runs.experiment import Training
-from e2e_lib.runs.launch import read_spec, train_in_processes
+from e2e_lib.runs.launch import load_inputs, read_spec, train_in_processes
 from tests.helpers.tiny_models import (
     assert_sentence,
     model_folder,
@@ -87,7 +87,9 @@ def test_what_the_processes_are_told(tmp_path, training):
 def test_two_processes_end_with_the_weights_of_one(tmp_path, training):
     configs = training.configs()
     train_in_processes(replace(training, processes=2), configs, tmp_path / "two")
-    train_in_processes(training, configs, tmp_path / "one")
+    model, rows = load_inputs(training)
+    places = [training.checkpoints(tmp_path / "one", config) for config in configs]
+    train(model, configs, rows.train, checkpoints=places, progress=False)
     for config in configs:
         two, one = (training.checkpoints(tmp_path / n, config) for n in ("two", "one"))
         assert checkpoint_steps(two) == checkpoint_steps(one) == [12]
