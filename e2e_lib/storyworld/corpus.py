@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
-EMBEDDED_MODELS = {"storyworld": Path(__file__).parent / "model"}  # the shipped ones by name
+# The shipped language models by name: in the second one words that the network does not need to
+# tell apart stay far apart.
+EMBEDDED_MODELS = {
+    "storyworld": Path(__file__).parent / "model",
+    "storyworld-loud": Path(__file__).parent / "model_loud",
+}
 STORYWORLD_FOLDER = EMBEDDED_MODELS["storyworld"]
 CONTEXT = 128  # positions of the language model
 # `<|endoftext|>` is token 0; the words follow in alphabetical order.
