@@ -38,13 +38,14 @@ SHOWN = 100  # differences that are printed one by one
 ROWS = (
     *("figures/23_*.csv", "tables/24_counted_again.csv", "figures/28_*.csv"),
     *("figures/30_moved_features.csv", "figures/30_seed_agreement.csv"),
-    "tables/30_agreement_gain.csv",
+    *("tables/30_agreement_gain.csv", "tables/41_measures.csv", "tables/41_kinds.csv"),
 )
 # … and averages over all seeds come out as averages over those that are shipped.
 AVERAGES = (
     *("figures/25_*.csv", "tables/25_*.csv", "figures/26_correlation.csv"),
     *("tables/26_first_direction.csv", "tables/28_differences.csv"),
     *("figures/29_faithfulness.csv", "tables/29_table7.csv", "tables/29_differences.csv"),
+    *("figures/41_summary.csv", "tables/41_differences.csv"),
 )
 LATER = ("claims.json", "figures/9*.*", "tables/9*.*", "skipped/9*.json")  # made of the others
 

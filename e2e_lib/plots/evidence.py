@@ -29,6 +29,14 @@ TASKS = {
     "within_rc": "within an RC",
 }
 TASK_SHIFT = {"local": -0.24, "e2e": 0.0, "e2e_ds": 0.24}
+MEASURES = {  # name on the axis, and whether it is logarithmic
+    "carried_function": ("carried\nfunction S", False),
+    "selectivity": ("selectivity", False),
+    "pathway": ("pathway", False),
+    "spurious_response": ("spurious\nresponse R (nats)", True),
+    "waste_l0": ("waste\n(share of L0)", False),
+    "necessity": ("necessity N80\n(latents)", False),
+}
 ENOUGH = 0.8
 VERDICTS = {"holds": ("#2b7a3d", "o"), "refuted": ("#b5352a", "X")}  # else grey diamonds
 TICKS = (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000, 2000)
@@ -215,3 +223,45 @@ def plot_claims_forest(table: pd.DataFrame) -> Figure:
         axes.tick_params(axis="x", labelsize=8.5, pad=0)
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
     return figure
+
+
+def plot_measures(table: pd.DataFrame) -> Figure:
+    """A row a measure, a column a match: values by layer, with the best floor and the oracle.
+
+    table: columns match, layer, objective, measure, value, low, high, floor, oracle; NaN and
+    infinite ones are left out.
+    """
+    matches = [match for match in MATCHES if match in set(table["match"])]
+    known = set(table.loc[table["value"].notna(), "measure"])
+    names, layers = [name for name in MEASURES if name in known], style.layers_in(table)
+    height = 0.7 + 1.75 * len(names)
+    figure, grid = style.grid_of(len(names), len(matches), height, sharey="row")
+    for row, measure in zip(grid, names, strict=True):
+        label, log = MEASURES[measure]
+        for axes, match in zip(row, matches, strict=True):
+            own = table[(table["measure"] == measure) & (table["match"] == match)]
+            _between(axes, own.replace([np.inf, -np.inf], np.nan), layers)
+            axes.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
+            axes.set_xlim(-0.5, len(layers) - 0.5)
+        row[0].set_ylabel(label)
+        if log:
+            row[0].set_yscale("log")
+            style.plain_numbers(row[0])
+    for axes, match in zip(grid[0], matches, strict=True):
+        axes.set_title(f"SAEs of {MATCHES[match]}")
+    for label, line in (("best floor", ":"), ("oracle", "--")):
+        grid[0, 0].plot([], [], color=style.INK, linewidth=1.4, linestyle=line, label=label)
+    style.legend(figure, grid[0, 0], style.objectives_in(table))
+    return figure
+
+
+def _between(axes: Axes, own: pd.DataFrame, layers: list[int]) -> None:
+    """Objectives side by side at every layer, each at its floor's line and its oracle's."""
+    for name in style.objectives_in(own):
+        part = own[own["objective"] == name]
+        x = np.array([layers.index(layer) for layer in part["layer"]]) + SHIFT[name]
+        for column, line in (("floor", ":"), ("oracle", "--")):
+            look: dict[str, Any] = {"color": style.INK, "linewidth": 1.4, "linestyle": line}
+            axes.hlines(part[column], x - 0.12, x + 0.12, **look)
+        bars = style.error_of(part)
+        axes.errorbar(x, part["value"], bars, linestyle="", capsize=3, **style.of(name))

@@ -46,7 +46,8 @@ NO_SWEEP = {
 # What this one lacks: regions of the map, for its features are random; StoryWorld's labels, pairs.
 HERE = {
     *("24_region_counts", "24_regions", "28_latents"),
-    *("40_by_layer", "40_use", "40_use_and_presence"),
+    *("40_by_layer", "40_use", "40_use_and_presence", "41_control", "41_differences"),
+    *("41_kinds", "41_measures", "41_summary", "41_true_l0"),
 }
 
 

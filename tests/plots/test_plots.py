@@ -15,7 +15,7 @@ from e2e_lib.files import project_path
 from e2e_lib.names import OBJECTIVES
 from e2e_lib.plots.dictionaries import plot_similarity_histograms, plot_similarity_trends
 from e2e_lib.plots.directions import VERDICTS, plot_use, plot_use_by_layer
-from e2e_lib.plots.evidence import plot_claims_forest
+from e2e_lib.plots.evidence import plot_claims_forest, plot_measures
 from e2e_lib.plots.performance import (
     plot_explained_variance_by_block,
     plot_mse_by_block,
@@ -161,6 +161,29 @@ def test_kinds_of_decision_stand_by_use_and_show_their_verdict():
         [dots] = axes.collections
         assert sorted(map(tuple, dots.get_offsets().tolist())) == [(0, 0), (0, 1), (1, 0)]
         assert axes.images[0].get_array().shape == (3, 2)
+
+
+def test_measures_show_their_floor_and_oracle_where_they_have_one():
+    rows = [
+        (match, layer, objective, measure, 0.5, 0.4, 0.6, 0.1, oracle)
+        for match in ("ce_increase", "l0")
+        for layer in (1, 2)
+        for objective in OBJECTIVES
+        for measure, oracle in (("carried_function", 1.0), ("selectivity", np.inf))
+    ]
+    columns = ["match", "layer", "objective", "measure", "value", "low", "high", "floor", "oracle"]
+    figure = plot_measures(pd.DataFrame(rows, columns=columns))
+    assert len(figure.axes) == 4, "a measure that nobody took has no row"
+    for axes, has_oracle in zip(figure.axes, (True, True, False, False), strict=True):
+        marks = axes.containers
+        lines = [path.get_segments() for path in axes.collections]
+        heights = {
+            float(s[0][1]) for segments in lines for s in segments if len(s) and s[0][1] == s[1][1]
+        }
+        assert len(marks) == 3
+        assert {0.1} | ({1.0} if has_oracle else set()) <= heights
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["best floor", "oracle", "local", "e2e", "e2e+ds"]
 
 
 def test_styles_are_distinct():

@@ -43,6 +43,7 @@ from e2e_lib.names import layer_of
 from e2e_lib.runs.load import SavedSAE
 from e2e_lib.storyworld.pairs import PairRows
 
+ALONE = ("waste_alive", "dedicated_alive", "dedicated_l0")  # what single latents are asked for
 FLOOR_TOKENS = 20_000  # of the pairs' own text, about, to which floors are fitted
 
 
@@ -162,7 +163,9 @@ def examine(
         needed = necessities(sites, {kind: coded[kind] for kind in sites}, seed)
     numbers = {kind: observe(site, coded[kind]) for kind, site in exam.sites.items()}
     found = samples(numbers, exam.used, exam.unused, needed, seed)
-    alone = {} if dictionary is None else _latents(exam, dictionary, coded)
+    if dictionary is None:  # it has no latents for what is not used
+        found |= {key: np.zeros(1) for key in found if key[0] == "waste_l0"}
+    alone = dict.fromkeys(ALONE, 0.0) if dictionary is None else _latents(exam, dictionary, coded)
     return found | {(name, "all"): np.array([value]) for name, value in alone.items()}
 
 
@@ -237,8 +240,10 @@ def examine_all(
             tables.append(measure_table(found[run], floors[sae.d_sae], oracle).assign(run=run))
         for verdict, kinds in (("used", exam.used), ("unused", exam.unused)):
             verdicts.append(pd.DataFrame({"hook": hook, "kind": kinds, "verdict": verdict}))
-    table = pd.concat(tables, ignore_index=True) if tables else measure_table({}, {}, {})
-    return Examined(found, table, pd.concat(verdicts) if verdicts else pd.DataFrame())
+    nothing = measure_table({}, {}, {}).assign(run="")
+    table = pd.concat(tables, ignore_index=True) if tables else nothing
+    said = pd.concat([pd.DataFrame(columns=["hook", "kind", "verdict"]), *verdicts])
+    return Examined(found, table, said)
 
 
 def measure_folder(folder: str | Path, exam: Exam, *, seed: int = 0) -> pd.DataFrame:

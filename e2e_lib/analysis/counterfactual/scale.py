@@ -24,10 +24,12 @@ def scaled(measure: str, value: float, floor: float, oracle: float) -> float:
     """Where a value lies between the best floor (0) and the oracle (1).
 
     Of selectivity, which has no upper end, 1 − 1 / selectivity is scaled. NaN unless the oracle is
-    better than the floor.
+    better than the floor, and of what is no merit.
     """
     if measure == "selectivity":
         value, floor, oracle = (1 - 1 / x if x else np.nan for x in (value, floor, oracle))
+    if measure in ("retention", "necessity_random"):  # neither more nor less of it is better
+        return np.nan
     sign = 1 if measure in HIGHER else -1
     return (value - floor) / (oracle - floor) if sign * (oracle - floor) > 0 else np.nan
 
@@ -113,4 +115,6 @@ def _with_percentiles(samples: Array) -> Interval:
 
 def _interval(values: Array) -> Interval:
     """(1 + resamples, seeds): the mean over seeds, and its interval over them and their pairs."""
+    if values.shape[1] == 1 and np.ptp(values) == 0:  # neither seeds nor pairs to draw from
+        return Interval(float(values[0, 0]), np.nan, np.nan)
     return statistics.over_seeds(np.where(np.isfinite(values), values, np.nan))

@@ -16,10 +16,11 @@
 
 Sums are over a kind's pairs; the row "all" is the mean over kinds, each counting the same. A change
 has a natural zero, so its correlation is not centred: Σ⟨a, b⟩ / √(Σ‖a‖² Σ‖b‖²). Intervals are 95 %
-bootstrap over pairs within each kind, the same pairs for every dictionary.
+bootstrap over pairs within each kind, the same pairs for every dictionary; of selectivity, which
+compares kinds with each other, over kinds too.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -89,7 +90,9 @@ def samples(
     for measure in dict.fromkeys(measure for measure, _ in found):
         found[measure, "all"] = _mean([own for (name, _), own in found.items() if name == measure])
     sides = [{k: numbers[k] for k in numbers if k in kinds} for kinds in (used, unused)]
-    found["selectivity", "all"] = selectivity(sides[0], sides[1], weights)
+    found["selectivity", "all"] = selectivity(
+        sides[0], sides[1], _kinds_drawn(weights, sides, seed)
+    )
     return found
 
 
@@ -110,6 +113,18 @@ def _pathway(sums: Array, weights: Array) -> Array:
     """Correlation at each block from its three sums, then the mean over blocks."""
     both, own, clean = np.einsum("rp,pbs->srb", weights, sums)
     return _mean(list(_ratio(both, np.sqrt(own * clean)).T))
+
+
+def _kinds_drawn(
+    weights: Mapping[str, Array], sides: Sequence[Mapping[str, PairNumbers]], seed: int
+) -> dict[str, Array]:
+    """The weights with the kinds of either side drawn anew too, but for the first, the value's."""
+    rng, found = np.random.default_rng(seed), {}
+    for side in filter(None, sides):
+        times = rng.multinomial(len(side), np.full(len(side), 1 / len(side)), RESAMPLES)
+        for i, kind in enumerate(side):
+            found[kind] = weights[kind] * np.concatenate([[1.0], times[:, i]])[:, None]
+    return found
 
 
 def selectivity(

@@ -38,6 +38,8 @@ def test_verdicts_and_the_oracle(exam):
     oracle = examine.examine(exam, None)
     assert oracle["carried_function", "all"][0] > 0.8
     assert oracle["spurious_response", "all"][0] < 1e-6
+    for wasted in ("waste_l0", "waste_alive", "dedicated_l0"):
+        assert oracle[wasted, "all"][0] == 0
 
 
 def test_a_folder_is_examined(exam, tmp_path):
@@ -66,7 +68,8 @@ def test_many_saes_at_once(model):
         "name": "used", "coin": "unused"
     }  # fmt: skip
     empty = examine.examine_all(model, {}, rows, rows)
-    assert empty.table.empty and not empty.found
+    assert empty.table.empty and empty.verdicts.empty and not empty.found
+    assert {"run", "measure", "kind"} <= set(empty.table.columns)
 
 
 def test_a_model_that_uses_all_kinds_cannot_be_asked(model):
@@ -103,3 +106,5 @@ def test_differences_and_means_over_seeds_by_hand():
     assert means.loc[("local", "carried_function"), "scaled"] == pytest.approx(0.5)
     assert math.isnan(means.loc[("local", "waste_alive"), "scaled"])
     assert scale.differences(runs[:0], found).empty
+    one = scale.differences(runs[runs.seed == 0], found, ["waste_alive"])
+    assert one.n_seeds.tolist() == [1] and one.low.isna().all(), "nothing was drawn"
