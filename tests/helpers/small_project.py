@@ -1,7 +1,9 @@
 """The project, copied, with the real pipeline and library and few notebooks that only count.
 
 Each stand-in notebook has the parameters and the imports of the real one, the latter where nothing
-executes them, and writes a line whenever it runs. The one that trains leaves made-up runs.
+executes them, and writes a line whenever it runs. The one that trains leaves made-up runs. Cells
+run in their job's own process, by a stand-in for papermill, unless a test asks for `kernels`: a
+kernel costs more than all that the pipeline does for a job.
 """
 
 import ast
@@ -43,6 +45,36 @@ for made in sorted(Path("made/saes").glob(f"local-*-s{seed}")):
         with open("executions.txt", "a") as log:
             log.write(f"SAE {made.name}\\n")
 """
+# By module: papermill, as far as the pipeline calls it.
+WITHOUT_KERNELS = {
+    "papermill/__init__.py": """
+import ast
+import json
+import os
+from pathlib import Path
+
+
+def _cells(path):
+    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def inspect_notebook(path):
+    first = [n for n in ast.parse(_cells(path)[0]).body if isinstance(n, ast.AnnAssign)]
+    return {n.target.id: {"inferred_type_name": ast.unparse(n.annotation)} for n in first}
+
+
+def execute_notebook(notebook, executed, parameters, *, cwd, **options):
+    os.chdir(cwd)
+    names = {}
+    for cell in _cells(notebook):
+        exec(cell, names)
+        if cell == _cells(notebook)[0]:
+            names.update(parameters)
+    Path(executed).write_text(Path(notebook).read_text(encoding="utf-8"), encoding="utf-8")
+""",
+    "papermill/exceptions.py": "class PapermillExecutionError(Exception): pass\n",
+}
 
 
 def imports_of(name: str) -> str:
@@ -56,8 +88,9 @@ def imports_of(name: str) -> str:
 class SmallProject:
     """A copy of the project in a folder of its own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, kernels: bool = False) -> None:
         self.root = root
+        self.kernels = kernels
         self.results = root / "results" / "r"
         for name in ("e2e_lib", "pipeline"):
             ignored = shutil.ignore_patterns("__pycache__")
@@ -73,6 +106,10 @@ class SmallProject:
         profile = root / "pipeline" / "profiles" / "smoke.yaml"  # names notebooks that are not here
         own = yaml.safe_load(profile.read_text()) | {"notebook_parameters": {}}
         profile.write_text(yaml.safe_dump(own))
+        for name, module in WITHOUT_KERNELS.items():
+            place = root / "without_kernels" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(module)
         (root / "notebooks").mkdir()
         for name in STAGES:
             self.write(name, "pass")
@@ -108,7 +145,8 @@ class SmallProject:
         )  # fmt: skip
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(self.root)}
+        own = [self.root] if self.kernels else [self.root / "without_kernels", self.root]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, own))}
 
     def executions(self) -> Counter[str]:
         """How often each stand-in ran, and each SAE was trained, so far."""
