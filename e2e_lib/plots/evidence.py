@@ -229,7 +229,8 @@ def plot_measures(table: pd.DataFrame) -> Figure:
     """A row a measure, a column a match: values by layer, with the best floor and the oracle.
 
     table: columns match, layer, objective, measure, value, low, high, floor, oracle; NaN and
-    infinite ones are left out.
+    infinite ones are left out. The axis is as long as values, floors and oracles need: of few seeds
+    an interval may be many times as long.
     """
     matches = [match for match in MATCHES if match in set(table["match"])]
     known = set(table.loc[table["value"].notna(), "measure"])
@@ -244,15 +245,26 @@ def plot_measures(table: pd.DataFrame) -> Figure:
             axes.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
             axes.set_xlim(-0.5, len(layers) - 0.5)
         row[0].set_ylabel(label)
-        if log:
-            row[0].set_yscale("log")
-            style.plain_numbers(row[0])
+        row[0].set_yscale("log" if log else "linear")
+        row[0].set_ylim(*_room(table[table["measure"] == measure], log))
+        style.plain_numbers(row[0])
     for axes, match in zip(grid[0], matches, strict=True):
         axes.set_title(f"SAEs of {MATCHES[match]}")
     for label, line in (("best floor", ":"), ("oracle", "--")):
         grid[0, 0].plot([], [], color=style.INK, linewidth=1.4, linestyle=line, label=label)
     style.legend(figure, grid[0, 0], style.objectives_in(table))
     return figure
+
+
+def _room(own: pd.DataFrame, log: bool) -> tuple[float, float]:
+    """Ends of an axis with a third of what it shows to spare on either side."""
+    shown = own[["value", "floor", "oracle"]].to_numpy(dtype=float)
+    shown = shown[np.isfinite(shown) & ((shown > 0) | (not log))]
+    shown = np.log(shown) if log else shown
+    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
+    spare = (high - low) / 3 or 0.5
+    ends = (low - spare, high + spare)
+    return (float(np.exp(ends[0])), float(np.exp(ends[1]))) if log else ends
 
 
 def _between(axes: Axes, own: pd.DataFrame, layers: list[int]) -> None:
