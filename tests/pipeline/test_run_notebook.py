@@ -72,19 +72,26 @@ def test_unknown_parameter_fails_before_anything_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "r" / "done" / "a.json").exists()
 
 
+FAILURES = {"ValueError": ("raise ValueError('λ is -1,\\nbut')", "λ is -1, but")}
+FAILURES["SyntaxError"] = ("λ is = 1", "invalid syntax")
+
+
+@pytest.mark.parametrize("kind", FAILURES)
 def test_failure_is_one_sentence_and_leaves_no_marker(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    notebook = write_notebook(tmp_path / "a.ipynb", "raise ValueError('λ is -1,\\nbut')")
+    source, words = FAILURES[kind]
+    notebook = write_notebook(tmp_path / "a.ipynb", source)
     results = tmp_path / "r"
     (results / "done").mkdir(parents=True)
     (results / "done" / "a.json").write_text("{}")  # of an earlier success
     assert main([str(notebook), "--results", str(results)]) == 2
-    assert "a.ipynb, cell 2: ValueError: λ is -1, but" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"a.ipynb, cell 2: {kind}: {words}" in said and len(said.splitlines()) == 1
     assert not (results / "done" / "a.json").exists()
     executed = results / "notebooks" / "a.ipynb"
-    assert "ValueError" in executed.read_text() and str(tmp_path) not in executed.read_text()
-    assert "ValueError" in json.loads((results / "failed" / "a.json").read_text())["error"]
+    assert kind in executed.read_text() and str(tmp_path) not in executed.read_text()
+    assert kind in json.loads((results / "failed" / "a.json").read_text())["error"]
 
 
 def test_a_dead_kernel_is_noticed(tmp_path: Path) -> None:
