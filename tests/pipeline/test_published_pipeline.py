@@ -41,7 +41,7 @@ NO_SWEEP = {
     *("20_summary_ratio", "23_cross_seed_similarity", "24_counted_again", "27_alive"),
     *("27_alive_trends", "27_dict_ratio", "27_gap_to_e2e", "27_lr", "27_ratios", "27_seed_spread"),
     *("27_seeds", "27_train_tokens", "30_agreement_gain", "30_cost_quality", "30_cost_ratio"),
-    *("30_moved_features", "30_seed_agreement", "30_training_cost"),
+    *("30_moved_features", "30_seed_agreement", "30_training_cost", "90_by_tokens"),
 }
 # What this one lacks: regions of the map, for its features are random; StoryWorld's labels, pairs.
 HERE = {

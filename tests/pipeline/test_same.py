@@ -82,7 +82,7 @@ def flip(path: Path) -> None:
     [
         ("saes/*/sae_weights.safetensors", flip),
         ("figures/20_pareto.png", flip),
-        ("claims.json", lambda p: edit_json(p, lambda c: c[0].update(holds=None))),
+        ("claims.json", lambda p: edit_json(p, lambda c: c[0].update(why="other"))),
         ("saes/*/metrics.json", lambda p: edit_json(p, lambda m: m.update(blocks=[]))),
         ("metrics.csv", lambda p: p.write_text(p.read_text().replace("0.2", "0.3", 1))),
         ("saes/*/curve.csv", lambda p: p.write_text(p.read_text().replace("0", "1", 1))),
