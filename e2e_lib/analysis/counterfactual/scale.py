@@ -72,7 +72,8 @@ def differences(
                     np.stack([_drawn(found[run], measure) for run in both[name]], axis=1)
                     for name in (first, second)
                 )
-                interval = _interval(one - two)
+                with np.errstate(invalid="ignore"):  # a selectivity of ∞ less another is NaN
+                    interval = _interval(one - two)
                 rows.append((match, layer, first, second, measure, *interval, len(both)))
     columns = ["match", "layer", "first", "second", "measure", "value", "low", "high", "n_seeds"]
     return pd.DataFrame(rows, columns=columns)
