@@ -181,6 +181,27 @@ class Training(Hyperparameters):
             "neuronpedia_id": None,
         }
 
+    def weights(self, objective: str) -> dict[str, float]:
+        """The weights of an objective's terms, but λ; those of local are not parameters."""
+        if objective == "e2e_ds":
+            return {"kl_coeff": self.ds_kl_coeff, "downstream_coeff": self.downstream_coeff}
+        return {"kl_coeff": self.e2e_kl_coeff} if objective == "e2e" else {}
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all its runs are described by, whatever their objective: part of `describe`."""
+        sources = ("model", "train_data", "validation_data")
+        return {
+            **{name: self._shown(getattr(self, name)) for name in sources},
+            "contents": dict(self._contents),
+            **{name: getattr(self, name) for name in TEXT},
+            "train_tokens": self.train_rows * self.context_size,
+            "eval_tokens": self.eval_rows * self.context_size,
+            "device": self.device,
+            "threads": self.threads,
+            **self._others(),
+        }
+
     def configs(self, starts: Mapping[str, str] | None = None) -> list[TrainConfig]:
         """One configuration per objective and λ; `starts`: what `self.starts` found."""
         from e2e_lib.core.losses import named_objective
@@ -188,11 +209,9 @@ class Training(Hyperparameters):
 
         shared = {own.name: getattr(self, own.name) for own in fields(Hyperparameters)}
         shared["precision"] = chosen_precision(self.precision, self.device)
-        weights = {"downstream_coeff": self.downstream_coeff}
-        kl = {"e2e": self.e2e_kl_coeff, "e2e_ds": self.ds_kl_coeff}
         return [
             TrainConfig(
-                named_objective(name, coeff, kl_coeff=kl.get(name), **weights),
+                named_objective(name, coeff, **self.weights(name)),
                 self.hook_names,
                 init_from=starts or {},
                 **shared,
@@ -233,27 +252,15 @@ class Training(Hyperparameters):
 
     def describe(self, config: TrainConfig) -> dict[str, Any]:
         """Every value that decides a run's result, as JSON; names the run."""
-        contents: dict[str, Any] = dict(self._contents)
+        shared = self.shared
         if config.init_from:  # a start of the same name may hold other weights
             from e2e_lib.data.formats import WEIGHTS
 
-            contents["init_from"] = {
+            shared["contents"]["init_from"] = {
                 hook: content_digest(str(Path(folder) / WEIGHTS))
                 for hook, folder in config.init_from.items()
             }
-        sources = ("model", "train_data", "validation_data")
-        return {
-            "objective_name": config.objective.name,
-            **{name: self._shown(getattr(self, name)) for name in sources},
-            "contents": contents,
-            **{name: getattr(self, name) for name in TEXT},
-            "train_tokens": self.train_rows * self.context_size,
-            "eval_tokens": self.eval_rows * self.context_size,
-            "device": self.device,
-            "threads": self.threads,
-            **self._others(),
-            **config_dict(config),
-        }
+        return {"objective_name": config.objective.name, **shared, **config_dict(config)}
 
     def _others(self) -> dict[str, Any]:
         """What nobody has thought of when describing a run: two runs must not share a name."""

@@ -10,9 +10,12 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from e2e_lib.core.config import Hyperparameters
+from e2e_lib.runs.experiment import Training
 from e2e_lib.source_code import notebook_digest
 from pipeline.plan.grid import Job, jobs
 from pipeline.plan.notebook_parameters import NOTEBOOKS
@@ -116,13 +119,16 @@ def set_aside(
     Args:
         outdated: stages whose code has changed: their runs go too, or training would skip them.
     """
-    from e2e_lib.runs.read import finished_runs  # with pandas, which no job should wait for
+    from e2e_lib.runs.read import finished_runs, read_record  # with pandas: jobs do without
     from e2e_lib.runs.tables import metrics_table
 
     if not any(finished_runs(results)):
         return []
     todo = jobs(profile)
-    rows = metrics_table(results).to_dict("records")
+    configs = {f.name: read_record(f)["config"] for f in finished_runs(results)}
+    rows = [
+        row | {"config": configs[row["run"]]} for row in metrics_table(results).to_dict("records")
+    ]
     strangers = [row["run"] for row in rows if maker(row, profile, todo) in {"", *outdated}]
     for run in strangers:
         (results / "set_aside").mkdir(exist_ok=True)
@@ -132,7 +138,10 @@ def set_aside(
 
 
 def maker(row: Mapping[Hashable, Any], profile: Profile, todo: Sequence[Job]) -> str:
-    """The stage that makes the SAE of this row of the table, of the profile's jobs; "" if none."""
+    """The stage that makes the SAE of this row, of the profile's jobs; "" if none.
+
+    row: of `metrics_table`, with a further column `config`, what run.json says of its training.
+    """
     if profile.released:  # they come as they are
         return PUBLISHED
     return next((f"{TRAIN}-{job.label}" for job in todo if _makes(job, row)), "")
@@ -148,7 +157,23 @@ def _makes(job: Job, row: Mapping[Hashable, Any]) -> bool:
         and row["sparsity_coeff"] in training.grids.get(row["objective"], ())
         and row["train_tokens"] == training.train_rows * training.context_size
         and (row["dict_ratio"], row["lr"]) == (training.dict_ratio, training.lr)
-        and (row["objective"] != "e2e_ds" or row["downstream_coeff"] == training.downstream_coeff)
         and bool(row["init_from"]) == bool(start)
         and row["init_from"].startswith(start)
+        and _weights(row["config"]["objective"]) == _weights(training.weights(row["objective"]))
+        and _same_settings(row["config"], training)
     )
+
+
+def _same_settings(config: Mapping[str, Any], training: Training) -> bool:
+    """Whether every other parameter that run.json tells is the training's."""
+    told = dict(config)
+    if "contents" in told:  # a start's weights are its run's, which `init_from` names
+        told["contents"] = {k: v for k, v in told["contents"].items() if k != "init_from"}
+    own = training.shared | {f.name: getattr(training, f.name) for f in fields(Hyperparameters)}
+    own = {key: value for key, value in own.items() if value != "auto"}  # precision, by the device
+    return all(told.get(key, value) == value for key, value in own.items())
+
+
+def _weights(objective: Mapping[str, Any]) -> tuple[float, float]:
+    """The weights of the KL and of the downstream term; a term that is not computed has 0."""
+    return objective.get("kl_coeff") or 0.0, objective.get("downstream_coeff") or 0.0

@@ -91,7 +91,8 @@ def write_results(
                         "model": "storyworld", "objective_name": objective, "seed": seed,
                         "hook_names": [hook], "dict_ratio": 10.0, "lr": 1e-3, "device": "cpu",
                         "objective": {
-                            "sparsity_coeff": coeff, "kl_coeff": float(objective != "local"),
+                            "sparsity_coeff": coeff,
+                            "kl_coeff": {"e2e": 1.0, "e2e_ds": 0.5}.get(objective),
                             "downstream_coeff": 2.5 * (objective == "e2e_ds"),
                         },
                     }  # fmt: skip

@@ -318,12 +318,15 @@ def test_a_sweep_of_beta_trains_e2e_ds_alone() -> None:
     assert (stage.parameters["objectives"], stage.parameters["downstream_coeff"]) == ("e2e_ds", 0.5)
     row = {
         "objective": "e2e_ds", "layer": 2, "seed": 0, "sparsity_coeff": 30.0, "init_from": "",
-        "train_tokens": 39_936, "dict_ratio": 5.0, "lr": 0.01, "downstream_coeff": 2.5,
+        "train_tokens": 39_936, "dict_ratio": 5.0, "lr": 0.01,
     }  # fmt: skip
     todo = jobs(profile)
-    assert maker(row, profile, todo) == "10_train-layer2-seed0"
-    assert maker(row | {"downstream_coeff": 0.5}, profile, todo) == stage.name
-    assert not maker(row | {"downstream_coeff": 0.25}, profile, todo)
+
+    def found(beta: float) -> str:
+        weights = {"kl_coeff": 0.5, "downstream_coeff": beta}
+        return maker(row | {"config": {"objective": weights}}, profile, todo)
+
+    assert (found(2.5), found(0.5), found(0.25)) == ("10_train-layer2-seed0", stage.name, "")
 
 
 def test_runs_of_sweeps_are_wanted() -> None:
@@ -332,6 +335,7 @@ def test_runs_of_sweeps_are_wanted() -> None:
     row = {
         "objective": "e2e", "layer": 2, "seed": 0, "sparsity_coeff": 0.98, "train_tokens": 39_936,
         "dict_ratio": 5.0, "lr": 0.01, "init_from": "",
+        "config": {"objective": {"kl_coeff": 1.0, "downstream_coeff": None}},
     }  # fmt: skip
     start = "local-blocks.2.hook_resid_pre-l8-s0-0a1b2c3d"
     warm = row | {"train_tokens": 19_456, "init_from": start}
@@ -348,6 +352,30 @@ def test_runs_of_sweeps_are_wanted() -> None:
         warm | {"objective": "local", "sparsity_coeff": 8.0},
     ):
         assert not maker(other, profile, todo), other
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"batch_size": 4, "micro_batch_size": 4}, {"schedule": "linear"}, {"grad_clip": 1.0},
+        {"warmup_fraction": 0.1}, {"ds_kl_coeff": 1.0}, {"downstream_coeff": 1.0},
+        {"downstream_last_block": True}, {"threads": 2}, {"eval_tokens": 4096},
+        {"precision": "bf16"}, {"processed": True}, {"prepend_bos": True},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)  # fmt: skip
+def test_no_run_of_another_value_of_any_parameter_is_kept(changed: dict[str, Any]) -> None:
+    """Else its figures would mix both."""
+    usual = {"sparsity_coeffs": COEFFS, "sweeps": {}}
+    [job] = [j for j in jobs(load_profile("smoke", usual)) if j.label == "layer2-seed0"]
+    config = next(c for c in job.training.configs() if c.objective.name == "e2e_ds")
+    told = json.loads(json.dumps(job.training.describe(config)))
+    row = {"objective": "e2e_ds", "layer": 2, "init_from": "", "config": told}
+    row |= {key: told[key] for key in ("seed", "train_tokens", "dict_ratio", "lr")}
+    row["sparsity_coeff"] = told["objective"]["sparsity_coeff"]
+    same, other = (load_profile("smoke", usual | more) for more in ({}, changed))
+    assert maker(row, same, jobs(same)) == "10_train-layer2-seed0"
+    assert maker(row, other, jobs(other)) == ""
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file"])
