@@ -126,6 +126,21 @@ def pseudo_values(pairs: pd.Series) -> Array:
     return len(seeds) * pairs.mean() - (len(seeds) - 1) * np.array(without)
 
 
+def auroc(positive: ArrayLike, negative: ArrayLike) -> Array:
+    """How often one of `positive` is above one of `negative`, ties counting half; along the first
+    axis, NaN where either is empty.
+
+    >>> auroc([1.0, 3.0], [0.0, 1.0])
+    array(0.875)
+    """
+    own, others = (np.asarray(x, dtype=float) for x in (positive, negative))
+    n, m = len(own), len(others)
+    if not n or not m:
+        return np.full(own.shape[1:], np.nan)
+    ranks = stats.rankdata(np.concatenate([own, others]), axis=0)[:n].sum(axis=0)
+    return np.asarray((ranks - n * (n + 1) / 2) / (n * m))
+
+
 class Difference(NamedTuple):
     """A difference of means, first minus second, and what stands behind it."""
 

@@ -191,3 +191,12 @@ def test_grouped_means_are_over_features_then_seeds():
     alone = statistics.grouped_means(table[table["seed"] == 0], "score", ["layer"]).iloc[0]
     assert 0 <= alone["low"] < 0.1 < alone["high"] <= 0.3  # over its features
     assert not len(statistics.grouped_means(table.iloc[:0], "score", ["layer"]))
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    own, others = rng.integers(0, 5, (20, 3)), rng.integers(0, 5, (31, 3))
+    pairs = own[:, None] - others[None]
+    expected = ((pairs > 0) + 0.5 * (pairs == 0)).mean(axis=(0, 1))
+    np.testing.assert_allclose(statistics.auroc(own, others), expected)
+    assert np.isnan(statistics.auroc(own, others[:0])).all()

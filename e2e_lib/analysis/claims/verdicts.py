@@ -7,7 +7,7 @@ and README print the one or the word that the other gave. Nothing here needs tor
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from e2e_lib.analysis.claims.tables import (
 from e2e_lib.analysis.claims.tokens import by_tokens
 from e2e_lib.analysis.matched import main_runs
 from e2e_lib.analysis.statistics import LEVEL
-from e2e_lib.errors import ResultsError
+from e2e_lib.errors import ResultsError, reworded
 from e2e_lib.files import replace_block, write_json
 from e2e_lib.runs import tables as runs
 
@@ -38,13 +38,18 @@ RULE = (
     f"**{HOLDS}**: the whole {percent(LEVEL)} interval is inside the claim's bounds; "
     f"**{REFUTED}**: all of it is outside; **{UNDECIDED}**: it reaches across a bound, is of one "
     "seed or missing, or one λ left out of a curve turns the verdict, or the value still moves by "
-    f"more than {percent(MOVES)} per doubling of the training tokens; **{NOT_TESTABLE}**: the "
-    "claim's premise is missing, a ceiling decides, or there is no number."
+    f"more than {percent(MOVES)} per doubling of the training tokens, or nothing says that it does "
+    f"not; **{NOT_TESTABLE}**: the claim's premise is missing, a ceiling decides, or there is no "
+    "number."
 )
 
 
-def verdict(claim: Claim, measured: Measurement) -> tuple[str, str]:
-    """One of `VERDICTS` by `RULE`, and why."""
+def verdict(claim: Claim, measured: Measurement, restless: str = "") -> tuple[str, str]:
+    """One of `VERDICTS` by `RULE`, and why.
+
+    restless: why nobody knows whether a value is at rest that is known at one number of training
+    tokens alone; empty if the others of its ledger are.
+    """
     if not math.isfinite(measured.value):
         return NOT_TESTABLE, "the value is no number"
     doubts = []
@@ -63,11 +68,11 @@ def verdict(claim: Claim, measured: Measurement) -> tuple[str, str]:
             f"per doubling of the training tokens the value still moves by {percent(moves)}, "
             f"{_where_to(claim, measured)}"
         )
+    if restless and not math.isfinite(moves) and measured.n_seeds:
+        doubts.append(f"whether it still moves with the training tokens is not known: {restless}")
     if doubts:
         return UNDECIDED, "; ".join(doubts)
-    known = "" if math.isfinite(moves) or not measured.n_seeds else "; how it moves with the "
-    known += "training tokens is not known" if known else ""
-    return (HOLDS if side == "inside" else REFUTED), f"the whole interval is {side}{known}"
+    return (HOLDS if side == "inside" else REFUTED), f"the whole interval is {side}"
 
 
 def _side(claim: Claim, low: float, high: float) -> str | None:
@@ -109,21 +114,39 @@ def ledger(
     """One entry a claim: id, claim, paper_value, value, low, high, n, holds (true, false where it
     is refuted, else null), how, verdict, why, n_seeds, grid_low, grid_high, by_tokens.
 
-    sweep: `by_tokens` of the claims, where the folder has such a sweep.
+    sweep: `by_tokens` of the claims, empty where the folder has no such sweep; None: whether values
+    are at rest is not asked.
     """
-    return [_entry(claim, tables, sweep) for claim in claims]
+    found = [(claim, *_measured(claim, tables, sweep)) for claim in claims]
+    moves = {claim.id: per_doubling(own) for claim, own, _ in found}
+    restless = "" if sweep is None else _restless(moves)
+    return [_entry(claim, own, reason, restless) for claim, own, reason in found]
 
 
-def _entry(claim: Claim, tables: Tables, sweep: pd.DataFrame | None) -> dict[str, Any]:
+def _measured(claim: Claim, tables: Tables, sweep: pd.DataFrame | None) -> tuple[Measurement, str]:
+    """The measurement, and why there is none."""
     try:
         measured = claim.measure(tables)
-        if sweep is not None and not measured.by_tokens:
-            own = sweep[sweep["id"] == claim.id].set_index("train_tokens")["value"]
-            measured = measured._replace(by_tokens=own.to_dict())
-        word, why = verdict(claim, measured)
     except NotTestableError as reason:
-        measured = Measurement(math.nan, math.nan, math.nan, 0, 0, "")
-        word, why = NOT_TESTABLE, str(reason)
+        return Measurement(math.nan, math.nan, math.nan, 0, 0, ""), str(reason)
+    if sweep is not None and not measured.by_tokens:
+        own = sweep[sweep["id"] == claim.id].set_index("train_tokens")["value"]
+        measured = measured._replace(by_tokens=own.to_dict())
+    return measured, ""
+
+
+def _restless(moves: Mapping[str, float]) -> str:
+    """What of a ledger still moves, or that nothing tells; empty if what is known is at rest."""
+    known = {name: move for name, move in moves.items() if math.isfinite(move)}
+    if not known:
+        return "no sweep over them tells"
+    most = max(known, key=lambda name: abs(known[name]))
+    moving = f"{most}, which tells, moves by {percent(known[most])} per doubling"
+    return moving if abs(known[most]) > MOVES else ""
+
+
+def _entry(claim: Claim, measured: Measurement, reason: str, restless: str) -> dict[str, Any]:
+    word, why = (NOT_TESTABLE, reason) if reason else verdict(claim, measured, restless)
     ends = dict(zip(("grid_low", "grid_high"), map(_rounded, measured.grid), strict=True))
     sentence = f"{word[0].upper()}{word[1:]}: {why}."
     return (
@@ -210,11 +233,8 @@ def readme_block(results: str | Path, readme: str | Path) -> None:
     Raises:
         ResultsError: claims.json is missing or unreadable, or the README lacks the comments.
     """
-    source = Path(results) / "claims.json"
-    try:
-        claims = json.loads(source.read_text())
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"Cannot read {source}: {error}.") from error
+    with reworded(ResultsError, "claims.json cannot be read"):
+        claims = json.loads((Path(results) / "claims.json").read_text())
     replace_block(Path(readme), "claims", claims_markdown(claims))
 
 

@@ -21,12 +21,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from e2e_lib.analysis.counterfactual.swaps import Coded, Site, by_pair, kl_sums, partners, run
 from e2e_lib.analysis.counterfactual.tables import ENOUGH, Necessity, PairNumbers, needed_latents
-from e2e_lib.analysis.statistics import Array
+from e2e_lib.analysis.statistics import Array, auroc
 
 DEDICATED = 0.95  # AUROC from which on a latent stands for a value
 FEWEST = 5  # pairs with a value, without which nothing is dedicated to it
@@ -90,17 +89,9 @@ def dedicated(
     for value in values.unique():
         own = (values == value).nonzero().squeeze(1)
         if len(own) >= fewest:
-            area = torch.as_tensor(_auroc(codes[own], codes[other[own]]))
-            found |= (area >= level).to(found.device)
+            area = auroc(codes[own].cpu(), codes[other[own]].cpu())
+            found |= torch.as_tensor(area >= level).to(found.device)
     return found
-
-
-def _auroc(positive: Float[Tensor, "n latent"], negative: Float[Tensor, "n latent"]) -> Array:
-    """By latent: how often a positive's code is above a negative's, ties counting half."""
-    n = len(positive)
-    ranks = rankdata(torch.cat([positive, negative]).cpu().numpy(), axis=0)[:n].sum(0)
-    area: Array = (ranks - n * (n + 1) / 2) / n**2
-    return area
 
 
 # ------------------------------------------------------------------ necessity

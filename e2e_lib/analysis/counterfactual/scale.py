@@ -13,7 +13,7 @@ import pandas as pd
 
 from e2e_lib.analysis import statistics
 from e2e_lib.analysis.counterfactual.tables import Samples
-from e2e_lib.analysis.statistics import RESAMPLES, Array, Interval, percentiles
+from e2e_lib.analysis.statistics import LEVEL, RESAMPLES, Array, Interval, percentiles
 from e2e_lib.names import OBJECTIVES
 
 HIGHER = ("carried_function", "selectivity", "pathway")  # better; of all others the lower
@@ -109,13 +109,29 @@ def _drawn(found: Samples, measure: str) -> Array:
 
 
 def _with_percentiles(samples: Array) -> Interval:
-    """The value and its percentiles; NaN where nothing was resampled, or nothing is finite."""
-    known = samples[1:][np.isfinite(samples[1:])]
-    return Interval(float(samples[0]), *(percentiles(known) if len(known) else (np.nan, np.nan)))
+    """The value and its percentiles; NaN where nothing was resampled, or too little is finite."""
+    drawn = samples[1:]
+    known = drawn[np.isfinite(drawn)]
+    return Interval(
+        float(samples[0]), *(percentiles(known) if _mostly_finite(drawn) else (np.nan, np.nan))
+    )
+
+
+def _mostly_finite(samples: Array) -> bool:
+    """Whether so few resamples (the first axis) are without a value that its ends stand.
+
+    A selectivity without bound in many of them has no upper end, and what is left no right one.
+    """
+    if not len(samples):
+        return False
+    lost = ~np.isfinite(samples).reshape(len(samples), -1).all(axis=1)
+    return float(lost.mean()) <= (1 - LEVEL) / 2
 
 
 def _interval(values: Array) -> Interval:
     """(1 + resamples, seeds): the mean over seeds, and its interval over them and their pairs."""
     if values.shape[1] == 1 and np.ptp(values) == 0:  # neither seeds nor pairs to draw from
         return Interval(float(values[0, 0]), np.nan, np.nan)
-    return statistics.over_seeds(np.where(np.isfinite(values), values, np.nan))
+    known = np.where(np.isfinite(values), values, np.nan)
+    found = statistics.over_seeds(known)
+    return found if _mostly_finite(known[1:]) else found._replace(low=np.nan, high=np.nan)

@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import AnswerError, Feature, Sample, halfway
 from e2e_lib.analysis.matched import stacked
-from e2e_lib.analysis.statistics import grouped_means
+from e2e_lib.analysis.statistics import auroc, grouped_means
 from e2e_lib.storyworld.lexicon import DECOYS
 
 # The labels of StoryWorld that say something of one token, and the words round it.
@@ -158,7 +157,8 @@ def judge(
         hits, fires, true = (float(t.sum()) for t in ((x > 0) & truth, x > 0, truth))
         scores = 2 * hits / max(1.0, fires + true), hits / max(1.0, fires), hits / max(1.0, true)
         labels = match.labelling.labels, match.labelling.kinds[match.code]
-        rows.append((*map(" and ".join, labels), *scores, auroc(x, truth), match.f1))
+        area = float(auroc(x[truth].cpu(), x[~truth].cpu()))
+        rows.append((*map(" and ".join, labels), *scores, area, match.f1))
     return pd.DataFrame(rows, columns=JUDGED)
 
 
@@ -190,20 +190,6 @@ def kind_shares(matches: pd.DataFrame, by: Sequence[str] = ("objective",)) -> pd
         shares = matches.assign(share=(kinds == kind).astype(float))
         tables.append(grouped_means(shares, "share", by).assign(kind=kind))
     return stacked(tables, [*by, "kind", "value", "low", "high", "n"])
-
-
-def auroc(x: Float[Tensor, " n"], truth: Bool[Tensor, " n"]) -> float:
-    """Probability that x is larger where `truth` holds than where it does not; ties count half.
-
-    >>> auroc(torch.tensor([0.0, 1.0, 1.0, 3.0]), torch.tensor([False, False, True, True]))
-    0.875
-    """
-    positive, negative = int(truth.sum()), int((~truth).sum())
-    if not positive or not negative:
-        return float("nan")
-    ranks = rankdata(x.cpu().numpy())  # equal ones share their mean rank
-    above = ranks[truth.cpu().numpy()].sum() - positive * (positive + 1) / 2
-    return float(above / positive / negative)
 
 
 def match_samples(

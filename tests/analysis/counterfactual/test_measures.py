@@ -274,3 +274,13 @@ def test_an_sae_of_another_width_and_an_unknown_hook_are_one_sentence():
     with pytest.raises(ModelError) as caught:
         made_site("blocks.9.hook_resid_pre")
     assert_sentence(caught, "blocks.9.hook_resid_pre")
+
+
+def test_an_interval_without_upper_end_is_none():
+    """Where a tenth of the resamples has no bound, those that are left have no right ends."""
+    values = np.concatenate([[2.0], np.linspace(1, 3, 900), np.full(100, np.inf)])
+    few = np.concatenate([[2.0], np.linspace(1, 3, 990), np.full(10, np.inf)])
+    for samples, known in ((values, False), (few, True)):
+        table = scale.measure_table({("selectivity", "all"): samples}, {}, {})
+        assert table["value"].item() == 2
+        assert np.isfinite(table[["low", "high"]].to_numpy()).all() == known
