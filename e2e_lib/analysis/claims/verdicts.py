@@ -141,7 +141,7 @@ def _restless(moves: Mapping[str, float]) -> str:
     if not known:
         return "no sweep over them tells"
     most = max(known, key=lambda name: abs(known[name]))
-    moving = f"{most}, which tells, moves by {percent(known[most])} per doubling"
+    moving = f"{most}, of which it is known, moves by {percent(known[most])} per doubling"
     return moving if abs(known[most]) > MOVES else ""
 
 
