@@ -1,6 +1,15 @@
-"""Words that parameters take, and what the names of hook points say. No torch here."""
+"""Words that parameters take, what the names of hook points say, types of models. No torch here."""
 
 import re
+from typing import TYPE_CHECKING, Any
+
+# For annotations: to import these takes seconds, and most of what reads SAEs runs no model.
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge as TransformerBridge
+    from transformers import PreTrainedModel as PreTrainedModel
+    from transformers.utils import ModelOutput as ModelOutput
+else:
+    TransformerBridge = PreTrainedModel = ModelOutput = Any
 
 OBJECTIVES = ("local", "e2e", "e2e_ds")  # in this order everywhere
 PRECISIONS = ("fp32", "tf32", "bf16")  # what each means: `engine.device`

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.analysis.activations import reconstruct
 from e2e_lib.analysis.matched import stacked
@@ -30,7 +29,7 @@ from e2e_lib.analysis.statistics import (
 from e2e_lib.core.hooks import check_hook, clean_pass, replaced_pass
 from e2e_lib.core.losses import token_kl
 from e2e_lib.core.sae import SAE
-from e2e_lib.names import OBJECTIVES
+from e2e_lib.names import OBJECTIVES, TransformerBridge
 
 KINDS = ("position 0", "end of text, later", "other")
 

@@ -25,13 +25,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.core.hooks import SplicedPass, clean_pass, hooks_to_keep, later_blocks, spliced_pass
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.logits import TokenMetrics, token_metrics
 from e2e_lib.engine.sae_kernel import Coded
-from e2e_lib.names import layer_of
+from e2e_lib.names import TransformerBridge, layer_of
 
 
 @dataclass

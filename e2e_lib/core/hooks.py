@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.forward import Hook, run_hooked
@@ -21,7 +20,7 @@ from e2e_lib.engine.frozen_model import runner
 from e2e_lib.engine.logits import Head
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import ModelError, closest, require
-from e2e_lib.names import layer_of, resid_pre
+from e2e_lib.names import TransformerBridge, layer_of, resid_pre
 
 
 @dataclass

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.core.config import TrainConfig, learning_rate_factor
 from e2e_lib.core.hooks import (
@@ -27,7 +26,7 @@ from e2e_lib.engine.device import Clock
 from e2e_lib.engine.distributed import ALONE, Processes
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import E2EError, require
-from e2e_lib.names import layer_of
+from e2e_lib.names import TransformerBridge, layer_of
 
 
 class DivergedError(E2EError):

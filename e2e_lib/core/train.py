@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.core import losses
 from e2e_lib.core.config import TrainConfig
@@ -32,6 +31,7 @@ from e2e_lib.engine.device import (
 from e2e_lib.engine.distributed import ALONE, Processes
 from e2e_lib.engine.interrupt import stop_signals, token_bar
 from e2e_lib.errors import E2EError, is_number, require
+from e2e_lib.names import TransformerBridge
 from e2e_lib.source_code import training_digest
 
 CHECKPOINT_SECONDS = 120.0

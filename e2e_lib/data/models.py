@@ -5,11 +5,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
-from transformers.utils.logging import disable_progress_bar
 
 from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path
+from e2e_lib.names import TransformerBridge
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 
 
@@ -65,6 +64,9 @@ def load_model(
     >>> model.cfg.n_layers, model.cfg.d_model, model.cfg.d_vocab
     (5, 64, 451)
     """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers.utils.logging import disable_progress_bar
+
     path = model_path(name_or_folder)
     check_device(device)
     disable_progress_bar()  # of reading weights: noise in every executed notebook

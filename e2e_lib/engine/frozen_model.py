@@ -18,10 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformer_lens.hook_points import HookPoint
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+
+from e2e_lib.names import ModelOutput, PreTrainedModel, TransformerBridge
 
 WRAPPED = "._original_component"  # what the bridge puts between the names of Hugging Face
 PROBE_TOKENS = 16  # of the one comparison with the bridge
@@ -141,7 +139,7 @@ def _sites(
         if original is not None and id(original) in names:
             for attribute in ("hook_in", "hook_out"):
                 point = getattr(component, attribute, None)
-                if isinstance(point, HookPoint):
+                if point is not None:
                     module = rebuilt.get_submodule(names[id(original)])
                     ends[id(point)] = Site(module, before=attribute == "hook_in")
     return {name: ends[id(p)] for name, p in model.hook_dict.items() if id(p) in ends}

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.train import train
@@ -25,6 +24,7 @@ from e2e_lib.data.rows import Rows, load_rows
 from e2e_lib.engine.distributed import Processes
 from e2e_lib.errors import E2EError
 from e2e_lib.files import write_json, write_text
+from e2e_lib.names import TransformerBridge
 from e2e_lib.runs.experiment import Training
 
 ERROR = "error.txt"  # beside the specification: what a process that failed has to say

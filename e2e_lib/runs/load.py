@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.sae import SAE
@@ -19,6 +18,7 @@ from e2e_lib.data.formats import firing_frequency
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import held_out_rows
 from e2e_lib.errors import ResultsError
+from e2e_lib.names import TransformerBridge
 from e2e_lib.runs.provenance import model_digest
 from e2e_lib.runs.read import run_config, sae_folder
 

@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformer_lens.model_bridge import TransformerBridge
-
 from e2e_lib import paper
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.hooks import check_hook, hook_width
@@ -27,7 +25,7 @@ from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.data.formats import CONFIG, WEIGHTS, read_config, read_tensors
 from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path
-from e2e_lib.names import layer_of
+from e2e_lib.names import TransformerBridge, layer_of
 from e2e_lib.runs.experiment import Training
 
 RELEASED = re.compile(r"(local|e2e|downstream)_similar_(ce|l0)_layer_(\d+)$")

@@ -19,14 +19,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.analysis.agreement.prompts import Prompts
 from e2e_lib.analysis.matched import stacked
 from e2e_lib.core.hooks import clean_pass, replaced_pass
 from e2e_lib.core.sae import SAE
 from e2e_lib.errors import require
-from e2e_lib.names import layer_of, resid_pre
+from e2e_lib.names import TransformerBridge, layer_of, resid_pre
 from e2e_lib.runs.load import SavedSAE
 
 ROWS = 64  # prompts a pass; small models on CPUs are fastest while a pass fits the cache

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.analysis.counterfactual.swaps import Coded, Dictionary, Site, partners
 from e2e_lib.core.sae import SAE
+from e2e_lib.names import TransformerBridge
 
 FLOORS = ("untrained", "frozen decoder", "frozen encoder", "pca")
 RIDGE = 1e-3  # of the mean squared code or count, so that rare latents and values stay small

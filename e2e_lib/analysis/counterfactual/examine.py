@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.analysis.counterfactual import dictionaries
 from e2e_lib.analysis.counterfactual.measures import dedicated, necessities, observe
@@ -39,7 +38,7 @@ from e2e_lib.analysis.counterfactual.use import kinds_by_verdict, use_table
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.sae import SAE
 from e2e_lib.errors import DataError
-from e2e_lib.names import layer_of
+from e2e_lib.names import TransformerBridge, layer_of
 from e2e_lib.runs.load import SavedSAE
 from e2e_lib.storyworld.pairs import PairRows
 

@@ -19,7 +19,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.analysis.counterfactual.use import exchanged, later
 from e2e_lib.core.hooks import check_hook, clean_pass, later_blocks
@@ -27,7 +26,7 @@ from e2e_lib.core.losses import token_kl
 from e2e_lib.engine.forward import Hook, run_hooked
 from e2e_lib.engine.frozen_model import runner
 from e2e_lib.errors import ModelError
-from e2e_lib.names import layer_of, resid_pre
+from e2e_lib.names import TransformerBridge, layer_of, resid_pre
 
 ROWS = 64  # rows a pass; small models on CPUs are fastest while a pass fits the cache
 

@@ -18,13 +18,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.analysis.statistics import mean_interval
 from e2e_lib.core.hooks import clean_pass, replaced_pass
 from e2e_lib.core.losses import token_kl
 from e2e_lib.errors import ConfigError, require
-from e2e_lib.names import resid_pre
+from e2e_lib.names import TransformerBridge, resid_pre
 from e2e_lib.storyworld.pairs import PairRows
 
 BATCH = 16  # pairs in a pass

@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from e2e_lib.core.sae import SAE
+from e2e_lib.names import TransformerBridge
 
 ROWS_AT_ONCE = 64
 CODES_AT_ONCE = 2**28  # 1 GiB of them: large dictionaries take fewer rows at once
