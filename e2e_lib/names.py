@@ -14,6 +14,7 @@ else:
 OBJECTIVES = ("local", "e2e", "e2e_ds")  # in this order everywhere
 PRECISIONS = ("fp32", "tf32", "bf16")  # what each means: `engine.device`
 
+NULL = re.compile(r"(.+)\.null_([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)$")
 LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")
 
 
@@ -30,3 +31,22 @@ def layer_of(hook_name: str) -> int:
 def resid_pre(layer: int) -> str:
     """Hook name of the residual stream before block `layer`."""
     return f"blocks.{layer}.hook_resid_pre"
+
+
+def with_null_channel(hook_name: str, scale: float) -> str:
+    """Name of the hook with a null channel of this scale beside its activation (`engine.forward`).
+
+    >>> with_null_channel("blocks.2.hook_resid_pre", 8.0)
+    'blocks.2.hook_resid_pre.null_8'
+    """
+    return f"{hook_name}.null_{scale:g}"
+
+
+def null_channel(hook_name: str) -> tuple[str, float]:
+    """The model's own hook behind a name, and the scale of the null channel; 0 without one.
+
+    >>> null_channel("blocks.2.hook_resid_pre.null_8"), null_channel("hook_embed")
+    (('blocks.2.hook_resid_pre', 8.0), ('hook_embed', 0.0))
+    """
+    found = NULL.match(hook_name)
+    return (found[1], float(found[2])) if found else (hook_name, 0.0)

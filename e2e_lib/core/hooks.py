@@ -20,7 +20,7 @@ from e2e_lib.engine.frozen_model import runner
 from e2e_lib.engine.logits import Head
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import ModelError, closest, require
-from e2e_lib.names import TransformerBridge, layer_of, resid_pre
+from e2e_lib.names import TransformerBridge, layer_of, null_channel, resid_pre
 
 
 @dataclass
@@ -70,7 +70,7 @@ def later_blocks(model: TransformerBridge, hook_names: Sequence[str]) -> tuple[s
 def check_hook(model: TransformerBridge, hook_name: str) -> None:
     """Raise ModelError naming the nearest hooks if the model has no `hook_name`."""
     known = model.hook_dict
-    if hook_name not in known:
+    if null_channel(hook_name)[0] not in known:
         n = model.cfg.n_layers
         raise ModelError(
             f"hook is {hook_name!r}, but the model has no such hook: it has blocks 0 to {n - 1} "

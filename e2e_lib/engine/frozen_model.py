@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from e2e_lib.names import ModelOutput, PreTrainedModel, TransformerBridge
+from e2e_lib.names import ModelOutput, PreTrainedModel, TransformerBridge, null_channel
 
 WRAPPED = "._original_component"  # what the bridge puts between the names of Hugging Face
 PROBE_TOKENS = 16  # of the one comparison with the bridge
@@ -82,7 +82,9 @@ def runner(model: TransformerBridge, hook_names: Collection[str]) -> Runner:
             print(f"This model runs as TransformerBridge wraps it, which is slower: {reason}.")
             kept = [hooked]
         object.__setattr__(model, "_e2e_runners", kept)
-    return next((r for r in kept if all(h in r.sites for h in hook_names)), kept[-1])
+    return next(
+        (r for r in kept if all(null_channel(h)[0] in r.sites for h in hook_names)), kept[-1]
+    )
 
 
 class _Different(Exception):

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from e2e_lib.names import with_null_channel
 from e2e_lib.runs.experiment import Training
 from pipeline.plan.profile import Profile
-from pipeline.plan.sweeps import WARM_START, Sweep
+from pipeline.plan.sweeps import NULL_SCALE, WARM_START, Sweep
 
 
 class Job(NamedTuple):
@@ -71,6 +72,8 @@ def _swept(profile: Profile, name: str, sweep: Sweep) -> Iterator[Job]:
                 changes: dict[str, Any] = {name: value}
                 if name == WARM_START:
                     changes = {"train_tokens": int(value), "lr": sweep.lr or main.lr}
+                if name == NULL_SCALE:
+                    changes = {"hook": with_null_channel(main.hook, value)}
                 changed = replace(main, **changes)
                 if name == WARM_START or not _same(changed, main):
                     settings[objective] = changed

@@ -16,11 +16,13 @@ from e2e_lib.names import OBJECTIVES
 from e2e_lib.runs.experiment import Training
 from pipeline.plan.model_size import coeffs, evenly
 
-WARM_START = "warm_start"
-# What may be varied, and by which rule; a warm start by the tokens that it trains on.
+WARM_START, NULL_SCALE = "warm_start", "null_scale"
+# What may be varied, and by which rule; a warm start by the tokens that it trains on, and how much
+# of the activation the network does not use by the scale of a null channel (`engine.forward`).
 VARIED = ("lr", "dict_ratio", "train_tokens", "downstream_coeff")
 VALUES = {key: rules(Training)[key] for key in VARIED}
 VALUES[WARM_START] = COUNT = VALUES["train_tokens"]
+VALUES[NULL_SCALE] = VALUES["lr"]
 KEYS = ("values", "layers", "sparsity_coeffs", "seeds")
 # Those that a sweep changes; all, if none is named here.
 CHANGED = {WARM_START: ("e2e", "e2e_ds"), "downstream_coeff": ("e2e_ds",)}
