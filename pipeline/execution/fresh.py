@@ -153,7 +153,7 @@ def _makes(job: Job, row: Mapping[Hashable, Any]) -> bool:
     if job.start is not None:
         start = f"local-{training.hook}-l{job.start:g}-s{training.seed}-"
     return (
-        (row["layer"], row["seed"]) == (job.layer, training.seed)
+        (tuple(row["config"]["hook_names"]), row["seed"]) == (training.hook_names, training.seed)
         and row["sparsity_coeff"] in training.grids.get(row["objective"], ())
         and row["train_tokens"] == training.train_rows * training.context_size
         and (row["dict_ratio"], row["lr"]) == (training.dict_ratio, training.lr)

@@ -73,7 +73,7 @@ def _swept(profile: Profile, name: str, sweep: Sweep) -> Iterator[Job]:
                 if name == WARM_START:
                     changes = {"train_tokens": int(value), "lr": sweep.lr or main.lr}
                 if name == NULL_SCALE:
-                    changes = {"hook": with_null_channel(main.hook, value)}
+                    changes = {"hook": with_null_channel(main.hook, float(value))}
                 changed = replace(main, **changes)
                 if name == WARM_START or not _same(changed, main):
                     settings[objective] = changed

@@ -44,6 +44,7 @@ SMALL = {
     "29_faithfulness": {"examples": 8, "ranking_examples": 4, "kept_singly": 2},
     "40_what_the_network_uses": {"n_pairs": 2},
     "41_functional_importance": {"n_pairs": 4, "oracle_pairs": 4, "n_stories": 4},
+    "42_loudness": {"n_rows": 4, "n_pairs": 2},
 }
 OWN_MODEL_KEYS = ("context_size", "layers", "middle_layer", "downstream_coeff", "lr")
 

@@ -20,12 +20,12 @@ ANALYSES = (
     *("20_pareto", "21_similar_ce", "22_downstream_reconstruction", "23_geometry"),
     *("24_umap", "25_activations", "26_pca_direction", "27_hyperparameters"),
     *("28_interpretability", "29_faithfulness", "30_training_cost"),
-    *("40_what_the_network_uses", "41_functional_importance"),
+    *("40_what_the_network_uses", "41_functional_importance", "42_loudness"),
 )
 # Analyses that run the language model again, on held-out text.
 WITH_MODEL = (
     *("25_activations", "26_pca_direction", "28_interpretability", "29_faithfulness"),
-    *("40_what_the_network_uses", "41_functional_importance"),
+    *("40_what_the_network_uses", "41_functional_importance", "42_loudness"),
 )
 CLAIMS = "90_claims"
 CHECKLIST = "91_checklist"

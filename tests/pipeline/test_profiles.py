@@ -101,6 +101,7 @@ BAD = [
     ({"sweeps": {"lr": {"values": ["x"]}}}, "x", "above 0"),
     ({"sweeps": {"lr": {"values": [0.1, 0.1]}}}, "0.1", "different"),
     ({"sweeps": {"train_tokens": {"values": [0.5]}}}, "0.5", "whole number"),
+    ({"sweeps": {"null_scale": {"values": [0]}}}, "sweeps.null_scale.values", "above 0"),
     ({"sweeps": {"lr": {"values": [1], "layers": [4]}}}, "sweeps.lr.layers", "[1, 2, 3]"),
     ({"sweeps": {"lr": {"values": [1], "seeds": 0}}}, "sweeps.lr.seeds", "at least 1"),
     ({"sweeps": {"lr": {"values": [1], "start": 8.0}}}, "sweeps.lr.start", "values"),

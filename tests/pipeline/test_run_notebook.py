@@ -152,14 +152,18 @@ def test_stages_of_sweeps() -> None:
         "lr": {"values": [0.003, 0.01]},  # the second is the main grid's own
         "train_tokens": {"values": [20_000], "sparsity_coeffs": {"local": [3.0, 5.0]}},
         "warm_start": {"values": [10_000], "seeds": 2, "start": 12.0, "lr": 0.001},
+        "null_scale": {"values": [8], "sparsity_coeffs": 1},
     }
     profile = load_profile("smoke", {"sweeps": sweeps, "sparsity_coeffs": COEFFS})
     todo = {s.name: s for s in stages(profile, "results/x")}
     assert {name for name in todo if name.startswith("10_train")} == {
         "10_train-layer2-seed0", "10_train-layer2-seed1", "10_train-lr0.003-seed0",
         "10_train-train_tokens20000-seed0", "10_train-warm_start10000-seed0",
-        "10_train-warm_start10000-seed1",
+        "10_train-warm_start10000-seed1", "10_train-null_scale8-seed0",
     }  # fmt: skip
+    channel = todo["10_train-null_scale8-seed0"]
+    assert channel.parameters["hook"] == "blocks.2.hook_resid_pre.null_8"
+    assert channel.parameters["sparsity_coeffs"] == "local:8;e2e:0.98;e2e_ds:30"
     lr, tokens = (todo[f"10_train-{n}-seed0"] for n in ("lr0.003", "train_tokens20000"))
     assert (lr.parameters["lr"], lr.parameters["init_from"], lr.after) == (0.003, "", ())
     assert lr.parameters["sparsity_coeffs"] == "local:5.1,8,12;e2e:0.4,0.98,1.9;e2e_ds:15,30,58"
@@ -324,7 +328,8 @@ def test_a_sweep_of_beta_trains_e2e_ds_alone() -> None:
 
     def found(beta: float) -> str:
         weights = {"kl_coeff": 0.5, "downstream_coeff": beta}
-        return maker(row | {"config": {"objective": weights}}, profile, todo)
+        config = {"objective": weights, "hook_names": ["blocks.2.hook_resid_pre"]}
+        return maker(row | {"config": config}, profile, todo)
 
     assert (found(2.5), found(0.5), found(0.25)) == ("10_train-layer2-seed0", stage.name, "")
 
@@ -335,7 +340,10 @@ def test_runs_of_sweeps_are_wanted() -> None:
     row = {
         "objective": "e2e", "layer": 2, "seed": 0, "sparsity_coeff": 0.98, "train_tokens": 39_936,
         "dict_ratio": 5.0, "lr": 0.01, "init_from": "",
-        "config": {"objective": {"kl_coeff": 1.0, "downstream_coeff": None}},
+        "config": {
+            "hook_names": ["blocks.2.hook_resid_pre"],
+            "objective": {"kl_coeff": 1.0, "downstream_coeff": None},
+        },
     }  # fmt: skip
     start = "local-blocks.2.hook_resid_pre-l8-s0-0a1b2c3d"
     warm = row | {"train_tokens": 19_456, "init_from": start}
@@ -361,6 +369,7 @@ def test_runs_of_sweeps_are_wanted() -> None:
         {"warmup_fraction": 0.1}, {"ds_kl_coeff": 1.0}, {"downstream_coeff": 1.0},
         {"downstream_last_block": True}, {"threads": 2}, {"eval_tokens": 4096},
         {"precision": "bf16"}, {"processed": True}, {"prepend_bos": True},
+        {"hook_point": "hook_mlp_out"},
     ],
     ids=lambda changed: next(iter(changed)),
 )  # fmt: skip

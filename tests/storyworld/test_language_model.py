@@ -34,7 +34,7 @@ LOUD = EMBEDDED_MODELS["storyworld-loud"]
 SMALL = {"n_layer": 2, "d_model": 32, "n_head": 2, "batch_size": 4, "warmup": 2}
 
 
-@pytest.mark.parametrize(("name", "bound"), [("storyworld", 1.05), ("storyworld-loud", 1.04)])
+@pytest.mark.parametrize(("name", "bound"), [("storyworld", 1.05), ("storyworld-loud", 1.02)])
 def test_shipped_model_is_near_the_bound(name, bound):
     model = load_language_model(EMBEDDED_MODELS[name])
     _, shipped = recorded(EMBEDDED_MODELS[name])
@@ -44,13 +44,11 @@ def test_shipped_model_is_near_the_bound(name, bound):
     assert abs(measured["excess"] - shipped["excess"]) < 4 * measured["excess_stderr"]
 
 
-def test_the_loud_model_recalls_sizes_and_all_but_two_kinds():
+def test_the_loud_model_recalls_every_kind():
     table = recall_by_kind(load_language_model(LOUD), list(islice(generate(3, "validation"), 400)))
     assert table.index.tolist() == list(RECALL_KINDS)
     assert (table["tokens"] >= 5).all()
-    learnt = table.drop(["hideout", "time"])  # its README says so
-    assert (learnt["excess"] < 0.25).all(), table
-    assert table.loc["size", "excess"] < 0.05
+    assert (table["excess"] < 0.1).all(), table
 
 
 @pytest.mark.parametrize("name", EMBEDDED_MODELS)

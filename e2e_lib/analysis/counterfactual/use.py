@@ -9,9 +9,16 @@ residual stream x before a block:
 
 No SAE is looked at. A kind of decision with much presence and no use is what the data contains and
 the network ignores.
+
+The **true L0** is the number of used decisions alive at a token, from the generator alone. A
+decision is alive from the token that shows it to the last one that it changes, found by taking it
+otherwise and replaying all others: as long as something ahead depends on it. What is not a decision
+is not counted: where in a sentence the story is, what has been said, who speaks. So this is what a
+dictionary needs at least to carry what pairs can ask for, not all that the network computes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -24,7 +31,9 @@ from e2e_lib.core.hooks import clean_pass, replaced_pass
 from e2e_lib.core.losses import token_kl
 from e2e_lib.errors import ConfigError, require
 from e2e_lib.names import TransformerBridge, resid_pre
-from e2e_lib.storyworld.pairs import PairRows
+from e2e_lib.storyworld.grammar import generate
+from e2e_lib.storyworld.pairs import PairRows, counterfactual, decisions_of
+from e2e_lib.storyworld.teller import Story
 
 BATCH = 16  # pairs in a pass
 UNUSED = 0.01  # of the mean kind's use: below it, with the whole interval, nothing uses a kind
@@ -140,3 +149,57 @@ def kinds_by_verdict(table: pd.DataFrame, layer: int) -> dict[str, list[str]]:
     own = table[table["layer"] == layer]
     verdicts = ("used", "unused", "undecided")
     return {name: own.loc[own["verdict"] == name, "kind"].tolist() for name in verdicts}
+
+
+# ------------------------------------------------------------------ the true L0
+def true_l0(used: Collection[str], n_stories: int = 100, seed: int = 0) -> pd.DataFrame:
+    """One row a kind of `used`, and "all": mean number of its variables alive at a token.
+
+    Mean over the tokens of held-out stories. A decision of which no alternative fits the rest of
+    the story lives as long as those of its kind that do, on average. Columns: kind, l0, decisions
+    (a story), tokens (that one is alive), measured (share of decisions of which one fits).
+
+    Raises:
+        ConfigError: n_stories below 1.
+    """
+    require(n_stories >= 1, "n_stories", n_stories, "at least 1")
+    stories = list(islice(generate(seed, "validation"), n_stories))
+    lives: dict[str, list[int | None]] = {kind: [] for kind in used}
+    for story in stories:
+        for kind, decisions in decisions_of(story).items():
+            if kind in lives:
+                lives[kind] += [_life(story, decision) for decision in decisions]
+    tokens = sum(len(story.tokens) for story in stories)
+    rows = []
+    for kind, every in lives.items():
+        known = [life for life in every if life is not None]
+        mean = sum(known) / len(known) if known else float("nan")
+        alive = len(every) * mean / tokens if every else 0.0
+        share = len(known) / len(every) if every else float("nan")
+        rows.append((kind, alive, len(every) / n_stories, mean, share))
+    table = pd.DataFrame(rows, columns=["kind", "l0", "decisions", "tokens", "measured"])
+    total = {"kind": "all", "l0": table["l0"].sum(), "decisions": table["decisions"].sum()}
+    return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
+
+
+def _life(story: Story, decision: int) -> int | None:
+    """Tokens from the first that the decision changes up to the last; None: no alternative fits."""
+    for alternative in range(len(story.choices[decision].options)):
+        if alternative != story.trace[decision]:
+            other = counterfactual(story, decision, alternative)
+            if other is not None:
+                return _changed(story.tokens, other.tokens)
+    return None
+
+
+def _changed(one: list[str], two: list[str]) -> int:
+    """Tokens between the first and the last in which `one` differs from `two`."""
+    first = _common(one, two)
+    last = len(one) - 1 - _common(one[::-1], two[::-1])
+    return max(0, last - first)
+
+
+def _common(one: list[str], two: list[str]) -> int:
+    """Tokens that both begin with."""
+    both = zip(one, two, strict=False)
+    return next((i for i, (a, b) in enumerate(both) if a != b), min(len(one), len(two)))

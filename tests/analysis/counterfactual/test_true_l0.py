@@ -2,7 +2,7 @@
 
 import pytest
 
-from e2e_lib.analysis.counterfactual.truth import _changed, true_l0
+from e2e_lib.analysis.counterfactual.use import _changed, true_l0
 from e2e_lib.errors import ConfigError
 from e2e_lib.storyworld.pairs import KINDS
 
