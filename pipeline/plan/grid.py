@@ -25,7 +25,9 @@ def jobs(profile: Profile) -> list[Job]:
     for layer in profile.layers:
         grids = {o: profile.sparsity_coeffs[o][layer] for o in profile.objectives}
         settings = {o: _setting(profile, layer, o) for o in grids}
-        main += _jobs(f"layer{layer}", layer, profile.seeds, grids, settings)
+        few = profile.seeds_elsewhere if layer != profile.middle_layer else 0
+        seeds = profile.seeds[: few or None]
+        main += _jobs(f"layer{layer}", layer, seeds, grids, settings)
     found = [*main, *(j for name, s in profile.sweeps.items() for j in _swept(profile, name, s))]
     return [one for job in found for one in _apart(job)] if profile.one_sae_a_job else found
 

@@ -22,6 +22,7 @@ from e2e_lib.errors import (
     require,
     require_known,
     rules,
+    whole,
 )
 from e2e_lib.names import OBJECTIVES
 from e2e_lib.runs.experiment import Revision, Training
@@ -60,6 +61,7 @@ Seeds = Annotated[
         "a list of different whole numbers of at least 0",
     ),
 ]
+Few = Annotated[int, whole(0)]
 Released = Annotated[
     str, Rule(lambda v: isinstance(v, str), "a hub name or folder of SAEs, or empty")
 ]
@@ -86,6 +88,7 @@ class Profile:
     lr: dict[str, float]  # Adam's learning rate at its peak, by objective
     sweeps: dict[str, Sweep]  # what is varied beside the main grid, by name
     # Keys that a profile may leave out, as it may leave out what `Training` has a default for.
+    seeds_elsewhere: Few = 0  # how many of the seeds layers beside the middle one get; 0: all
     one_sae_a_job: Flag = False  # for long trainings: a machine that dies loses one SAE
     released: Released = ""  # hub name or folder of SAEs to evaluate; then nothing is trained
     released_revision: Revision = "main"  # its commit, tag or branch

@@ -11,6 +11,7 @@ from e2e_lib.errors import ConfigError, E2EError, ModelError
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.execution.fresh import plan_digest
 from pipeline.plan import model_size
+from pipeline.plan.grid import jobs
 from pipeline.plan.model_size import auto_grid, default_layers, model_shape
 from pipeline.plan.notebook_parameters import (
     BY_PROFILE,
@@ -92,6 +93,7 @@ BAD = [
     ({"tracker": "tensorboard"}, "tensorboard", "wandb"),
     ({"hook_point": "hook_resid"}, "hook_resid", "hook_resid_pre"),
     ({"model": None}, "model", "folder"),
+    ({"seeds_elsewhere": -1}, "seeds_elsewhere", "at least 0"),
     ({"sweeps": []}, "sweeps", "mapping"),
     ({"sweeps": {"momentum": {}}}, "momentum", "lr, dict_ratio, train_tokens, downstream_coeff"),
     ({"sweeps": {"lr": [0.1]}}, "sweeps.lr", "mapping"),
@@ -189,6 +191,15 @@ def test_own_model_forgets_sweeps_unless_given_its_own(own_model: dict[str, Any]
     assert load_profile("storyworld", own_model).sweeps == {}
     given = {"sweeps": {"lr": {"values": [0.5]}}}
     assert load_profile("storyworld", own_model | given).sweeps["lr"].values == (0.5,)
+
+
+def test_layers_beside_the_middle_one_may_get_fewer_seeds() -> None:
+    profile = load_profile("workshop", {"seeds": [3, 1, 2], "seeds_elsewhere": 2})
+    assert {(job.layer, job.training.seed) for job in jobs(profile)} == {
+        (1, 3), (1, 1), (2, 3), (2, 1), (2, 2), (3, 3), (3, 1),
+    }  # fmt: skip
+    every = load_profile("workshop", {"seeds": [3, 1, 2]})
+    assert len(jobs(every)) == 9
 
 
 def test_a_sweep_takes_its_defaults_from_the_main_grid() -> None:
