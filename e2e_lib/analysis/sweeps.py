@@ -10,6 +10,7 @@ the runs' own records; SAEs trained side by side share the clean passes, and eac
 equal part of them. They compare runs of one machine, not machines.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,14 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from e2e_lib.analysis.matched import in_order, stacked, sweep_runs
-from e2e_lib.analysis.pareto import nothing, ratio_of_curves
+from e2e_lib.analysis.pareto import nothing, ratio_of_curves, summary_ratios
 from e2e_lib.analysis.statistics import RESAMPLES, mean_interval, percentiles, seed_interval
 
 COMMAND = "`make run PROFILE=storyworld`"  # trains one of each kind, for who has none
 MIN_RUNS = 2  # λ that make a curve; sweeps are short
+MOVES = (
+    0.05  # change per doubling of the tokens, as a share of a value, beyond which it still moves
+)
 AT_EQUAL_L0 = "CE increase at equal L0"
 QUANTITIES = {  # x at which the curves are compared, and y
     AT_EQUAL_L0: ("l0", "ce_increase"),
@@ -70,6 +74,39 @@ def sweep_ratios(
             table.append(labels | {"quantity": quantity} | ratio)
     found = pd.DataFrame(table)
     return in_order(found, ["layer", "objective", "quantity", "setting"]) if table else found
+
+
+def moved_per_doubling(by_tokens: Mapping[Any, float]) -> float:
+    """By how much a value changes per doubling of the training tokens, as a share of it, between
+    the two largest numbers of tokens at which it is known; NaN if it is known at one alone."""
+    last = sorted(by_tokens.items())[-2:]
+    if len(last) < 2 or not last[0][1]:
+        return float("nan")
+    (few, before), (many, after) = last
+    return (after - before) / abs(before) / float(np.log2(many / few))
+
+
+def summaries_by_tokens(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Whether training has converged: every summary ratio at every number of training tokens.
+
+    runs: `sweep_runs(table, "train_tokens")`, which have the same λ and seeds at every number;
+    rows: `row_table`. Both curves of a ratio were trained on as many tokens. Columns: layer,
+    quantity, compared, reference, train_tokens, value, moved (`moved_per_doubling` from the number
+    before; NaN for the first), n_seeds; ratios without a value are left out.
+    """
+    names = ["layer", "quantity", "compared", "reference"]
+    columns = [*names, "train_tokens", "value", "moved", "n_seeds"]
+    parts = [
+        summary_ratios(own, rows, resamples=1).assign(train_tokens=tokens)
+        for tokens, own in runs.groupby("train_tokens")
+    ]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    table = table.dropna(subset=["value"]).assign(moved=np.nan)
+    for _, own in table.groupby(names):
+        values = own.set_index("train_tokens")["value"].sort_index()
+        for k, place in enumerate(own.sort_values("train_tokens").index):
+            table.loc[place, "moved"] = moved_per_doubling(values.iloc[: k + 1].to_dict())
+    return table.sort_values([*names, "train_tokens"], ignore_index=True)[columns]
 
 
 def gap_to_e2e(

@@ -14,6 +14,7 @@ NAMES = {
     "lr": "learning rate",
     "dict_ratio": "dictionary elements a dimension",
     "train_tokens": "training tokens",
+    "downstream_coeff": "β of the downstream term",
 }
 SHAPES = ("v", "D", "s", "P", "^", "X", "*", "o")  # of the settings, from the smallest
 LINES = ("-", "--", ":", "-.")  # of the seeds
@@ -94,6 +95,32 @@ def plot_sweep_ratios(ratios: pd.DataFrame) -> Figure:
             _settings_axis(axes, pd.concat([own["setting"], own["main"]]), NAMES[column])
         row[0].set_ylabel("ratio to the main runs")
     style.legend(figure, grid[0, 0], style.objectives_in(shown))
+    return figure
+
+
+def plot_convergence(table: pd.DataFrame, moves: float) -> Figure:
+    """Summary ratios by training tokens, a panel a quantity; hollow while they still move.
+
+    table: `sweeps.summaries_by_tokens` of one layer. A point is filled if the value moved by at
+    most `moves` per doubling of the tokens up to there.
+    """
+    quantities = list(dict.fromkeys(table["quantity"]))
+    figure, grid = style.grid_of(1, len(quantities), 3.6)
+    for axes, quantity in zip(grid[0], quantities, strict=True):
+        own = table[table["quantity"] == quantity]
+        for (name, reference), part in own.groupby(["compared", "reference"], sort=False):
+            look = style.of(name) | {"linestyle": "--" if reference == "e2e" else "-"}
+            axes.plot(part["train_tokens"], part["value"], **look)
+            moving = part[~(part["moved"].abs() <= moves)]
+            hollow = look | {"markerfacecolor": "white", "markeredgecolor": look["color"]}
+            hollow |= {"linestyle": "", "markeredgewidth": 1.6, "zorder": 5}
+            axes.plot(moving["train_tokens"], moving["value"], **hollow)
+        axes.axhline(1, color=style.INK, linewidth=1)
+        ratio_axis(axes)
+        axes.set_title(quantity)
+        _settings_axis(axes, own["train_tokens"], NAMES["train_tokens"])
+    grid[0, 0].set_ylabel("ratio of two objectives")
+    style.legend(figure, grid[0, 0], [*table["compared"].unique()])
     return figure
 
 

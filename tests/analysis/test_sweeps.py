@@ -10,7 +10,7 @@ from e2e_lib import paper
 from e2e_lib.analysis import geometry, matched, sweeps
 from e2e_lib.analysis.claims import verdicts
 from e2e_lib.analysis.claims.tables import Tables
-from e2e_lib.analysis.pareto import ratio_of_curves
+from e2e_lib.analysis.pareto import ratio_of_curves, summary_ratios
 from e2e_lib.plots.cost import (
     plot_cost_quality,
     plot_moved_features,
@@ -19,6 +19,7 @@ from e2e_lib.plots.cost import (
 )
 from e2e_lib.plots.sweeps import (
     plot_alive_trends,
+    plot_convergence,
     plot_gap_to_e2e,
     plot_seed_curves,
     plot_sweep_curves,
@@ -209,3 +210,40 @@ def test_figures_are_labelled_and_better_is_up():
         assert low > high
     labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert labels == ["500", "1000 (main runs)", "4000"]
+
+
+def test_what_moves_per_doubling_of_the_tokens() -> None:
+    """By hand: 2 to 3 over two doublings is a quarter each; the sign says up or down."""
+    assert sweeps.moved_per_doubling({100: 2.0, 400: 3.0}) == pytest.approx(0.25)
+    assert sweeps.moved_per_doubling({400: 2.0, 100: 5.0, 800: 1.5}) == pytest.approx(-0.25)
+    assert np.isnan(sweeps.moved_per_doubling({100: 2.0}))
+    assert np.isnan(sweeps.moved_per_doubling({100: 0.0, 200: 1.0}))
+
+
+def test_summaries_by_tokens_are_those_of_each_number_alone() -> None:
+    table, rows = [], []
+    for tokens, factor in ((1000, 1.0), (2000, 0.5), (8000, 0.45)):
+        for k, (name, scale) in enumerate({"local": 4.0, "e2e": factor, "e2e_ds": 2.0}.items()):
+            for l0 in (2.0, 4.0, 8.0):
+                run = f"{tokens}-{name}-{l0}"
+                own = {"run": run, "layer": 2, "objective": name, "seed": 0, "l0": l0 + 0.01 * k}
+                ce = scale / l0
+                table.append(own | {"train_tokens": tokens, "ce_increase": ce, "alive": 100 / l0})
+                rows += [{"run": run, "row": r, "ce_increase": ce, "l0": l0} for r in (0, 1)]
+    runs, rows = pd.DataFrame(table), pd.DataFrame(rows)
+    found = sweeps.summaries_by_tokens(runs, rows)
+    for tokens, own in found.groupby("train_tokens"):
+        alone = summary_ratios(runs[runs["train_tokens"] == tokens], rows, resamples=1)
+        keys = ["layer", "quantity", "compared", "reference"]
+        both = own.merge(alone, on=keys, suffixes=("", "_alone"))
+        assert len(both) == len(own) and (both["value"] == both["value_alone"]).all()
+    at_l0 = found[
+        (found["quantity"] == "CE increase at equal L0") & (found["reference"] == "local")
+    ]
+    e2e = at_l0[at_l0["compared"] == "e2e"]
+    assert e2e["value"].tolist() == pytest.approx([0.25, 0.125, 0.1125], rel=0.02)
+    assert np.isnan(e2e["moved"].iloc[0])
+    assert e2e["moved"].iloc[1:].tolist() == pytest.approx([-0.5, -0.05], rel=0.05)
+    assert sweeps.summaries_by_tokens(runs.head(0), rows).empty
+    figure = plot_convergence(found, moves=sweeps.MOVES)
+    assert len(figure.axes) == found["quantity"].nunique()

@@ -25,13 +25,13 @@ from e2e_lib.analysis.claims.tables import (
 from e2e_lib.analysis.claims.tokens import by_tokens
 from e2e_lib.analysis.matched import main_runs
 from e2e_lib.analysis.statistics import LEVEL
+from e2e_lib.analysis.sweeps import MOVES, moved_per_doubling
 from e2e_lib.errors import ResultsError, reworded
 from e2e_lib.files import replace_block, write_json
 from e2e_lib.runs import tables as runs
 
 HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE = "holds", "refuted", "undecided", "not testable here"
 VERDICTS = (HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE)
-MOVES = 0.05  # change per doubling of the training tokens, as a share of the value
 
 
 RULE = (
@@ -62,7 +62,7 @@ def verdict(claim: Claim, measured: Measurement, restless: str = "") -> tuple[st
         doubts.append("the interval reaches across a bound")
     elif side and _side(claim, *measured.grid) not in (None, side):
         doubts.append("with one λ left out of a curve the verdict would be another")
-    moves = per_doubling(measured)
+    moves = moved_per_doubling(measured.by_tokens)
     if abs(moves) > MOVES:
         doubts.append(
             f"per doubling of the training tokens the value still moves by {percent(moves)}, "
@@ -89,16 +89,6 @@ def _side(claim: Claim, low: float, high: float) -> str | None:
     return "outside" if high < above or low > below else "across"
 
 
-def per_doubling(measured: Measurement) -> float:
-    """By how much the value changes per doubling of the training tokens, as a share of it, between
-    the two largest numbers of tokens at which it is known; NaN if it is known at one alone."""
-    last = sorted(measured.by_tokens.items())[-2:]
-    if len(last) < 2 or not last[0][1]:
-        return math.nan
-    (few, before), (many, after) = last
-    return (after - before) / abs(before) / math.log2(many / few)
-
-
 def _where_to(claim: Claim, measured: Measurement) -> str:
     """Whether that change leads towards the nearest bound."""
     before, after = (value for _, value in sorted(measured.by_tokens.items())[-2:])
@@ -118,7 +108,7 @@ def ledger(
     are at rest is not asked.
     """
     found = [(claim, *_measured(claim, tables, sweep)) for claim in claims]
-    moves = {claim.id: per_doubling(own) for claim, own, _ in found}
+    moves = {claim.id: moved_per_doubling(own.by_tokens) for claim, own, _ in found}
     restless = "" if sweep is None else _restless(moves)
     return [_entry(claim, own, reason, restless) for claim, own, reason in found]
 
