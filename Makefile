@@ -93,7 +93,7 @@ test: export TQDM_DISABLE = 1
 test: export OMP_NUM_THREADS = 1
 test: lint
 	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about $(TEST_MINUTES) minutes."
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # some tests only wait
 	@$(BIN)/python tests/notebooks/check_notebooks.py
 
 reference: $(READY)

@@ -53,6 +53,13 @@ Loader.get_code, Loader.exec_module = instrumented_code, SourceFileLoader.exec_m
 Transformer.visit_FunctionDef = outer_function
 
 
+# ------------------------------------------------------------------ order
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 # ------------------------------------------------------------------ fixtures
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> Iterator[None]:

@@ -2,8 +2,8 @@
 
 Each stand-in notebook has the parameters and the imports of the real one, the latter where nothing
 executes them, and writes a line whenever it runs. The one that trains leaves made-up runs. Cells
-run in their job's own process, by a stand-in for papermill, unless a test asks for `kernels`: a
-kernel costs more than all that the pipeline does for a job.
+run in their job's own process, by a stand-in for papermill, and pages are made by one for
+nbconvert, unless a test asks for `kernels`: these cost more than all that the pipeline does.
 """
 
 import ast
@@ -45,13 +45,15 @@ for made in sorted(Path("made/saes").glob(f"local-*-s{seed}")):
         with open("executions.txt", "a") as log:
             log.write(f"SAE {made.name}\\n")
 """
-# By module: papermill, as far as the pipeline calls it.
+# By module: papermill and nbconvert, as far as the pipeline calls them.
 WITHOUT_KERNELS = {
     "papermill/__init__.py": """
 import ast
 import json
 import os
 from pathlib import Path
+
+from papermill.exceptions import PapermillExecutionError
 
 
 def _cells(path):
@@ -66,14 +68,29 @@ def inspect_notebook(path):
 
 def execute_notebook(notebook, executed, parameters, *, cwd, **options):
     os.chdir(cwd)
-    names = {}
-    for cell in _cells(notebook):
-        exec(cell, names)
-        if cell == _cells(notebook)[0]:
-            names.update(parameters)
     Path(executed).write_text(Path(notebook).read_text(encoding="utf-8"), encoding="utf-8")
+    names = {}
+    for count, cell in enumerate(_cells(notebook), 1):
+        try:
+            exec(cell, names)
+        except Exception as error:
+            raise PapermillExecutionError(count + 1, error) from error  # papermill adds one cell
+        if count == 1:
+            names.update(parameters)
 """,
-    "papermill/exceptions.py": "class PapermillExecutionError(Exception): pass\n",
+    "papermill/exceptions.py": """
+class PapermillExecutionError(Exception):
+    def __init__(self, count, error):
+        self.exec_count, self.ename, self.evalue = count, type(error).__name__, str(error)
+""",
+    # The pages of executed notebooks, which tests of the report look at.
+    "nbconvert/__init__.py": """
+class HTMLExporter:
+    def __init__(self, **options): pass
+    def register_preprocessor(self, kind, enabled): pass
+    def from_filename(self, name): return "<p>" + name.split("/")[-1] + "</p>", {}
+""",
+    "nbconvert/preprocessors.py": "class Preprocessor: pass\n",
 }
 
 

@@ -40,7 +40,15 @@ SMALL: dict[str, Any] = {
 NO_SWEEP = {
     *("20_summary_ratio", "23_cross_seed_similarity", "24_counted_again", "27_alive"),
     *("27_alive_trends", "27_dict_ratio", "27_gap_to_e2e", "27_lr", "27_ratios", "27_seed_spread"),
-    *("27_seeds", "27_train_tokens", "30_agreement_gain", "30_cost_quality", "30_cost_ratio"),
+    *(
+        "27_seeds",
+        "27_train_tokens",
+        "27_convergence",
+        "27_downstream_coeff",
+        "30_agreement_gain",
+        "30_cost_quality",
+        "30_cost_ratio",
+    ),
     *("30_moved_features", "30_seed_agreement", "30_training_cost", "90_by_tokens"),
 }
 # What this one lacks: regions of the map, for its features are random; StoryWorld's labels, pairs.
@@ -48,6 +56,7 @@ HERE = {
     *("24_region_counts", "24_regions", "28_latents"),
     *("40_by_layer", "40_use", "40_use_and_presence", "41_control", "41_differences"),
     *("41_kinds", "41_measures", "41_summary", "41_true_l0"),
+    *("42_dial", "42_loudness", "42_runs"),
 }
 
 
