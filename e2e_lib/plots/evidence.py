@@ -309,9 +309,12 @@ def plot_loudness(table: pd.DataFrame) -> Figure:
         axes.set_title(f"at L0 = {at:.1f}" if key[0] == "l0" else f"at CE increase = {at:.3f}")
         axes.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
         style.plain_numbers(axes)
+        if "wasted" in key[1]:
+            axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))
+            axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     for axes in grid.ravel()[len(shown) :]:
         axes.set_visible(False)
-    for axes in grid[-1]:
+    for axes in grid.ravel()[: len(shown)][-2:]:  # the lowest of either column
         axes.set_xlabel("variance that the network does not use")
     style.legend(figure, grid[0, 0], style.objectives_in(own))
     return figure

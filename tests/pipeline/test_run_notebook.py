@@ -322,7 +322,7 @@ def test_a_sweep_of_beta_trains_e2e_ds_alone() -> None:
     assert (stage.parameters["objectives"], stage.parameters["downstream_coeff"]) == ("e2e_ds", 0.5)
     row = {
         "objective": "e2e_ds", "layer": 2, "seed": 0, "sparsity_coeff": 30.0, "init_from": "",
-        "train_tokens": 39_936, "dict_ratio": 5.0, "lr": 0.01,
+        "train_tokens": 40_960, "dict_ratio": 5.0, "lr": 0.01,
     }  # fmt: skip
     todo = jobs(profile)
 
@@ -338,7 +338,7 @@ def test_runs_of_sweeps_are_wanted() -> None:
     sweeps = {"lr": {"values": [0.003]}, "warm_start": {"values": [20_000], "start": 8.0}}
     profile = load_profile("smoke", {"sweeps": sweeps, "sparsity_coeffs": COEFFS})
     row = {
-        "objective": "e2e", "layer": 2, "seed": 0, "sparsity_coeff": 0.98, "train_tokens": 39_936,
+        "objective": "e2e", "layer": 2, "seed": 0, "sparsity_coeff": 0.98, "train_tokens": 40_960,
         "dict_ratio": 5.0, "lr": 0.01, "init_from": "",
         "config": {
             "hook_names": ["blocks.2.hook_resid_pre"],
