@@ -1,5 +1,6 @@
 """Words that parameters take, what the names of hook points say, types of models. No torch here."""
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -49,4 +50,5 @@ def null_channel(hook_name: str) -> tuple[str, float]:
     (('blocks.2.hook_resid_pre', 8.0), ('hook_embed', 0.0))
     """
     found = NULL.match(hook_name)
-    return (found[1], float(found[2])) if found else (hook_name, 0.0)
+    scale = float(found[2]) if found else 0.0
+    return (found[1], scale) if found and 0 < scale < math.inf else (hook_name, 0.0)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from e2e_lib.core.sae import SAE
-from e2e_lib.engine.forward import Hook, run_hooked
+from e2e_lib.engine.forward import NULL_WIDTH, Hook, run_hooked
 from e2e_lib.engine.frozen_model import runner
 from e2e_lib.engine.logits import Head
 from e2e_lib.engine.sae_kernel import Coded
@@ -82,9 +82,10 @@ def hook_width(model: TransformerBridge, hook_name: str) -> int:
     """Width of the activation at a hook, found by running one token."""
     check_hook(model, hook_name)
     token = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
-    activation = clean_pass(model, token, [hook_name], logits=False).activations[hook_name]
+    own, scale = null_channel(hook_name)
+    activation = clean_pass(model, token, [own], logits=False).activations[own]
     require(activation.ndim == 3, "hook", hook_name, "one of shape (batch, position, width)")
-    return activation.shape[-1]
+    return activation.shape[-1] + (NULL_WIDTH if scale else 0)
 
 
 def activation_scale(

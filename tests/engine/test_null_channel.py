@@ -10,7 +10,7 @@ from e2e_lib.core.losses import compute
 from e2e_lib.data.rows import load_rows
 from e2e_lib.engine import forward
 from e2e_lib.engine.forward import NULL_WIDTH, nuisance, unrotated, widened
-from e2e_lib.errors import ModelError
+from e2e_lib.errors import ConfigError, ModelError
 
 BASE = "blocks.2.hook_resid_pre"
 HOOK = f"{BASE}.null_8"
@@ -132,5 +132,8 @@ def test_width_and_unknown_hooks(model) -> None:
     assert forward.NULL_WIDTH == 16
     with pytest.raises(ModelError, match="no such hook"):
         check_hook(model, "blocks.9.hook_resid_pre.null_8")
-    with pytest.raises(ModelError, match="no such hook"):
-        check_hook(model, f"{BASE}.null_x")
+    for scale in ("x", "0", "0.0", "-1", "1e999", ""):
+        with pytest.raises(ModelError, match="no such hook"):
+            check_hook(model, f"{BASE}.null_{scale}")
+    with pytest.raises(ConfigError, match="of shape"):
+        hook_width(model, "blocks.2.attn.hook_attn_scores.null_8")
