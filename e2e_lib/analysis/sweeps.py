@@ -91,10 +91,11 @@ def summaries_by_tokens(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
     runs: `sweep_runs(table, "train_tokens")`, which have the same λ and seeds at every number;
     rows: `row_table`. Both curves of a ratio were trained on as many tokens. Columns: layer,
-    quantity, compared, reference, train_tokens, value, moved (`moved_per_doubling` from the number
-    before; NaN for the first), n_seeds; ratios without a value are left out.
+    quantity, compared, objective (over) reference, train_tokens, value, moved (per doubling, by
+    `moved_per_doubling` from the number before; NaN for the first), n_seeds; ratios without a value
+    are left out.
     """
-    names = ["layer", "quantity", "compared", "reference"]
+    names = ["layer", "quantity", "compared", "objective", "reference"]
     columns = [*names, "train_tokens", "value", "moved", "n_seeds"]
     parts = [
         summary_ratios(own, rows, resamples=1).assign(train_tokens=tokens)

@@ -108,8 +108,9 @@ def plot_convergence(table: pd.DataFrame, moves: float) -> Figure:
     figure, grid = style.grid_of(1, len(quantities), 3.6)
     for axes, quantity in zip(grid[0], quantities, strict=True):
         own = table[table["quantity"] == quantity]
-        for (name, reference), part in own.groupby(["compared", "reference"], sort=False):
-            look = style.of(name) | {"linestyle": "--" if reference == "e2e" else "-"}
+        by = ["compared", "objective", "reference"]
+        for (name, *sides), part in own.groupby(by, sort=False):
+            look = style.of(name) | {"linestyle": "-" if "local" in sides else "--"}
             axes.plot(part["train_tokens"], part["value"], **look)
             moving = part[~(part["moved"].abs() <= moves)]
             hollow = look | {"markerfacecolor": "white", "markeredgecolor": look["color"]}
