@@ -16,6 +16,12 @@ NAMES = {
     "train_tokens": "training tokens",
     "downstream_coeff": "β of the downstream term",
 }
+LOUDNESS = {  # by match and quantity: name on the axis, and whether it is logarithmic
+    ("l0", "ce_increase"): ("CE increase (nats)", True),
+    ("ce_increase", "l0"): ("L0", True),
+    ("l0", "wasted_l0"): ("share of L0 on the channel", False),
+    ("l0", "carried_function"): ("carried function S", False),
+}
 SHAPES = ("v", "D", "s", "P", "^", "X", "*", "o")  # of the settings, from the smallest
 LINES = ("-", "--", ":", "-.")  # of the seeds
 
@@ -207,4 +213,39 @@ def plot_alive_trends(runs: pd.DataFrame) -> Figure:
     for axes, label in zip(grid[-1], names.values(), strict=True):
         axes.set_xlabel(label)
     style.legend(figure, grid[0, 0], style.objectives_in(runs))
+    return figure
+
+
+def plot_loudness(table: pd.DataFrame) -> Figure:
+    """A panel a quantity over the share of the variance that the network does not use.
+
+    table: columns match, at, layer (of which the first is drawn), objective, unused, quantity,
+    value, low, high.
+    """
+    own = table[(table["layer"] == table["layer"].min()) & table["value"].notna()]
+    panels = dict(iter(own.groupby(["match", "quantity"])))
+    shown = [key for key in LOUDNESS if key in panels]
+    rows = -(-len(shown) // 2)
+    figure, grid = style.grid_of(rows, 2, 0.6 + 2.7 * rows)
+    for axes, key in zip(grid.ravel(), shown, strict=False):
+        label, log = LOUDNESS[key]
+        for name, part in style.by_objective(panels[key]):
+            part = part.sort_values("unused")
+            band = [part["low"], part["high"]]
+            look = {"color": style.COLOURS[name], "alpha": 0.2, "linewidth": 0}
+            axes.fill_between(part["unused"], *band, **look)
+            axes.plot(part["unused"], part["value"], **style.of(name))
+        axes.set(ylabel=label, yscale="log" if log else "linear")
+        at = panels[key]["at"].iloc[0]
+        axes.set_title(f"at L0 = {at:.1f}" if key[0] == "l0" else f"at CE increase = {at:.3f}")
+        axes.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        style.plain_numbers(axes)
+        if "wasted" in key[1]:
+            axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))
+            axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    for axes in grid.ravel()[len(shown) :]:
+        axes.set_visible(False)
+    for axes in grid.ravel()[: len(shown)][-2:]:  # the lowest of either column
+        axes.set_xlabel("variance that the network does not use")
+    style.legend(figure, grid[0, 0], style.objectives_in(own))
     return figure

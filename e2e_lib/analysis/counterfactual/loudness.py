@@ -153,7 +153,9 @@ def _at(curve: pd.DataFrame, match: str, at: float, quantity: str) -> float:
     curve = curve[curve[match] > 0]
     x, y = np.log(curve[match].to_numpy(float)), curve[quantity].to_numpy(float)
     logarithmic = quantity in QUANTITIES
-    if not len(x) or not at > 0 or (logarithmic and (y <= 0).any()):
+    if not len(x) or not at > 0:
         return np.nan
-    found = np.interp(np.log(at), x, np.log(y) if logarithmic else y, left=np.nan, right=np.nan)
+    if logarithmic:  # beside a value that has no logarithm there is none, elsewhere there is
+        y = np.log(y, out=np.full_like(y, np.nan), where=y > 0)
+    found = np.interp(np.log(at), x, y, left=np.nan, right=np.nan)
     return float(np.exp(found) if logarithmic else found)

@@ -103,6 +103,11 @@ def test_l0_at_equal_ce_increase() -> None:
     assert found.loc[(0.0, "alive"), "value"] == pytest.approx(100)  # 40 and 160, half-way
     assert np.isnan(found.loc[(8.0, "l0"), "value"])  # a CE increase of 0 has no logarithm
     assert at_equal(table, "l0", float("nan"))["value"].isna().all()
+    # A dense SAE that improves the loss takes its own end of the curve with it, not the seed.
+    curve = table_of({("e2e", 0.0, 0): [(4, 0.8), (16, 0.2), (64, -0.001)]})
+    for at, value in ((8, 0.4), (32, np.nan)):
+        found = at_equal(curve, "l0", float(at)).set_index("quantity")
+        assert found.loc["ce_increase", "value"] == pytest.approx(value, nan_ok=True)
 
 
 def metrics(hook: str, seed: int, coeff: float, **changes: object) -> dict[str, object]:
