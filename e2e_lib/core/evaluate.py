@@ -30,7 +30,7 @@ from e2e_lib.core.hooks import SplicedPass, clean_pass, hooks_to_keep, later_blo
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.logits import TokenMetrics, token_metrics
 from e2e_lib.engine.sae_kernel import Coded
-from e2e_lib.names import TransformerBridge, layer_of
+from e2e_lib.names import TransformerBridge, layer_of, null_channel
 
 
 @dataclass
@@ -177,7 +177,7 @@ class _Evaluator:
 
 def _block(hook: str) -> int:
     """The residual stream before block `k` is k, after the last block n_layers."""
-    return layer_of(hook) + hook.endswith("hook_resid_post")
+    return layer_of(hook) + null_channel(hook)[0].endswith("hook_resid_post")
 
 
 @torch.no_grad()

@@ -63,7 +63,8 @@ class SplicedPass:
 def later_blocks(model: TransformerBridge, hook_names: Sequence[str]) -> tuple[str, ...]:
     """resid_pre of every block after the last of `hook_names`: what `e2e_ds` compares."""
     # After an SAE at hook_resid_post, the next resid_pre is its own output: compare from there on.
-    first = max(layer_of(h) + h.endswith("hook_resid_post") for h in hook_names) + 1
+    own = [null_channel(h)[0] for h in hook_names]
+    first = max(layer_of(h) + h.endswith("hook_resid_post") for h in own) + 1
     return tuple(resid_pre(k) for k in range(first, model.cfg.n_layers))
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from e2e_lib import SAE, TrainConfig, clean_pass, evaluate, load_model, named_objective, train
-from e2e_lib.core.hooks import check_hook, hook_width, replaced_pass, spliced_pass
+from e2e_lib.core.hooks import check_hook, hook_width, later_blocks, replaced_pass, spliced_pass
 from e2e_lib.core.losses import compute
 from e2e_lib.data.rows import load_rows
 from e2e_lib.engine import forward
@@ -137,3 +137,12 @@ def test_width_and_unknown_hooks(model) -> None:
             check_hook(model, f"{BASE}.null_{scale}")
     with pytest.raises(ConfigError, match="of shape"):
         hook_width(model, "blocks.2.attn.hook_attn_scores.null_8")
+
+
+def test_blocks_after_a_null_channel_are_those_after_its_hook(model, tokens) -> None:
+    """After a block, the next one's input is what the SAE put there: nothing to compare."""
+    for name in ("blocks.2.hook_resid_post", "blocks.2.hook_resid_pre"):
+        assert later_blocks(model, [f"{name}.null_8"]) == later_blocks(model, [name])
+    after = "blocks.2.hook_resid_post.null_8"
+    [found] = evaluate(model, [{after: SAE(64 + NULL_WIDTH, 90)}], tokens)
+    assert found.blocks.block.tolist() == [3, 4, 5]
