@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from e2e_lib.data.model_checks import CheckedClass
 from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path
 from e2e_lib.names import TransformerBridge
@@ -58,13 +59,15 @@ def load_model(
         revision: commit, tag or branch of a hub model.
 
     Raises:
-        ModelError: no such device, folder or hub model, or files that cannot be read.
+        ModelError: no such device, folder or hub model, files that cannot be read, a model too
+            large for the memory, or one that is not what its folder says (`model_checks`).
 
     >>> model = load_model("storyworld")
     >>> model.cfg.n_layers, model.cfg.d_model, model.cfg.d_vocab
     (5, 64, 451)
     """
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
     path = model_path(name_or_folder)
@@ -74,12 +77,22 @@ def load_model(
         f"model is {name_or_folder!r}, but it could not be loaded: a hub name needs a network or a "
         "cached copy, a folder needs sound files"
     )
+    pinned = None if Path(path).is_dir() else revision
     with reworded(ModelError, what), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # third-party deprecations that no caller can act on
-        pinned = None if Path(path).is_dir() else revision
-        model = TransformerBridge.boot_transformers(path, device=device, revision=pinned)
-        if processed:
+        config = AutoConfig.from_pretrained(path, revision=pinned)
+        kind = CheckedClass(name_or_folder, config)
+        kind.check_memory(device)
+        model = TransformerBridge.boot_transformers(
+            path, device=device, revision=pinned, model_class=kind
+        )
+        kind.check_same(model, "wrapping it")
+    if processed:
+        what = f"processed is true, but TransformerLens cannot process model {name_or_folder!r}"
+        with reworded(ModelError, what), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             model.enable_compatibility_mode()
+            kind.check_same(model, "processing it")
     model.eval()
     for parameter in model.original_model.parameters():
         parameter.requires_grad_(False)

@@ -1,0 +1,211 @@
+"""A model is what its folder says, or is refused at load, in one sentence, and never drawn."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from e2e_lib.data import model_checks
+from e2e_lib.data.models import load_model
+from e2e_lib.engine.frozen_model import runner
+from e2e_lib.errors import ModelError
+from tests.helpers.architectures import architecture_folder, configuration, save_random
+from tests.helpers.tiny_models import (
+    assert_sentence,
+    build_tokenizer,
+    copied_folder,
+    random_tokens,
+)
+
+
+def refused(folder: Path, *parts: str, processed: bool = False) -> None:
+    """Loading the folder is an error of one sentence that holds `parts`."""
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder), processed=processed)
+    assert_sentence(caught, "model", *parts)
+
+
+def rewrite(folder: Path, change) -> Path:
+    """Change the dictionary of a folder's tensors in place."""
+    path = folder / "model.safetensors"
+    tensors = change(load_file(path))
+    save_file({k: t.contiguous() for k, t in tensors.items()}, path, {"format": "pt"})
+    return folder
+
+
+def configure(folder: Path, **changes) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def without(*names):
+    def change(tensors):
+        assert set(names) <= set(tensors)
+        return {k: t for k, t in tensors.items() if k not in names}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("llama", "model.layers.1.mlp.up_proj.weight"),
+        ("gpt2", "transformer.h.2.ln_2.bias"),
+        ("gpt_neox", "embed_out.weight"),
+    ],
+)
+def test_a_missing_tensor(tmp_path, architecture, name):
+    folder = rewrite(copied_folder(tmp_path / "model", architecture), without(name))
+    refused(folder, str(folder), "1 tensors", name.split(".", 1)[1], "missing", "at random")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model."])
+def test_another_prefix(tmp_path, prefix):
+    folder = copied_folder(tmp_path / "model", "llama")
+    rewrite(folder, lambda tensors: {prefix + k: t for k, t in tensors.items()})
+    refused(folder, "without a place in the model", prefix)
+
+
+def test_other_numbers_of_blocks(tmp_path):
+    more = configure(copied_folder(tmp_path / "more", "llama"), num_hidden_layers=6)
+    refused(more, "are missing", "layers.4.")
+    fewer = configure(copied_folder(tmp_path / "fewer", "gpt2"), n_layer=3)
+    refused(fewer, "without a place", "h.3.")
+
+
+def test_biases_that_the_configuration_does_not_know(tmp_path):
+    folder = configure(copied_folder(tmp_path / "model", "gpt_neox"), attention_bias=False)
+    refused(folder, "without a place", "bias")
+
+
+def test_a_shard_that_lacks_a_tensor(tmp_path):
+    folder = copied_folder(tmp_path / "model", "llama")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="4KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    tensors = load_file(shards[-1])
+    name, _ = tensors.popitem()
+    save_file(tensors, shards[-1], {"format": "pt"})
+    refused(folder, "missing", name.split(".")[-2])
+    shards[0].unlink()
+    refused(folder, "could not be loaded")
+
+
+def test_a_head_that_is_said_to_be_the_embedding_and_is_another(tmp_path):
+    """The file's two tensors count, not the configuration's word that they are one."""
+    folder = copied_folder(tmp_path / "model", "llama")
+    tokens = random_tokens(2)
+    expected = load_model(str(folder))(tokens)
+    configure(folder, tie_word_embeddings=True)
+    model = load_model(str(folder))
+    torch.testing.assert_close(model(tokens), expected)
+    run = runner(model, [])
+    torch.testing.assert_close(run.head(run.hidden(tokens)), expected)
+
+
+def test_masks_in_old_files_are_no_weights(tmp_path):
+    folder = copied_folder(tmp_path / "model", "gpt_neo")
+    old = {
+        f"transformer.h.{i}.attn.attention.{name}": torch.ones(1, 1, 24, 24)
+        for i in range(2)
+        for name in ("bias", "masked_bias")
+    }
+    load_model(str(rewrite(folder, lambda tensors: tensors | old)))
+
+
+@pytest.mark.parametrize(("value", "count"), [(float("nan"), 1), (float("inf"), 3)])
+def test_a_weight_that_is_no_number(tmp_path, value, count):
+    name = "transformer.h.1.ln_2.weight"
+
+    def damage(tensors):
+        tensors[name][:count] = value
+        return tensors
+
+    folder = rewrite(copied_folder(tmp_path / "model"), damage)
+    refused(folder, f"{count} of the 12 numbers", name, "NaN or infinite")
+
+
+def test_outputs_that_are_no_numbers(tmp_path):
+    folder = rewrite(
+        copied_folder(tmp_path / "model", "gpt_neox"),
+        lambda tensors: tensors | {"embed_out.weight": tensors["embed_out.weight"] * 3e38},
+    )
+    rewrite(folder, lambda tensors: {k: t.clamp(-3e38, 3e38) for k, t in tensors.items()})
+    refused(folder, "outputs are not finite")
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "Bert"])
+def test_an_encoder_sees_what_it_is_to_predict(tmp_path, kind):
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape |= {"intermediate_size": 20, "vocab_size": 30, "initializer_range": 0.3}
+    config = getattr(transformers, f"{kind}Config")(**shape, max_position_embeddings=40)
+    getattr(transformers, f"{kind}ForMaskedLM")(config).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    refused(tmp_path, "sees the tokens that it is to predict")
+
+
+def test_a_decoder_without_its_mask(tmp_path):
+    config = configuration("Gemma3Text", use_bidirectional_attention=True)
+    refused(save_random(config, tmp_path), "sees the tokens that it is to predict")
+
+
+@pytest.mark.parametrize("kind", ["T5", "Bart"])
+def test_an_encoder_with_a_decoder(tmp_path, kind):
+    shape = {"d_model": 16, "vocab_size": 30, "decoder_start_token_id": 0}
+    small = {"encoder_layers": 1, "decoder_layers": 1, "num_layers": 1, "d_kv": 8, "num_heads": 2}
+    config = getattr(transformers, f"{kind}Config")(**shape, **small)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    model.save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    refused(tmp_path, "an encoder with a decoder", kind.lower())
+
+
+@pytest.mark.parametrize("architecture", ["GptOss", "BitNet"])
+def test_processing_that_changes_the_model(architecture):
+    folder = architecture_folder(architecture)
+    load_model(str(folder))
+    refused(folder, "processing it changes", "log-probabilities differ by up to", processed=True)
+
+
+def test_wrapping_that_changes_the_model(monkeypatch):
+    real = model_checks.CheckedClass.from_pretrained
+
+    def other(self, *args, **options):
+        model = real(self, *args, **options)
+        with torch.no_grad():
+            model.model.layers[1].mlp.up_proj.weight.mul_(1.1)
+        return model
+
+    monkeypatch.setattr(model_checks.CheckedClass, "from_pretrained", other)
+    refused(architecture_folder("Llama"), "wrapping it changes")
+
+
+def test_processing_that_fails():
+    folder = architecture_folder("FalconH1")
+    load_model(str(folder))
+    refused(folder, "processed is true", "FalconH1", "cannot process", processed=True)
+
+
+def test_a_model_that_is_too_large(tmp_path):
+    folder = copied_folder(tmp_path / "model", "llama")
+    configure(folder, hidden_size=2**16, intermediate_size=2**18, num_hidden_layers=80)
+    refused(folder, "billion parameters", "GB in float32", "GB free")
+
+
+def test_reading_the_free_memory():
+    free = model_checks.free_memory("cpu")
+    assert free and all(2**20 < size < 2**50 for size in free.values())
+
+
+def test_looking_at_a_model_leaves_the_global_generator_alone():
+    folder = str(architecture_folder("Qwen2"))
+    state = torch.get_rng_state()
+    load_model(folder)
+    assert torch.equal(state, torch.get_rng_state())
