@@ -1,0 +1,182 @@
+"""W5, the coin: what an SAE keeps of a decision on which nothing depends, and of one that matters.
+
+Half of StoryWorld's synonyms ("big" or "large") are chosen by a coin that no later word can tell.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from e2e_lib.analysis.counterfactual.use import exchanged
+from e2e_lib.teach.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.observed import Observed, written
+
+READ, CHANCE = 0.9, 0.72  # accuracies that say: it is there; it is not
+
+
+def probe(
+    x: Float[Tensor, "token d"], words: Int[Tensor, " token"], coin: Int[Tensor, " token"]
+) -> float:
+    """Share of tokens whose coin a linear probe of x reads off, fitted to the first half of the
+    tokens and judged on the second.
+
+    words: the tokens' ids, which tell the coin by themselves and are no business of the probe.
+    """
+    half = len(x) // 2
+    inputs = torch.cat([x, torch.ones_like(x[:, :1])], dim=1).double()  # the last is the bias
+    signs = 2.0 * coin.double() - 1
+    shown, held = inputs[:half], inputs[half:]
+    ridge = 1e-3 * torch.eye(inputs.shape[1], dtype=torch.double)
+    weights = torch.linalg.solve(shown.T @ shown + ridge, shown.T @ signs[:half])
+    return float(((held @ weights > 0) == (signs[half:] > 0)).double().mean())
+
+
+def _tokens(n: int, d: int, signal: float, seed: int) -> Case:
+    """Noise of width d with the coin in it along one direction; the words tell the coin."""
+    generator = torch.Generator().manual_seed(seed)
+    coin = torch.randint(2, (n,), generator=generator)
+    x = torch.randn(n, d, generator=generator) + 2
+    x[:, 0] += signal * (2 * coin - 1)
+    return x, 10 + 2 * torch.randint(5, (n,), generator=generator) + coin, coin
+
+
+def _read(answer: Callable[..., Any], case: Case) -> Observed:
+    """Accuracies in words, for no two good probes have the same."""
+    accuracy = float(written(answer(*case)))
+    if accuracy > 1:
+        word = "above 1"
+    elif accuracy >= READ:
+        word = "the coin is read"
+    elif accuracy > CHANCE or not accuracy >= 1 - CHANCE:
+        word = "neither chance nor certain" if accuracy > 0.5 else "below chance"
+    else:
+        word = "chance"
+    what = "there is a coin" if case[0].shape[1] == 8 else "there is none"
+    return {f"in {len(case[0])} tokens of width {case[0].shape[1]}, where {what}: the probe": word}
+
+
+def _same_tokens(x: Any, words: Any, coin: Any) -> float:
+    both = torch.cat([x, x]), torch.cat([words, words]), torch.cat([coin, coin])
+    return probe(*both)
+
+
+def _ids(x: Any, words: Any, coin: Any) -> float:
+    return probe(torch.nn.functional.one_hot(words).float(), words, coin)
+
+
+PROBE = Exercise(
+    "probe",
+    probe,
+    lambda: [
+        _tokens(300, 8, 3.0, 0),  # it is there
+        _tokens(160, 90, 0.0, 1),  # it is not, but so many dimensions learn any 80 tokens by heart
+        _tokens(1200, 4, 0.0, 2),  # it is not, and there is nothing to learn by heart
+    ],
+    (
+        Mistake(
+            "the probe was judged on the tokens that it was fitted to: with enough dimensions it "
+            "knows those by heart, coin or no coin. Fit to one half, judge on the other.",
+            _same_tokens,
+        ),
+        Mistake(
+            "the probe read the token's id. That tells the coin always; the question is whether "
+            "the activation x still does.",
+            _ids,
+        ),
+        Mistake(
+            "that is the share of errors; the share of right ones is wanted.",
+            lambda *case: 1 - probe(*case),
+        ),
+        Mistake(
+            "that is a number of tokens, not a share: take the mean.",
+            lambda x, words, coin: probe(x, words, coin) * (len(x) // 2),
+        ),
+        Mistake(
+            "it is no better than chance even where the coin is plain to see: does the probe get "
+            "the coins of its own tokens, in their order?",
+            lambda x, words, coin: probe(x, words, coin.flip(0)),
+        ),
+    ),
+    observe=_read,
+)
+
+
+def exchange(x: Float[Tensor, "row pos d"], at: Int[Tensor, " row"]) -> Float[Tensor, "row pos d"]:
+    """Rows 2i and 2i + 1 are a pair; each gets its partner's activation at its position `at`."""
+    return exchanged(x, at)
+
+
+def _rows() -> list[Case]:
+    found = []
+    for pairs, seed in ((1, 0), (3, 1)):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(2 * pairs, 6, 3, generator=generator)
+        at = torch.randint(1, 4, (pairs,), generator=generator).repeat_interleave(2)
+        found.append((x, at))
+    return found
+
+
+def _exchange_by(
+    where: Callable[[Any, Any], Any], partner: Callable[[Any], Any] = lambda row: row ^ 1
+) -> Callable[..., Any]:
+    """Every row takes its partner's activations where this mask of (row, pos) says."""
+
+    def answer(x: Any, at: Any) -> Any:
+        place = torch.arange(x.shape[1])
+        other = x[partner(torch.arange(len(x)))]
+        return torch.where(where(place, at[:, None])[..., None], other, x)
+
+    return answer
+
+
+def _views(x: Any, at: Any) -> Any:
+    new = x.clone()
+    for row in range(0, len(x), 2):
+        new[row, at[row]], new[row + 1, at[row]] = new[row + 1, at[row]], new[row, at[row]]
+    return new
+
+
+def _one_way(x: Any, at: Any) -> Any:
+    new = exchanged(x, at)
+    new[::2] = x[::2]
+    return new
+
+
+EXCHANGE = Exercise(
+    "exchange",
+    exchange,
+    _rows,
+    (
+        Mistake(
+            "you exchanged whole rows. Only what stands at the first differing token changes.",
+            _exchange_by(lambda place, at: torch.ones_like(place + at).bool()),
+        ),
+        Mistake(
+            "you exchanged everything from that token on; only that one position is meant.",
+            _exchange_by(lambda place, at: place >= at),
+        ),
+        Mistake(
+            "you exchanged the token after it.", _exchange_by(lambda place, at: place == at + 1)
+        ),
+        Mistake(
+            "you exchanged the token before it.", _exchange_by(lambda place, at: place == at - 1)
+        ),
+        Mistake(
+            "only the first member of each pair got its partner's activation. (a, b = b, a does "
+            "that to tensors: both sides are views of one memory. Index a copy.)",
+            _views,
+        ),
+        Mistake(
+            "only the second member of each pair got its partner's activation; both have to.",
+            _one_way,
+        ),
+        Mistake(
+            "rows 2i and 2i + 1 are partners: the partner of row r is r ^ 1, not the row after it.",
+            _exchange_by(lambda place, at: place == at, lambda row: (row + 1) % len(row)),
+        ),
+    ),
+    large=lambda: (torch.randn(64, 6, 3), torch.randint(1, 4, (32,)).repeat_interleave(2)),
+)

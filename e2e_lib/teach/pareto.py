@@ -1,0 +1,275 @@
+"""W3, the price of sparsity: a search for λ, a comparison at equal L0; X2: a claim's verdict."""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from e2e_lib.analysis.claims.ledger import Claim
+from e2e_lib.analysis.claims.tables import Measurement
+from e2e_lib.analysis.claims.verdicts import HOLDS, REFUTED, UNDECIDED, verdict
+from e2e_lib.teach.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.observed import Observed, written
+
+FEW, MOST = 20, 60  # trainings that a good search needs at most, and that the check allows
+LEAST, LARGEST = 1e-6, 1e6  # λ that anybody would try
+
+
+def find_lambda(l0_of: Callable[[float], float], target: float, tolerance: float = 1.0) -> float:
+    """A λ with an L0 of target ± tolerance: larger and smaller ones in turn, then in between.
+
+    l0_of: trains an SAE with this λ and returns its L0, which falls as λ rises. Each call is dear.
+    """
+    tried, dense, sparse = 1.0, 0.0, math.inf  # the largest λ that is too dense, and so on
+    while abs((l0 := l0_of(tried)) - target) > tolerance:
+        dense, sparse = (tried, sparse) if l0 > target else (dense, tried)
+        if dense and sparse < math.inf:
+            tried = math.sqrt(dense * sparse)
+        else:
+            tried = 4 * tried if l0 > target else tried / 4
+    return tried
+
+
+def _l0(scale: float, coeff: float) -> float:
+    """An L0 that falls with λ, as a trained SAE's does."""
+    return 300 / (1 + (min(max(float(coeff), LEAST), LARGEST) / scale) ** 0.8)
+
+
+class _Enough(Exception):
+    """So many trainings nobody waits for."""
+
+
+def _searched(answer: Callable[..., Any], case: Case) -> Observed:
+    """Whether it finds λ, how often it trains for that, and which way it goes."""
+    scale, target = case
+    tried: list[float] = []
+    found: list[float] = []
+
+    def l0_of(coeff: float) -> float:
+        if len(tried) == MOST:
+            raise _Enough
+        tried.append(float(coeff))
+        found.append(_l0(scale, coeff))
+        return found[-1]
+
+    result = math.nan
+    with suppress(_Enough):
+        result = float(written(answer(l0_of, target, 1.0)))
+    moves = [
+        (after > before) == (l0 > target)
+        for before, after, l0 in zip(tried, tried[1:], found, strict=False)
+        if abs(l0 - target) > 1 and after != before
+    ]
+    return {
+        "whether it goes to a larger λ from an L0 that is too large": all(moves[:1]),
+        f"whether it needs at most {FEW} trainings": len(tried) <= FEW,
+        "whether it returns λ, not an L0": result not in found or result in tried,
+        "whether the L0 of its λ is within 1 of the target": abs(_l0(scale, result) - target) <= 1,
+    }
+
+
+def _wrong_way(l0_of: Any, target: float, tolerance: float) -> float:
+    coeff = 1.0
+    while abs((l0 := l0_of(coeff)) - target) > tolerance:
+        coeff *= 0.7 if l0 > target else 1.4
+    return coeff
+
+
+def _by_small_steps(l0_of: Any, target: float, tolerance: float) -> float:
+    coeff = 1.0
+    while abs((l0 := l0_of(coeff)) - target) > tolerance:
+        coeff = max(coeff + (0.1 if l0 > target else -0.1), 0.001)
+    return coeff
+
+
+def _past_it(l0_of: Any, target: float, tolerance: float) -> float:
+    coeff = 0.001
+    while l0_of(coeff) > target:
+        coeff *= 4
+    return coeff
+
+
+FIND_LAMBDA = Exercise(
+    "find_lambda",
+    find_lambda,
+    lambda: [(3.0, 10.0), (0.02, 25.0), (60.0, 120.0)],
+    (
+        Mistake(
+            "you go the wrong way: a larger λ makes codes sparser, so L0 falls. If L0 is too "
+            "large, λ must rise.",
+            _wrong_way,
+        ),
+        Mistake(
+            "it trains too often: nobody knows whether λ is 0.01 or 100, so multiply it instead of "
+            "adding to it, and halve the distance once you have one on either side.",
+            _by_small_steps,
+        ),
+        Mistake(
+            "you returned the L0 that was reached; λ is wanted.",
+            lambda l0_of, target, tolerance: l0_of(find_lambda(l0_of, target, tolerance)),
+        ),
+        Mistake(
+            "you stopped at the first λ beyond the target, whose L0 may be far from it: go on "
+            "between the last two until it is within the tolerance.",
+            _past_it,
+        ),
+    ),
+    observe=_searched,
+)
+
+
+def ce_at_l0(l0: ArrayLike, ce_increase: ArrayLike, target: float) -> float:
+    """A curve's CE increase at an L0 of `target`, on straight lines between its SAEs.
+
+    NaN where the curve has no SAE on one of the sides. The SAEs may come in any order.
+    """
+    x, y = np.asarray(l0, dtype=float), np.asarray(ce_increase, dtype=float)
+    order = x.argsort()
+    return float(np.interp(target, x[order], y[order], left=np.nan, right=np.nan))
+
+
+# In the order of a sweep: λ rises, L0 falls; and a curve of shuffled order.
+_SWEEP = (np.array([40.0, 22.0, 12.0, 5.0]), np.array([0.02, 0.05, 0.11, 0.4]))
+_SHUFFLED = (np.array([9.0, 31.0, 3.0, 17.0]), np.array([0.3, 0.04, 0.9, 0.12]))
+
+
+def _at(answer: Callable[..., Any], case: Case) -> Observed:
+    return {"the CE increase": written(answer(*case))}
+
+
+def _nearest(l0: Any, ce: Any, target: float) -> float:
+    return ce[np.abs(l0 - target).argmin()]
+
+
+def _clamped(l0: Any, ce: Any, target: float) -> float:
+    return np.interp(target, np.sort(l0), ce[np.argsort(l0)])
+
+
+CE_AT_L0 = Exercise(
+    "ce_at_l0",
+    ce_at_l0,
+    lambda: [(*_SWEEP, 10.0), (*_SHUFFLED, 20.0), (*_SWEEP, 2.0), (*_SHUFFLED, 60.0)],
+    (
+        Mistake(
+            "you took the SAE that is nearest: then two curves are compared at different L0. Go "
+            "along the straight line between its neighbours.",
+            _nearest,
+        ),
+        Mistake(
+            "np.interp wants its x rising and does not say so: sort both by L0 first.",
+            lambda l0, ce, target: np.interp(target, l0, ce, left=np.nan, right=np.nan),
+        ),
+        Mistake(
+            "np.interp wants its x rising and does not say so: sort both by L0 first; and beyond "
+            "its last SAE a curve says nothing, where it repeats the end: left=nan, right=nan.",
+            lambda l0, ce, target: np.interp(target, l0, ce),
+        ),
+        Mistake(
+            "beyond its last SAE a curve says nothing, but np.interp repeats the end: left=nan, "
+            "right=nan.",
+            _clamped,
+        ),
+        Mistake(
+            "you sorted L0 but left the CE increases in their old order: they belong together.",
+            lambda l0, ce, target: np.interp(target, np.sort(l0), ce, left=np.nan, right=np.nan),
+        ),
+        Mistake(
+            "you read the curve the other way, as the L0 at a CE increase.",
+            lambda l0, ce, target: np.interp(target, np.sort(ce), l0[np.argsort(ce)]),
+        ),
+        Mistake(
+            "you averaged over the whole curve; only the place at the target counts.",
+            lambda l0, ce, target: ce.mean(),
+        ),
+    ),
+    observe=_at,
+)
+
+
+def judge_claim(low: float, high: float, above: float | None, below: float | None) -> str:
+    """`holds`, `refuted` or `undecided`: where an interval lies to a claim's bounds.
+
+    The claim says above < value < below; None: no bound on that side.
+    """
+    claim = Claim("", "", "", "", "", _unmeasured, above, below)
+    # Three seeds and a finite value: of the ledger's rule only the interval is left to ask for.
+    return verdict(claim, Measurement(0.0, low, high, 3, 3, ""))[0]
+
+
+def _unmeasured(_: Any) -> Measurement:
+    raise NotImplementedError
+
+
+def _by_ends(
+    inside: Callable[[bool, bool], bool],
+    outside: Callable[[bool], bool],
+    low: float,
+    high: float,
+    above: float | None,
+    below: float | None,
+) -> str:
+    """A rule of which ends lie inside the bounds, and of whether all of it is apart from them."""
+    floor = -math.inf if above is None else above
+    ceiling = math.inf if below is None else below
+    if inside(floor < low < ceiling, floor < high < ceiling):
+        return HOLDS
+    return REFUTED if outside(high < floor or low > ceiling) else UNDECIDED
+
+
+def _by_value(low: float, high: float, above: float | None, below: float | None) -> str:
+    middle = (low + high) / 2
+    return _by_ends(lambda a, b: a, lambda _: True, middle, middle, above, below)
+
+
+def _word(answer: Callable[..., Any], case: Case) -> Observed:
+    return {f"the verdict on [{case[0]:g}, {case[1]:g}]": written(answer(*case))}
+
+
+JUDGE_CLAIM = Exercise(
+    "judge_claim",
+    judge_claim,
+    lambda: [
+        (0.2, 0.4, None, 0.45),  # inside, outside, across, for one bound
+        (0.5, 0.9, None, 0.45),
+        (0.2, 0.6, None, 0.45),
+        (0.4, 0.9, None, 0.45),
+        (2.5, 9.0, 2.0, None),
+        (0.8, 1.2, 0.67, 1.5),  # and for two
+        (0.5, 2.0, 0.67, 1.5),
+        (0.1, 0.3, 0.67, 1.5),
+        (0.2, 0.45, None, 0.45),  # an end just on a bound
+        (math.nan, math.nan, 2.0, None),
+    ],
+    (
+        Mistake(
+            "you judged by the value in the middle. An interval that reaches across a bound "
+            "decides nothing.",
+            _by_value,
+        ),
+        Mistake(
+            "not inside is not refuted: that needs the whole interval to be outside.",
+            partial(_by_ends, lambda a, b: a and b, lambda _: True),
+        ),
+        Mistake(
+            "one end inside the bounds is not enough: the whole interval has to be.",
+            partial(_by_ends, lambda a, b: a or b, lambda apart: apart),
+        ),
+        Mistake(
+            "an interval that ends just on a bound reaches it: undecided (< and not <=).",
+            lambda low, high, above, below: (
+                HOLDS
+                if (above is None or low >= above) and (below is None or high <= below)
+                else judge_claim(low, high, above, below)
+            ),
+        ),
+        Mistake(
+            "holds and refuted are exchanged.",
+            lambda *case: {HOLDS: REFUTED, REFUTED: HOLDS}.get(judge_claim(*case), UNDECIDED),
+        ),
+    ),
+    observe=_word,
+)

@@ -1,0 +1,330 @@
+"""W2, the splice: an SAE in a frozen model, and the two losses that look behind it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from e2e_lib.core.losses import downstream_loss, token_kl
+from e2e_lib.names import resid_pre
+from e2e_lib.teach.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.observed import Observed, gradients, parts, written
+
+WIDTH, VOCABULARY = 4, 7
+
+
+def spliced(run: Callable[[], Any], block: nn.Module, replace: Callable[[Tensor], Tensor]) -> Any:
+    """What `run()` returns while `block` reads replace(x) in place of its input x.
+
+    run: calls the model, and with it the block. The block is left without the hook, come what may.
+    """
+
+    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (replace(arguments[0]), *arguments[1:])
+
+    handle = block.register_forward_pre_hook(hook)
+    try:
+        return run()
+    finally:
+        handle.remove()
+
+
+class _Block(nn.Module):
+    """As a transformer's: it takes the residual stream and something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x + torch.tanh(self.inner(x)) * mask
+
+
+class _Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        self.blocks = nn.ModuleList(_Block() for _ in range(3))
+        self.head = nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x, torch.ones(tokens.shape[-1], 1))
+        return self.head(x)
+
+
+class _Stopped(Exception):
+    """What stops a run halfway."""
+
+
+def _spliced_case() -> list[Case]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _Model().requires_grad_(False)
+        return [(model, torch.randint(VOCABULARY, (2, 5)), torch.randn(WIDTH, WIDTH) / 2)]
+
+
+def _watched(answer: Callable[..., Any], case: Case) -> Observed:
+    """Its result and gradient, the hooks that stay, and those that stay after a run that stops."""
+    model, tokens, weight = case
+    weight = weight.clone().requires_grad_()
+    block = model.blocks[1]
+
+    def replace(x: Tensor) -> Tensor:
+        return x @ weight
+
+    seen = parts(written(answer(lambda: model(tokens), block, replace)))
+    seen |= gradients(seen, {"the SAE's weights": weight})
+    seen["the number of hooks left on the model"] = _hooks(model)
+    _unhook(model)
+
+    def stopped() -> Any:
+        raise _Stopped
+
+    try:
+        answer(stopped, block, replace)
+        seen["an error inside run()"] = "swallowed"
+    except _Stopped:
+        seen["an error inside run()"] = "passed on"
+    seen["the number of hooks left after a run that was interrupted"] = _hooks(model)
+    return seen
+
+
+def _hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def _unhook(model: nn.Module) -> None:
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+
+
+def _with_hook(hook: Callable[..., Any], where: str = "forward_pre_hook") -> Callable[..., Any]:
+    """The splice with another hook: replace, block, arguments (and the block's output) → new."""
+
+    def answer(run: Any, block: Any, replace: Any) -> Any:
+        handle = getattr(block, f"register_{where}")(lambda *seen: hook(replace, *seen))
+        try:
+            return run()
+        finally:
+            handle.remove()
+
+    return answer
+
+
+def _left_on(run: Any, block: Any, replace: Any) -> Any:
+    block.register_forward_pre_hook(lambda _, seen: (replace(seen[0]), *seen[1:]))
+    return run()
+
+
+def _left_after_error(run: Any, block: Any, replace: Any) -> Any:
+    handle = block.register_forward_pre_hook(lambda _, seen: (replace(seen[0]), *seen[1:]))
+    result = run()
+    handle.remove()
+    return result
+
+
+def _without_gradient(run: Any, block: Any, replace: Any) -> Any:
+    with torch.no_grad():
+        return spliced(run, block, replace)
+
+
+SPLICED = Exercise(
+    "spliced",
+    spliced,
+    _spliced_case,
+    (
+        Mistake(
+            "a pre-hook gets all of the block's arguments, as a tuple: the activation is "
+            "arguments[0].",
+            _with_hook(lambda replace, _, seen: replace(seen)),
+        ),
+        Mistake(
+            "the hook returned one tensor, so the block lost its other arguments: return "
+            "(new, *arguments[1:]).",
+            _with_hook(lambda replace, _, seen: replace(seen[0])),
+        ),
+        Mistake(
+            "the hook is still on the block: every later call of the model would be spliced. Keep "
+            "the handle, and call handle.remove().",
+            _left_on,
+        ),
+        Mistake(
+            "right as long as run() ends well. If it is interrupted, your hook stays: remove it "
+            "in a finally.",
+            _left_after_error,
+        ),
+        Mistake(
+            "you replaced the block's output. The SAE stands before the block: use "
+            "register_forward_pre_hook.",
+            _with_hook(lambda replace, _, seen, output: replace(output), "forward_hook"),
+        ),
+        Mistake(
+            "you called run() under no_grad: then no gradient reaches the SAE, and it never "
+            "learns. The model's weights are frozen by themselves.",
+            _without_gradient,
+        ),
+        Mistake(
+            "you added the SAE's output to the activation; it has to take its place.",
+            _with_hook(lambda replace, _, seen: (seen[0] + replace(seen[0]), *seen[1:])),
+        ),
+        Mistake(
+            "the model ran without the SAE: the hook's result was not returned.",
+            _with_hook(lambda replace, _, seen: [replace(seen[0]), None][1]),
+        ),
+    ),
+    observe=_watched,
+)
+
+
+def kl_loss(
+    clean_logits: Float[Tensor, "... vocab"], spliced_logits: Float[Tensor, "... vocab"]
+) -> Float[Tensor, ""]:
+    """Mean over tokens of KL(clean ‖ spliced), in nats."""
+    return token_kl(clean_logits, spliced_logits).mean()
+
+
+def _logits(*sizes: int) -> Case:
+    generator = torch.Generator().manual_seed(len(sizes))
+    clean, own = (2 * torch.randn(*sizes, generator=generator) for _ in range(2))
+    return clean, own.requires_grad_()
+
+
+def _logs(clean: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    return clean.log_softmax(-1), own.log_softmax(-1)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL of every token, from logarithms."""
+    return (p.exp() * (p - q)).sum(-1)
+
+
+KL_LOSS = Exercise(
+    "kl_loss",
+    kl_loss,
+    lambda: [_logits(2, 5, VOCABULARY), _logits(3, VOCABULARY)],
+    (
+        Mistake(
+            "it is the other way round: KL(clean ‖ spliced) weighs by the clean model's "
+            "probabilities. (F.kl_div takes the spliced log-probabilities first.)",
+            lambda clean, own: _kl(*_logs(clean, own)[::-1]).mean(),
+        ),
+        Mistake(
+            "you averaged over the vocabulary; KL sums over it and averages over tokens.",
+            lambda clean, own: _kl(*_logs(clean, own)).mean() / clean.shape[-1],
+        ),
+        Mistake(
+            "you summed over the tokens; take their mean, so that λ means the same for any batch.",
+            lambda clean, own: _kl(*_logs(clean, own)).sum(),
+        ),
+        Mistake(
+            "you divided by the number of rows only ('batchmean' does); divide by all tokens.",
+            lambda clean, own: _kl(*_logs(clean, own)).sum() / len(clean),
+        ),
+        Mistake(
+            "that is the squared error of logits. Logits shifted by a constant mean the same "
+            "prediction: compare log_softmax, weighted by probabilities.",
+            lambda clean, own: F.mse_loss(own, clean),
+        ),
+        Mistake(
+            "that is the cross-entropy with the clean probabilities. It has the same gradient, but "
+            "its least value is the clean entropy and not 0: subtract log q from log p.",
+            lambda clean, own: -(clean.softmax(-1) * own.log_softmax(-1)).sum(-1).mean(),
+        ),
+        Mistake(
+            "the softmax went along the tokens; the vocabulary is the last axis, -1.",
+            lambda clean, own: _kl(clean.log_softmax(-2), own.log_softmax(-2)).mean(),
+        ),
+        Mistake(
+            "the spliced logits were detached: no gradient flows back to the SAE.",
+            lambda clean, own: _kl(*_logs(clean, own.detach())).mean(),
+        ),
+    ),
+    large=lambda: _logits(16, 32, VOCABULARY),
+)
+
+
+def downstream(
+    spliced_states: Sequence[Float[Tensor, "... d"]],
+    clean_states: Sequence[Float[Tensor, "... d"]],
+    layer: int,
+) -> Float[Tensor, ""]:
+    """Mean over the blocks after `layer` of the mean squared difference of their inputs.
+
+    states[k] is the residual stream before block k; the last entry stands behind the final norm.
+    """
+    hooks = tuple(resid_pre(k) for k in range(layer + 1, len(clean_states) - 1))
+    ours, theirs = (
+        {resid_pre(k): states[k] for k in range(len(states))}
+        for states in (spliced_states, clean_states)
+    )
+    return downstream_loss(ours, theirs, hooks)
+
+
+def _states(layer: int, *sizes: int) -> Case:
+    generator = torch.Generator().manual_seed(layer)
+    both = [
+        [torch.randn(*sizes, generator=generator).requires_grad_() for _ in range(6)]
+        for _ in range(2)
+    ]
+    return *both, layer
+
+
+def _errors(ours: Any, theirs: Any, first: int, last: int | None) -> Tensor:
+    pairs = zip(ours[first:last], theirs[first:last], strict=True)
+    return torch.stack([F.mse_loss(a, b.detach()) for a, b in pairs])
+
+
+DOWNSTREAM = Exercise(
+    "downstream",
+    downstream,
+    lambda: [_states(2, 2, 3, WIDTH), _states(1, 5, WIDTH)],
+    (
+        Mistake(
+            "you included the SAE's own layer. There its output is compared already by local "
+            "training; this loss looks at the later blocks only: layer + 1.",
+            lambda ours, theirs, layer: _errors(ours, theirs, layer, -1).mean(),
+        ),
+        Mistake(
+            "you included the last state, which stands behind the final norm: stop before it.",
+            lambda ours, theirs, layer: _errors(ours, theirs, layer + 1, None).mean(),
+        ),
+        Mistake(
+            "you compared the SAE's own layer and the state behind the final norm as well: "
+            "neither is the input of a later block.",
+            lambda ours, theirs, layer: _errors(ours, theirs, layer, None).mean(),
+        ),
+        Mistake(
+            "the clean states were not detached. They are the target: no gradient belongs there.",
+            lambda ours, theirs, layer: torch.stack(
+                [F.mse_loss(a, b) for a, b in zip(ours, theirs, strict=True)][layer + 1 : -1]
+            ).mean(),
+        ),
+        Mistake(
+            "you summed over the blocks; take their mean, or β would mean another thing at every "
+            "layer.",
+            lambda ours, theirs, layer: _errors(ours, theirs, layer + 1, -1).sum(),
+        ),
+        Mistake(
+            "you summed over the width; the mean squared error averages over it too.",
+            lambda ours, theirs, layer: _errors(ours, theirs, layer + 1, -1).mean() * WIDTH,
+        ),
+        Mistake(
+            "you compared all blocks. Before the SAE nothing has changed, so that those only "
+            "dilute the mean: from layer + 1 on.",
+            lambda ours, theirs, layer: _errors(ours, theirs, 0, -1).mean(),
+        ),
+        Mistake(
+            "you detached the spliced states: the gradient has to flow through them to the SAE.",
+            lambda ours, theirs, layer: _errors(
+                [b.detach() for b in ours], theirs, layer + 1, -1
+            ).mean(),
+        ),
+    ),
+    large=lambda: _states(2, 16, 16, WIDTH),
+)

@@ -1,0 +1,202 @@
+"""What an answer may do to the check: anything."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from e2e_lib.teach.exercise import RIGHT, SLOW, WRONG, Verdict, judge
+from e2e_lib.teach.lesson import exercise
+
+KL, AUTOENCODE = exercise("kl_loss"), exercise("autoencode")
+
+
+def kl(clean: Any, own: Any) -> Any:
+    p, q = clean.log_softmax(-1), own.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).mean()
+
+
+def on(change: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda clean, own: change(kl(clean, own))
+
+
+def changes_its_input(clean: Any, own: Any) -> Any:
+    value = kl(clean, own)
+    clean += 1
+    return value
+
+
+def one_by_one(clean: Any, own: Any) -> Any:
+    rows = zip(clean.flatten(0, -2), own.flatten(0, -2), strict=True)
+    return torch.stack([kl(p[None], q[None]) for p, q in rows]).mean()
+
+
+def without_gradient(clean: Any, own: Any) -> Any:
+    torch.set_grad_enabled(False)
+    return kl(clean, own)
+
+
+class Hostile:
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (on(torch.Tensor.item), "the result is the number "),
+        (
+            on(lambda kl: kl.detach().numpy()),
+            "is of type ndarray, but it should be a tensor",
+        ),
+        (on(lambda kl: kl[None]), "has shape (1,), but it should be ()"),
+        (on(torch.Tensor.double), "is of type torch.float64, but it should be torch.float32"),
+        (on(lambda kl: kl.to("meta")), "lies on device meta, but it should be cpu"),
+        (on(lambda kl: kl * torch.nan), "holds NaN where it should not"),
+        (on(lambda kl: 3 * kl), "3 times as large"),
+        (on(lambda kl: (kl, kl)), "the number of things returned is 2, but it should be 1"),
+        (on(lambda kl: Hostile()), "the result is of type Hostile, but it should be a tensor"),
+        (on(lambda kl: kl.to_sparse()), "layout"),
+        (changes_its_input, "what it changed in place is “argument 1”, but it should be “nothing”"),
+        (without_gradient, "the spliced logits were detached"),
+        (lambda clean: clean, "it raised TypeError"),
+        (lambda clean, own: clean @ own, "it raised RuntimeError"),
+        (lambda clean, own: sys.exit(3), "it raised SystemExit: 3"),
+        (lambda clean, own: exec("raise BaseException"), "it raised BaseException"),
+        (
+            (x for x in [1]),
+            "kl_loss is of type generator, but the check calls it as kl_loss(clean_logits",
+        ),
+        (kl(torch.ones(1, 2), torch.ones(1, 2)), "kl_loss is of type Tensor"),
+    ],
+)
+def test_a_hint_for_anything(answer: Any, hint: str) -> None:
+    found = judge(KL, answer)
+    assert found.word != RIGHT and hint in found.hint, found
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+
+
+def test_an_error_is_shown_with_the_learner_s_own_line() -> None:
+    def answer(clean: Any, own: Any) -> Any:
+        missing = clean.no_such_thing
+        return missing
+
+    found = judge(KL, answer)
+    assert "at “missing = clean.no_such_thing”" in found.hint
+    assert "The check calls kl_loss(clean_logits, spliced_logits)." in found.hint
+
+
+def test_a_loop_over_tokens_is_right_and_too_slow() -> None:
+    found = judge(KL, one_by_one)
+    assert found.word == SLOW and found.hint.startswith("the numbers are right, but")
+
+
+def test_what_never_ends_is_stopped() -> None:
+    def forever(clean: Any, own: Any) -> Any:
+        while True:
+            with suppress(Exception):
+                time.sleep(0.01)
+
+    start = time.monotonic()
+    found = judge(replace(KL, seconds=0.3), forever)
+    assert found.word == SLOW and "stopped after 0.3 seconds" in found.hint
+    assert time.monotonic() - start < 5
+
+
+def test_outside_the_main_thread_no_time_is_kept() -> None:
+    found: list[Verdict] = []
+    thread = threading.Thread(target=lambda: found.append(judge(KL, kl)))
+    thread.start()
+    thread.join()
+    assert found == [Verdict(RIGHT)]
+
+
+def test_ctrl_c_is_the_learner_s() -> None:
+    def answer(clean: Any, own: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(KL, answer)
+
+
+def test_relations_of_numbers_are_told() -> None:
+    def wrong(change: Callable[[Any], Any]) -> str:
+        def answer(*case: Any) -> Any:
+            output, codes = AUTOENCODE.reference(*case)
+            return change(output), codes
+
+        found = judge(AUTOENCODE, answer)
+        assert found.word == WRONG
+        return found.hint
+
+    assert "all are 2 times as large" in wrong(lambda x: 2 * x)
+    assert "all are too large by 1" in wrong(lambda x: x + 1)
+    assert "the right ones in another order" in wrong(lambda x: x.flip(0))
+    assert "instead of" in wrong(lambda x: x**2)
+
+
+def test_three_wrong_ways_that_nobody_listed() -> None:
+    """For every exercise of W1 and W2; none is right, all say something."""
+    for name, answers in {
+        "sparsity": [
+            lambda codes, d_in: codes.max(-1).values.mean() / d_in,
+            lambda codes, d_in: codes.median(),
+            lambda codes, d_in: torch.tensor(0.5),
+        ],
+        "kl_loss": [
+            lambda p, q: F.kl_div(q, p),
+            lambda p, q: (p.softmax(-1) - q.softmax(-1)).abs().sum(-1).mean(),
+            lambda p, q: F.cross_entropy(q.flatten(0, -2), p.argmax(-1).flatten()),
+        ],
+        "downstream": [
+            lambda a, b, k: F.mse_loss(a[-1], b[-1]),
+            lambda a, b, k: sum((x - y).abs().mean() for x, y in zip(a, b, strict=True)),
+            lambda a, b, k: a,
+        ],
+        "topk": [
+            lambda pre, k: pre.relu(),
+            lambda pre, k: pre.topk(k - 1).values,
+            lambda pre, k: torch.where(pre > 0.5, pre, 0),
+        ],
+        "autoencode": [
+            lambda x, *w: (x, x),
+            lambda x, W, b, D, c: (torch.sigmoid(x @ W + b) @ D + c, x @ W),
+            lambda x, W, b, D, c: x @ W @ D,
+        ],
+        "exchange": [lambda x, at: x, lambda x, at: x.flip(0), lambda x, at: x[at]],
+        "ce_at_l0": [lambda *_: 0.1, lambda x, y, t: y[0], lambda x, y, t: np.polyfit(x, y, 1)],
+        "judge_claim": [lambda *_: "holds", lambda *_: True, lambda low, *_: low],
+        "find_lambda": [lambda *_: 1.0, lambda f, t, e: f(t), lambda f, t, e: t],
+        "probe": [lambda *_: 0.5, lambda *_: 1.0, lambda x, w, c: float(x.mean())],
+        "spliced": [
+            lambda run, block, f: run(),
+            lambda run, block, f: f(run()),
+            lambda run, block, f: block(torch.ones(1, 4)),
+        ],
+        "warm_start": [lambda sae: sae.W_dec, lambda sae: type(sae)(3, 5), lambda sae: "sae"],
+    }.items():
+        for answer in answers:
+            found = judge(exercise(name), answer)
+            assert found.word != RIGHT and len(found.hint) > 20, (name, found)
+
+
+def test_numbers_of_any_kind_are_numbers() -> None:
+    asked = exercise("ce_at_l0")
+    for kind in (float, np.float32, torch.tensor):
+        assert judge(asked, lambda *case, kind=kind: kind(asked.reference(*case))).word == RIGHT
