@@ -20,7 +20,7 @@ import pandas as pd
 
 from e2e_lib.analysis.claims.tables import WRITTEN
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
-from e2e_lib.data.formats import SPARSITY, WEIGHTS
+from e2e_lib.data.formats.saelens import SPARSITY, WEIGHTS
 from e2e_lib.errors import E2EError, ResultsError, command
 from e2e_lib.files import project_path
 from e2e_lib.runs.read import REFERENCE

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from e2e_lib.data.formats import read_saelens, write_saelens
+from e2e_lib.data.formats.saelens import read_saelens, write_saelens
 from e2e_lib.engine.sae_kernel import Coded, autoencode
 from e2e_lib.errors import require
 

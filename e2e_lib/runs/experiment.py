@@ -231,7 +231,7 @@ class Training(Hyperparameters):
         """
         if not self.init_from:
             return {}
-        from e2e_lib.data.formats import CONFIG, WEIGHTS, read_config
+        from e2e_lib.data.formats.saelens import CONFIG, WEIGHTS, read_config
         from e2e_lib.runs.read import finished
 
         run = results / "saes" / self.init_from
@@ -254,7 +254,7 @@ class Training(Hyperparameters):
         """Every value that decides a run's result, as JSON; names the run."""
         shared = self.shared
         if config.init_from:  # a start of the same name may hold other weights
-            from e2e_lib.data.formats import WEIGHTS
+            from e2e_lib.data.formats.saelens import WEIGHTS
 
             shared["contents"]["init_from"] = {
                 hook: content_digest(str(Path(folder) / WEIGHTS))

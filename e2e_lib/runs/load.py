@@ -14,7 +14,7 @@ from torch import Tensor
 
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.sae import SAE
-from e2e_lib.data.formats import firing_frequency
+from e2e_lib.data.formats.saelens import firing_frequency
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import held_out_rows
 from e2e_lib.errors import ResultsError

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from e2e_lib.core.sae import SAE
-from e2e_lib.data.formats import CONFIG, NEVER_FIRED, WEIGHTS, firing_frequency
+from e2e_lib.data.formats.saelens import CONFIG, NEVER_FIRED, WEIGHTS, firing_frequency
 from e2e_lib.errors import ConfigError, ModelError
 from tests.helpers.tiny_models import assert_sentence, identity_sae, small_sae
 

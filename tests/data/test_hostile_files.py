@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2e_lib.data.formats import read_tensors
+from e2e_lib.data.formats.authors import read_tensors
 from e2e_lib.data.text import TextSource, read_documents
 from e2e_lib.errors import ModelError
 from tests.helpers.hostile import (

@@ -393,5 +393,5 @@ def test_no_source_and_no_notebook_loads_anything_unsafely() -> None:
 def test_weights_are_read_from_safetensors_or_the_restricted_reader_alone() -> None:
     text = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in SOURCES}
     assert [name for name, source in text.items() if "torch.load(" in source] == [
-        "e2e_lib/data/formats.py"
+        "e2e_lib/data/formats/tensors.py"
     ]

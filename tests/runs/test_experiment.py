@@ -11,7 +11,7 @@ from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae_run import build_saes
 from e2e_lib.core.train import train
-from e2e_lib.data.formats import WEIGHTS
+from e2e_lib.data.formats.saelens import WEIGHTS
 from e2e_lib.errors import ConfigError, Weight
 from e2e_lib.files import project_path, write_json
 from e2e_lib.runs.experiment import Training, parse_sparsity_coeffs

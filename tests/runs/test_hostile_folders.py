@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from e2e_lib.analysis.claims.checklist import checklist, compute_table
 from e2e_lib.core.sae import SAE
-from e2e_lib.data.formats import CONFIG, SPARSITY, WEIGHTS, firing_frequency, read_tensors
+from e2e_lib.data.formats.authors import read_tensors
+from e2e_lib.data.formats.saelens import CONFIG, SPARSITY, WEIGHTS, firing_frequency
 from e2e_lib.errors import E2EError, ModelError
 from e2e_lib.runs import provenance, read, tables
 from e2e_lib.runs.released import ReleasedSAE, read_released

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from e2e_lib.core.sae import SAE
-from e2e_lib.data.formats import firing_frequency
+from e2e_lib.data.formats.saelens import firing_frequency
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs import read, save, tables
 from tests.helpers.run_folders import HOOK, save_all, small_training
@@ -78,7 +78,7 @@ def test_a_full_disk_ends_in_one_sentence_and_no_finished_run(tmp_path, made, mo
         Path, "replace", lambda own, to: full() if Path(to).name == name else real(own, to)
     )
     if name == "sae_weights":
-        monkeypatch.setattr("e2e_lib.data.formats.save_file", full)
+        monkeypatch.setattr("e2e_lib.data.formats.saelens.save_file", full)
     with pytest.raises(ResultsError) as caught:
         save.save_run(tmp_path, plan.describe(configs[0]), trained[0], held_out[0])
     assert_sentence(caught, name, "cannot be written", "No space left on device")

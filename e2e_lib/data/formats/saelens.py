@@ -1,0 +1,276 @@
+"""SAELens folders: `sae_weights.safetensors`, `cfg.json` and perhaps `sparsity.safetensors`.
+
+The last holds log10 of each latent's firing frequency. Architectures:
+
+| `architecture` | tensors | computes |
+|---|---|---|
+| `standard` | W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec | ReLU(z) |
+| `topk` | the same | the k largest z, or r z if `rescale_acts_by_decoder_norm`, then ReLU |
+| `jumprelu` | and threshold (d_sae) | ReLU(z) where z > threshold; BatchTopK SAEs too |
+| `gated` | W_enc, b_gate, r_mag, b_mag, W_dec, b_dec | `stored.as_gate` |
+
+z = (x - b_dec) W_enc + b_enc; x itself if `apply_b_dec_to_input`, by default true, is false.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from e2e_lib.data.formats.stored import StoredSAE, as_file, as_gate, fold, gates, require_k
+from e2e_lib.data.formats.tensors import (
+    FLOATS,
+    json_file,
+    read_safetensors,
+    refuse,
+    require_keys,
+    shapes_of,
+    write_files,
+)
+from e2e_lib.errors import ModelError, is_integer, is_text, reworded
+
+WEIGHTS, CONFIG, SPARSITY = "sae_weights.safetensors", "cfg.json", "sparsity.safetensors"
+# What a folder's configuration may say; the first value is meant where an older one says nothing.
+# SAELens subtracts b_dec from the input unless told otherwise, so that must be told.
+SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "architecture": ("standard",),
+    "activation_fn_str": ("relu",),
+    "activation_fn": ("relu",),
+    "normalize_activations": ("none", None, False),
+    "reshape_activations": ("none", None),
+    "finetuning_scaling_factor": (False, None),
+}
+# What `read` takes: architectures with their tensors beside W_enc, W_dec and b_dec ...
+EXTRA: dict[str, tuple[str, ...]] = {
+    "standard": ("b_enc",),
+    "topk": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "gated": ("b_gate", "r_mag", "b_mag"),
+}
+# ... the flags it folds, with their defaults, and values with which nothing is to be folded.
+FLAGS = {"apply_b_dec_to_input": True, "rescale_acts_by_decoder_norm": False}
+FOLDED_AWAY = {k: v for k, v in SUPPORTED.items() if not k.startswith(("arch", "activation_fn"))}
+FOLDED_AWAY |= {"hook_head_index": (None,)}
+KEYS = ["architecture", "d_in", "d_sae", "dtype", "device", "sae_lens_version", "metadata"]
+KEYS += ["apply_b_dec_to_input", "normalize_activations", "reshape_activations"]
+RENAMED = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
+METADATA = ["model_name", "hook_name", "hook_head_index", "model_from_pretrained_kwargs"]
+METADATA += ["prepend_bos", "neuronpedia_id", "context_size", "seqpos_slice", "dataset_path"]
+OWN_GATED = ("saelens", "gated")
+NEVER_FIRED = -10.0  # SAELens writes log10(1e-10) for a latent that never fired
+
+
+def write_saelens(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    metadata: Mapping[str, object],
+    frequency: Float[Tensor, " d_sae"] | None = None,
+    architecture: str = "standard",
+    dtype: str = "float32",
+    **settings: object,
+) -> None:
+    """Write a folder, all of it or nothing; W_dec must be of unit length.
+
+    frequency: the share of tokens on which each latent fired. settings: what else the configuration
+    says. Raises ResultsError if it cannot be.
+    """
+    d_in, d_sae = weights["W_enc"].shape
+    tensors = {name: as_file(tensor, dtype) for name, tensor in weights.items()}
+    config = {
+        "architecture": architecture,
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "dtype": dtype,
+        "device": "cpu",
+        "apply_b_dec_to_input": False,  # SAELens defaults to true: silently other activations
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        **settings,
+        # SAELens drops nested metadata unless a version of at least 6.0.0 is named.
+        "metadata": {"sae_lens_version": "6.54.12", "sae_lens_training_version": None}
+        | dict(metadata),
+    }
+    files = {WEIGHTS: lambda path: save_file(tensors, path)}
+    if frequency is not None:
+        sparsity = torch.log10(frequency.detach().cpu().float().clamp_min(10**NEVER_FIRED))
+        files[SPARSITY] = lambda path: save_file({"sparsity": sparsity.contiguous()}, path)
+    write_files(folder, files | {CONFIG: json_file(config)})
+
+
+def write(
+    folder: Path, stored: StoredSAE, frequency: Float[Tensor, " d_sae"] | None = None
+) -> None:
+    """Write `stored` as `standard`, `topk` or `jumprelu`; as `gated` if it was read from one.
+
+    Raises:
+        ResultsError: the folder cannot be written to.
+    """
+    tensors, settings = dict(stored.weights), dict[str, object]()
+    architecture = "standard" if stored.sparsifier == "relu" else stored.sparsifier
+    if stored.sparsifier == "topk":
+        settings = {"k": stored.k, "rescale_acts_by_decoder_norm": False}
+    if stored.sparsifier == "jumprelu" and (stored.format, stored.architecture) == OWN_GATED:
+        kept = {name: tensors[name] for name in ("W_enc", "W_dec", "b_dec")}
+        architecture, tensors = "gated", kept | gates(stored)
+    metadata = dict(stored.metadata) | ({"hook_name": stored.hook} if stored.hook else {})
+    write_saelens(folder, tensors, metadata, frequency, architecture, stored.dtype, **settings)
+    if frequency is None:
+        (folder / SPARSITY).unlink(missing_ok=True)  # of the SAE that was here
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a folder, whose d_in and d_sae are whole numbers of at least 1.
+
+    Raises:
+        ModelError: it is missing, no JSON, or does not say so.
+    """
+    what = f"SAE folder {str(folder)!r}: {CONFIG} must be readable JSON with d_in and d_sae"
+    with reworded(ModelError, what):
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        sizes = config["d_in"], config["d_sae"]
+    if not all(is_integer(size) and 1 <= size < 2**31 for size in sizes):
+        raise ModelError(
+            f"SAE folder {str(folder)!r}: d_in and d_sae of its {CONFIG} are {str(sizes)[:80]}, "
+            "but they must be whole numbers of at least 1."
+        )
+    return config
+
+
+def read_saelens(folder: Path) -> dict[str, Tensor]:
+    """The float32 tensors of a folder: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec.
+
+    Raises:
+        ModelError: a file is missing, unreadable or truncated, the architecture is not standard
+            ReLU, or a tensor's shape is not the configuration's.
+    """
+    config = read_config(folder)
+    d_in, d_sae = config["d_in"], config["d_sae"]
+    others = {k: config.get(k, v[0]) for k, v in SUPPORTED.items() if config.get(k, v[0]) not in v}
+    if config.get("apply_b_dec_to_input", True):
+        others["apply_b_dec_to_input"] = config.get("apply_b_dec_to_input", "not said")
+    if others:
+        found = ", ".join(f"{key} {value!r}" for key, value in others.items())
+        raise ModelError(
+            f"SAE folder {str(folder)!r}: its {CONFIG} has {found}, but only a 'standard' "
+            "autoencoder of ReLU codes without an input bias (apply_b_dec_to_input false) is "
+            "supported."
+        )
+    shapes = {"W_enc": [d_in, d_sae], "b_enc": [d_sae], "W_dec": [d_sae, d_in], "b_dec": [d_in]}
+    tensors = read_safetensors(folder / WEIGHTS, shapes, CONFIG)
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def read(folder: Path) -> StoredSAE:
+    """The SAE of a folder of any version, folded.
+
+    Raises:
+        ModelError: a file is missing or damaged, tensors are not what the configuration says, or
+            it says what cannot be folded: an input normalised token by token, say.
+    """
+    path, config = folder / CONFIG, read_config(folder)
+    config, metadata = _settings(path, config)
+    kind = config.get("architecture", "standard")
+    if kind not in EXTRA:
+        raise refuse(path, "architecture", kind, f"one of {', '.join(EXTRA)}")
+    head = metadata.get("hook_head_index")
+    for key, value in {**config, "hook_head_index": head}.items():
+        if key in FOLDED_AWAY and value not in FOLDED_AWAY[key]:
+            raise refuse(path, key, value, f"{FOLDED_AWAY[key][0]!r}")
+    flags = {key: config.get(key, default) for key, default in FLAGS.items()}
+    for key, value in flags.items():
+        if not isinstance(value, bool):
+            raise refuse(path, key, value, "true or false")
+    k = config.get("k") if kind == "topk" else None
+    what = f"SAE folder {str(folder)!r}"
+    if kind == "topk":
+        require_k(k, config["d_sae"], what)
+    weights = _weights(folder, kind, config["d_in"], config["d_sae"])
+    hook = metadata.get("hook_name")
+    return StoredSAE(
+        **fold(
+            weights,
+            what,
+            k=k,
+            input_bias=flags["apply_b_dec_to_input"],
+            rescaled=flags["rescale_acts_by_decoder_norm"],
+        ),
+        architecture=kind,
+        hook=hook if is_text(hook) else None,
+        metadata=metadata,
+        config=config,
+    )
+
+
+def _settings(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A configuration's own keys by today's names, and its metadata.
+
+    Before version 6 the file was flat, and held whatever the training was given.
+    """
+    metadata = config.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise refuse(path, "metadata", metadata, "a mapping")
+    version = re.match(
+        r"([0-9]{1,6})\.", str(config.get("sae_lens_version") or metadata.get("sae_lens_version"))
+    )
+    if version and int(version[1]) >= 6:
+        own = KEYS + (
+            ["k", "rescale_acts_by_decoder_norm"] if config.get("architecture") == "topk" else []
+        )
+        require_keys(path, config, own)
+        return config, metadata
+    flat = {RENAMED.get(key, key): value for key, value in config.items()}
+    activation, options = flat.get("activation_fn", "relu"), flat.get("activation_fn_kwargs") or {}
+    if activation not in ("relu", "topk") or not isinstance(options, dict):
+        raise refuse(path, "activation_fn", activation, "relu or topk")
+    if activation == "topk":
+        require_keys(path, {key: v for key, v in options.items() if v is not False}, ["k"])
+        flat |= {"k": options.get("k", flat.get("k"))}
+        if flat.get("architecture", "standard") == "standard":
+            flat["architecture"] = "topk"
+    if "hook_z" in str(flat.get("hook_name")):
+        flat.setdefault("reshape_activations", "hook_z")
+    return flat, {key: flat[key] for key in METADATA if key in flat}
+
+
+def _weights(folder: Path, kind: str, d_in: int, d_sae: int) -> dict[str, Tensor]:
+    """The tensors of an architecture; a gated one as the jumprelu it is."""
+    path = folder / WEIGHTS
+    names, row = shapes_of(path), [d_sae]
+    shapes = {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in], "b_dec": [d_in]}
+    shapes |= dict.fromkeys(EXTRA[kind], row)
+    if kind == "jumprelu" and "log_threshold" in names:
+        shapes["log_threshold"] = shapes.pop("threshold")
+    if "scaling_factor" in names:  # a finished fine-tuning of the decoder; all ones without one
+        shapes["scaling_factor"] = row
+    weights = read_safetensors(path, shapes, CONFIG)
+    if bool((weights.pop("scaling_factor", torch.ones(1)) != 1).any()):
+        raise refuse(path, "scaling_factor", "other than 1", "a scaling_factor of ones")
+    if "log_threshold" in weights:
+        weights["threshold"] = weights.pop("log_threshold").float().exp()
+    if kind == "gated":
+        encoder = [weights.pop(name) for name in ("W_enc", "r_mag", "b_gate", "b_mag")]
+        weights |= as_gate(*encoder)
+    return weights
+
+
+def firing_frequency(folder: str | Path) -> Float[Tensor, " d_sae"]:
+    """Share of the evaluation tokens on which each latent of a saved SAE fired; 0 = not alive."""
+    folder = Path(folder)
+    what = f"SAE folder {str(folder)!r}: {SPARSITY} is missing or damaged"
+    with reworded(ModelError, what), safe_open(folder / SPARSITY, framework="pt") as file:
+        claimed = file.get_slice("sparsity")
+        if len(claimed.get_shape()) != 1 or claimed.get_dtype() not in FLOATS:
+            raise ValueError("its sparsity is no row of floating-point numbers")
+        sparsity = file.get_tensor("sparsity")
+    return torch.where(sparsity > NEVER_FIRED, 10.0**sparsity, torch.zeros_like(sparsity))
