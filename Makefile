@@ -19,6 +19,7 @@ QUICK_SECONDS = 35
 VERIFY_MINUTES = 5
 BENCH_MINUTES = 2 to 10
 LOCK_MINUTES = 2
+PACK_MINUTES = 1 to 10
 
 # The user's own packages, startup files and trackers must not leak into results.
 export PYTHONNOUSERSITE = 1
@@ -29,7 +30,7 @@ export WANDB_MODE ?= disabled
 export PYTHONWARNINGS = ignore:IProgress not found
 unexport PYTHONPATH
 
-.PHONY: help run quick test lab lint lock reference verify same bench clean
+.PHONY: help run quick test lab lint lock reference verify same bench workshop slides pack clean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +43,9 @@ help:
 	@echo "make quick  the method alone: core, engine, losses, floors  ($(QUICK_SECONDS) seconds)"
 	@echo "make test   lint, unit tests, notebooks  ($(TEST_MINUTES) minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
+	@echo "make workshop  exercises and solutions, made of workshop/;  make slides  its slides and guide"
+	@echo "make pack   the workshop for a USB stick, with every package  ($(PACK_MINUTES) minutes)"
+	@echo "            PLATFORMS='win_amd64 macosx_11_0_arm64'  for other machines than this one"
 	@echo "make lint   ruff, mypy and the floors alone  (minutes: $(LINT_MINUTES))"
 	@echo "make reference  make results/storyworld the committed reference"
 	@echo "make verify  run the reference's analyses again and compare their numbers  ($(VERIFY_MINUTES) minutes)"
@@ -116,6 +120,16 @@ bench: $(READY)
 lab: $(READY)
 	@echo "JupyterLab opens in the browser; start with notebooks/00_start_here.ipynb. Ctrl-C ends it."
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/00_start_here.ipynb
+
+workshop: $(READY)
+	@$(BIN)/python -m pipeline.workshop.generate
+
+slides: $(READY)
+	@$(BIN)/python -m pipeline.workshop.slides $(RESULTS)
+
+pack: $(READY)
+	@echo "Building and fetching packages into build/pack: $(PACK_MINUTES) minutes."
+	@$(BIN)/python -m pipeline.workshop.pack $(PLATFORMS)
 
 lock:
 	@echo "Resolving requirements.lock from pyproject.toml: about $(LOCK_MINUTES) minutes."

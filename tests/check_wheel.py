@@ -24,7 +24,7 @@ import importlib.util, pkgutil, sys
 import e2e_lib
 assert e2e_lib.__file__.startswith(sys.prefix), e2e_lib.__file__
 for module in pkgutil.walk_packages(e2e_lib.__path__, "e2e_lib."):
-    if not module.name.startswith(("e2e_lib.analysis", "e2e_lib.plots")):
+    if not module.name.startswith(("e2e_lib.analysis", "e2e_lib.plots", "e2e_lib.teach")):
         importlib.import_module(module.name)
 print(*[name for name in {EXTRAS} if importlib.util.find_spec(name)])
 """

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from e2e_lib.analysis.interpret.ground_truth import best_matches, judge, labellings
+from e2e_lib.analysis.interpret.ground_truth import Match, best_matches, judge, labellings
 from e2e_lib.analysis.interpret.labels import LabelledRows, labelled_rows
 from e2e_lib.storyworld.corpus import TOKEN_IDS
 from e2e_lib.teach.exercise import Case, Exercise, Mistake
@@ -120,12 +120,24 @@ class Hunt:
     def best(self) -> tuple[str, float]:
         """The label's value, or two labels', that fits best on the first half: words, and its F1
         on the second."""
-        among = labellings(self.text.tokens, self.text.labels, WORDS.__getitem__)
-        [match] = best_matches(self.codes[: self.half, :, None], among)
-        if match is None:
+        if self._match is None:
             return "no label", 0.0
-        found = judge(self.codes[self.half :, :, None], [match], self.half)
-        return match.text, float(found.f1[0])
+        found = judge(self.codes[self.half :, :, None], [self._match], self.half)
+        return self._match.text, float(found.f1[0])
+
+    @cached_property
+    def _match(self) -> Match | None:
+        among = labellings(self.text.tokens, self.text.labels, WORDS.__getitem__)
+        return best_matches(self.codes[: self.half, :, None], among)[0]
+
+    def best_rule(self, t: Token) -> bool:
+        """The rule that `best` says in words."""
+        if self._match is None:
+            return False
+        values = zip(
+            self._match.labelling.labels, self._match.labelling.kinds[self._match.code], strict=True
+        )
+        return all(str(getattr(t, label)) == value for label, value in values)
 
 
 def hunt(codes: Float[Tensor, "rows pos"], n_rows: int, context_size: int) -> Hunt:

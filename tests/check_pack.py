@@ -1,0 +1,61 @@
+"""The workshop's pack, in an empty folder with no network at all: it installs and runs.
+
+    python tests/check_pack.py
+
+Builds build/pack unless it is there, copies what learners get, and there, under `unshare -n`, does
+what its README says and executes notebooks. Takes some minutes; needs a kernel that lets one
+unshare the network.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from pipeline.workshop import pack
+
+NOTEBOOKS = ("W0_arrive", "W4_features", "W5_the_coin")
+EXECUTE = """
+import socket, sys
+import nbformat
+from nbclient import NotebookClient
+try:
+    socket.create_connection(("1.1.1.1", 80), 2)
+    raise SystemExit("there is a network")
+except OSError:
+    pass
+import e2e_lib
+assert e2e_lib.__file__.startswith(sys.prefix), e2e_lib.__file__
+for name in sys.argv[1:]:
+    notebook = nbformat.read(f"exercises/{name}.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": "exercises"}}).execute()
+    print(name, "runs to its end")
+"""
+
+
+def main() -> None:
+    made = ROOT / "build" / "pack"
+    if not (made / "learners" / "wheels").is_dir():
+        pack.main([])
+    with tempfile.TemporaryDirectory() as empty:
+        folder = Path(empty) / "learners"
+        shutil.copytree(made / "learners", folder)
+        (folder / "execute.py").write_text(EXECUTE)
+
+        def alone(*command: str) -> None:
+            # Loopback is brought up: a notebook talks with its kernel over it.
+            offline = ["unshare", "-rn", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+            subprocess.run([*offline, *command], cwd=folder, check=True)
+
+        alone(sys.executable, "-m", "venv", ".venv")
+        line = next(x.strip() for x in pack.README.splitlines() if "--no-index" in x)
+        alone(*line.replace('"', "").split(), "--quiet", "--disable-pip-version-check")
+        alone(".venv/bin/python", "execute.py", *NOTEBOOKS)
+    print("The pack installs and runs without a network.")
+
+
+if __name__ == "__main__":
+    main()
