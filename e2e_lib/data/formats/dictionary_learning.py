@@ -85,10 +85,10 @@ def read(folder: Path) -> StoredSAE:
     path = folder / CONFIG
     config = read_json(path, "a trainer with dict_class, activation_dim and dict_size")
     trainer = config.get("trainer")
-    if not isinstance(trainer, dict) or trainer.get("dict_class") not in CLASSES:
-        name = trainer.get("dict_class") if isinstance(trainer, dict) else None
+    trainer = trainer if isinstance(trainer, dict) else {}
+    name = trainer.get("dict_class")
+    if not isinstance(name, str) or name not in CLASSES:
         raise refuse(path, "dict_class", name, f"one of {', '.join(CLASSES)}")
-    name = trainer["dict_class"]
     d_in, d_sae = sizes(path, trainer, "activation_dim", "dict_size")
     path, kind = folder / WEIGHTS, CLASSES[name]
     tensors = read_pt(path)

@@ -181,7 +181,7 @@ def read(folder: Path) -> StoredSAE:
     path, config = folder / CONFIG, read_config(folder)
     config, metadata = _settings(path, config)
     kind = config.get("architecture", "standard")
-    if kind not in EXTRA:
+    if not isinstance(kind, str) or kind not in EXTRA:
         raise refuse(path, "architecture", kind, f"one of {', '.join(EXTRA)}")
     head = metadata.get("hook_head_index")
     for key, value in {**config, "hook_head_index": head}.items():

@@ -135,6 +135,10 @@ BAD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
     "a transcoder": ("saelens standard", config(architecture="transcoder"), ("transcoder",)),
     "unknown class": (DL + "AutoEncoder", config(dict_class="CrossCoder"), ("CrossCoder",)),
     "no class": (DL + "AutoEncoder", config(dict_class=None), ("dict_class",)),
+    "a list of classes": (DL + "AutoEncoder", config(dict_class=["AutoEncoder"]), ("dict_class",)),
+    "a list of architectures": (
+        "saelens standard", config(architecture=["standard"]), ("architecture",),
+    ),
     "groupmax": ("sparsify", config(activation="groupmax"), ("groupmax",)),
     "sparsify's transcoder": ("sparsify", config(transcode=True), ("transcode",)),
     "a skip connection": ("sparsify", config(skip_connection=True), ("skip_connection",)),
