@@ -84,7 +84,9 @@ def hook_width(model: TransformerBridge, hook_name: str) -> int:
     check_hook(model, hook_name)
     token = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
     own, scale = null_channel(hook_name)
-    activation = clean_pass(model, token, [own], logits=False).activations[own]
+    activation = clean_pass(model, token, [own], logits=False).activations.get(own)
+    if activation is None:
+        raise ModelError(f"hook is {hook_name!r}, but no pass of this model reaches it.")
     require(activation.ndim == 3, "hook", hook_name, "one of shape (batch, position, width)")
     return activation.shape[-1] + (NULL_WIDTH if scale else 0)
 

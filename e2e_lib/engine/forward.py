@@ -55,7 +55,8 @@ def run_hooked(
 
     with ExitStack() as stack:
         for name in hooks:
-            stack.enter_context(_hook(run.sites[null_channel(name)[0]], name, call))
+            site = run.sites[null_channel(name)[0]]
+            stack.enter_context(_hook(site, name, _flattened(call, site.scale, tokens)))
         stack.enter_context(_skipped(run, first, start))
         try:
             hidden = run.hidden(tokens)
@@ -64,8 +65,23 @@ def run_hooked(
     return hidden if whole else None
 
 
+Call = Callable[[str, Tensor], Tensor | None]
+
+
+def _flattened(call: Call, scale: float, tokens: Tensor) -> Call:
+    """`call` where all rows of a batch are one (OPT's MLP), or are multiplied by `scale` after."""
+
+    def shaped(name: str, value: Tensor) -> Tensor | None:
+        one = value.ndim == 2 and value.shape[0] == tokens.numel()
+        given = value.view(*tokens.shape, -1) if one else value
+        new = call(name, given if scale == 1 else given * scale)
+        return new if new is None else (new if scale == 1 else new / scale).view(value.shape)
+
+    return shaped
+
+
 @contextmanager
-def _hook(site: Site, name: str, call: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
+def _hook(site: Site, name: str, call: Call) -> Iterator[None]:
     """Show the value at a site to `call`, and put in its place what that returns."""
 
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -76,10 +92,12 @@ def _hook(site: Site, name: str, call: Callable[[str, Tensor], Tensor | None]) -
         return None if new is None else (args, {**kwargs, "hidden_states": new})
 
     def after(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            new = call(name, output[0])
-            return None if new is None else (new, *output[1:])
-        return call(name, output)
+        several = isinstance(output, tuple | list)
+        value: Tensor = output[0] if several else output
+        new = call(name, value)
+        # The model goes on with a copy: Falcon adds its attention to the MLP's output in place.
+        new = (value if new is None else new).clone()
+        return type(output)((new, *output[1:])) if several else new
 
     if site.before:
         handle = site.module.register_forward_pre_hook(before, with_kwargs=True)
@@ -98,7 +116,9 @@ def _skipped(run: Runner, first: int, start: Tensor | None) -> Iterator[None]:
 
     def hand_on(*args: Any, **kwargs: Any) -> Any:
         usual = run.block_output
-        return (start, *[None] * (len(usual) - 1)) if isinstance(usual, tuple) else start
+        if not isinstance(usual, tuple | list):
+            return start
+        return type(usual)((start, *[None] * (len(usual) - 1)))
 
     for block in skipped:
         object.__setattr__(block, "forward", hand_on)  # shadows the class's method

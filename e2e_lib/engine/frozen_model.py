@@ -10,7 +10,7 @@ differ, or where a hook lies inside a part that only the bridge has, the bridge'
 
 import copy
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class Site(NamedTuple):
 
     module: nn.Module
     before: bool  # its input, else its output
+    scale: float = 1.0  # the model multiplies what passes there by it: Granite's residual branches
 
 
 @dataclass
@@ -41,25 +42,27 @@ class Runner:
         model: with a language-modelling head, in Hugging Face layout.
         blocks: its transformer blocks, in order.
         sites: the place of every hook that can be reached, by name.
+        body: the part of it that ends in the last norm, as its head calls it.
         block_output: what a block returned once: a tensor (GPT-2) or a tuple (GPT-Neo).
-        body_output: what the blocks and the last norm returned then.
+        body_output: what the body returned then.
     """
 
     model: PreTrainedModel
     blocks: list[nn.Module]
     sites: dict[str, Site]
+    body: nn.Module | None = None
     block_output: Any = None
     body_output: ModelOutput | None = None
 
     def hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """What the unembedding reads: the residual stream after the last norm."""
-        output = self.model.base_model(input_ids=tokens, use_cache=False)
-        last: Tensor = output.last_hidden_state
+        assert self.body is not None
+        last: Tensor = self.body(input_ids=tokens, use_cache=False).last_hidden_state
         return last
 
     def head(self, hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos vocab"]:
         """Logits of these hidden states, with whatever the architecture does to its logits."""
-        body = self.model.base_model
+        body = self.body
         given = copy.copy(self.body_output)
         assert given is not None
         given.last_hidden_state = hidden
@@ -94,14 +97,37 @@ class _Different(Exception):
 def _hooked(model: TransformerBridge) -> Runner:
     """The bridge's own modules; every hook point is a place."""
     sites = {name: Site(point, before=False) for name, point in model.hook_dict.items()}
+    ends = {id(point): Site(part, False, by) for point, part, by in _scaled(model)}
+    sites |= {name: ends[id(p)] for name, p in model.hook_dict.items() if id(p) in ends}
     original: Any = model.original_model
     return _seen_once(Runner(original, list(model.blocks), sites), model)
+
+
+def _scaled(model: TransformerBridge) -> Iterator[tuple[nn.Module, nn.Module, float]]:
+    """Hook points of branches that a block scales before it adds them: point, branch, factor.
+
+    The bridge calls these points only when it knows of a hook, and it knows of none here.
+    """
+    for block in model.blocks:
+        for part, hook in (("attn", "hook_attn_out"), ("mlp", "hook_mlp_out")):
+            name = getattr(block, f"scaled_{part}_submodule", None)
+            if name and hasattr(block, hook):
+                branch = block.submodules[name]
+                yield getattr(block, hook), branch, float(block.residual_contribution_scale)
 
 
 def _bare(model: TransformerBridge) -> Runner:
     """The model rebuilt without the bridge. Raises _Different."""
     try:
-        rebuilt = _rebuilt(model)
+        return _compared(model, "sdpa")
+    except _Different:  # no fused attention, or another one: Falcon with ALiBi
+        return _compared(model, "eager")
+
+
+def _compared(model: TransformerBridge, attention: str) -> Runner:
+    """The model rebuilt with this attention, if it computes the same. Raises _Different."""
+    try:
+        rebuilt = _rebuilt(model, attention)
         names = {id(module): name for name, module in _parts(model) if _has(rebuilt, name)}
         blocks = [rebuilt.get_submodule(names[id(b.original_component)]) for b in model.blocks]
         made = _seen_once(Runner(rebuilt, blocks, _sites(model, rebuilt, names)), model)
@@ -144,20 +170,22 @@ def _sites(
                 if point is not None:
                     module = rebuilt.get_submodule(names[id(original)])
                     ends[id(point)] = Site(module, before=attribute == "hook_in")
+    for point, branch, by in _scaled(model):
+        original = getattr(branch, "original_component", None)
+        if id(original) in names:
+            ends[id(point)] = Site(rebuilt.get_submodule(names[id(original)]), False, by)
     return {name: ends[id(p)] for name, p in model.hook_dict.items() if id(p) in ends}
 
 
-def _rebuilt(model: TransformerBridge) -> PreTrainedModel:
-    """Hugging Face's model of the bridge's class and weights, with fused attention."""
+def _rebuilt(model: TransformerBridge, attention: str) -> PreTrainedModel:
+    """Hugging Face's model of the bridge's class and weights; `sdpa` is fused attention."""
     original: Any = model.original_model
     config = copy.deepcopy(original.config)
+    config.output_attentions = False  # Falcon, asked for them, forgets its mask
     # Weights that nobody keeps are drawn at random first: not from the caller's generator.
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
         warnings.simplefilter("ignore")  # about options of classes that no caller can act on
-        try:
-            rebuilt = type(original)._from_config(config, attn_implementation="sdpa")
-        except ValueError:  # this class has no fused attention
-            rebuilt = type(original)._from_config(config, attn_implementation="eager")
+        rebuilt = type(original)._from_config(config, attn_implementation=attention)
     found = {
         name.replace(WRAPPED, ""): tensor
         for tensors in (original.named_parameters, original.named_buffers)
@@ -171,6 +199,9 @@ def _rebuilt(model: TransformerBridge) -> PreTrainedModel:
         if here.shape != tensor.shape:
             raise _Different(f"{name} has shape {tuple(here.shape)}, not {tuple(tensor.shape)}")
         setattr(rebuilt.get_submodule(owner), leaf, here)
+    for name, value in vars(original).items():  # Cohere's factor of its logits may be folded in
+        if isinstance(value, int | float):
+            setattr(rebuilt, name, value)
     for name, module in rebuilt.named_modules():
         bias = found.get(f"{name}.bias")  # folding a norm may give one to a map that had none
         if bias is not None and getattr(module, "bias", bias) is None and bool(bias.any()):
@@ -184,36 +215,64 @@ def _rebuilt(model: TransformerBridge) -> PreTrainedModel:
 
 
 def _fused_again(model: TransformerBridge, rebuilt: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights of joint query-key-value projections, put together from the bridge's three.
+    """Weights and biases of joint projections, put together from the bridge's parts of them.
 
     The bridge splits them by a rule of each architecture, and processes the parts. Splitting the
     numbers 0, 1, 2, … by the same rule says where each element came from.
     """
     fused = {}
-    parts = {id(module): name for name, module in _parts(model) if _has(rebuilt, name)}
-    attention: Any
-    for attention in model.modules():
-        if not hasattr(attention, "split_qkv_matrix"):
-            continue
-        joint = attention.qkv.original_component
-        whole = dict(joint.named_parameters())
-        kept = {name: parameter.data for name, parameter in whole.items()}
-        try:
-            for parameter in whole.values():
-                count = torch.arange(parameter.numel(), dtype=torch.float64)
-                parameter.data = count.view(parameter.shape).to(parameter.device)
-            origins = attention.split_qkv_matrix(attention.original_component)
-        finally:
-            for name, parameter in whole.items():
-                parameter.data = kept[name]
-        for name, tensor in kept.items():
-            values = tensor.clone().flatten()
-            for part, origin in zip((attention.q, attention.k, attention.v), origins, strict=True):
-                own = getattr(part.original_component, name)
-                values[getattr(origin, name).long().flatten()] = own.detach().flatten()
-            place = f"{parts[id(joint)]}.{name}"
-            fused[place] = nn.Parameter(values.view(tensor.shape), requires_grad=False)
+    names = {id(module): name for name, module in _parts(model) if _has(rebuilt, name)}
+    for joint, owner, split, parts in _joint_projections(model):
+        place, weight = names[id(joint)], joint.weight
+        found = {"weight": weight.clone().flatten()}
+        if getattr(joint, "bias", None) is not None:
+            found["bias"] = joint.bias.clone()
+        elif any(getattr(part, "bias", None) is not None for part in parts):
+            found["bias"] = weight.new_zeros(len(weight))  # a norm was folded into it
+        origins = _origins(joint, owner, split)
+        for part, origin in zip(parts, origins, strict=True):
+            where = origin.weight.long()
+            found["weight"][where.flatten()] = part.weight.detach().flatten()
+            if getattr(part, "bias", None) is not None:
+                has = getattr(origin, "bias", None) is not None
+                rows = origin.bias.long() if has else where[:, 0] // weight.shape[1]
+                found["bias"][rows] = part.bias.detach().flatten()
+        found["weight"] = found["weight"].view(weight.shape)
+        for leaf, values in found.items():
+            fused[f"{place}.{leaf}"] = nn.Parameter(values, requires_grad=False)
     return fused
+
+
+def _joint_projections(model: TransformerBridge) -> Iterator[tuple[Any, Any, Any, list[Any]]]:
+    """Hugging Face's joint projections: the module, its owner, the rule that splits it, the parts.
+
+    They are queries, keys and values in one, or gate and input of an MLP.
+    """
+    component: Any
+    for component in model.modules():
+        owner = getattr(component, "original_component", None)
+        if hasattr(component, "split_qkv_matrix"):
+            parts = [component.q, component.k, component.v]
+            joint, split = component.qkv.original_component, component.split_qkv_matrix
+        elif hasattr(component, "split_gate_up_matrix"):
+            parts = [component.gate, getattr(component, "in")]
+            joint, split = getattr(owner, component.fused_attr), component.split_gate_up_matrix
+        else:
+            continue
+        yield joint, owner, split, [part.original_component for part in parts]
+
+
+def _origins(joint: nn.Module, owner: nn.Module, split: Callable[[Any], Any]) -> Any:
+    """The parts of `joint` that `split` makes, holding where in it each element stands."""
+    kept = {name: parameter.data for name, parameter in joint.named_parameters()}
+    try:
+        for parameter in joint.parameters():
+            count = torch.arange(parameter.numel(), dtype=torch.float64)
+            parameter.data = count.view(parameter.shape).to(parameter.device)
+        return split(owner)
+    finally:
+        for name, parameter in joint.named_parameters():
+            parameter.data = kept[name]
 
 
 class _GPTNeoAttention:
@@ -235,14 +294,28 @@ class _GPTNeoAttention:
 
 
 def _seen_once(made: Runner, model: TransformerBridge) -> Runner:
-    """`made` with what its first block and its body return, from a pass over one token."""
-    seen: list[Any] = []
-    handle = made.blocks[0].register_forward_hook(lambda module, args, out: seen.append(out))
+    """`made` with its body, and what that and the first block return, from a pass over one token.
+
+    The body is what the model calls first: in OPT that is not its `base_model`.
+    """
+    seen: dict[nn.Module, Any] = {}
+    order: list[nn.Module] = []
+    handles = [
+        part.register_forward_pre_hook(lambda module, args: order.append(module))
+        for part in made.model.modules()
+    ]
     token = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
     try:
         with torch.no_grad():
-            made.body_output = made.model.base_model(input_ids=token, use_cache=False)
+            made.model(input_ids=token, use_cache=False)
+            made.body = order[1]
+            for part in (made.body, made.blocks[0]):
+                handles.append(
+                    part.register_forward_hook(lambda m, args, out: seen.update({m: out}))
+                )
+            made.hidden(token)
     finally:
-        handle.remove()
-    made.block_output = seen[0]
+        for handle in handles:
+            handle.remove()
+    made.body_output, made.block_output = seen[made.body], seen[made.blocks[0]]
     return made

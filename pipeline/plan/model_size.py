@@ -3,17 +3,15 @@
 Only running it tells how large its activations are, which the λ of an unknown model grow with.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from e2e_lib.errors import ModelError, is_integer, is_number, list_of, require, reworded
+from e2e_lib.files import project_path
 from e2e_lib.names import OBJECTIVES
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 
-ROOT = Path(__file__).resolve().parents[2]
 AUTO, AUTO_MIDDLE = "auto", "auto middle"
 # λ of the densest and of the sparsest SAE worth training, for a model nobody has tuned yet, on
 # activations of size 1. Codes grow with the activation's size s, squared errors with s², KL not at
@@ -25,8 +23,9 @@ MEASURED_ROWS = 16  # of held-out text: thousands of tokens, more than a median 
 AUTO_CONTEXT_SIZE = 128  # longer rows cost more time than the small models here gain from them
 
 
-# Of the models that shipped profiles name, so that a profile can be read without a network.
+# Of the models that shipped profiles name, so that a profile is read at once, without a network.
 KNOWN_SHAPES = {"gpt2": (12, 768, 1024), "roneneldan/TinyStories-1M": (8, 64, 2048)}
+KNOWN_SHAPES |= dict.fromkeys(EMBEDDED_MODELS, (5, 64, 128))
 
 
 class ModelShape(NamedTuple):
@@ -39,40 +38,24 @@ class ModelShape(NamedTuple):
 
 def model_shape(model: str) -> ModelShape:
     """The size of `model`, from its config alone. Raises ModelError, in one sentence."""
-    folder = EMBEDDED_MODELS.get(model, ROOT / model)
-    if not (folder / "config.json").is_file():
-        if folder.is_dir():
-            raise ModelError(f"MODEL {model} is a folder without a config.json.")
-        known = KNOWN_SHAPES.get(model)
-        return ModelShape(*known) if known else _hub_shape(model)
-    what = f"MODEL {model}: its config.json is no JSON that describes a language model"
+    folder = project_path(model)
+    if model in EMBEDDED_MODELS or (model in KNOWN_SHAPES and not folder.is_dir()):
+        return ModelShape(*KNOWN_SHAPES[model])
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"MODEL {model} is a folder without a config.json.")
+    # Slow to import, and needed for a model that nobody has written down the size of.
+    from transformer_lens.model_bridge.sources import transformers as source
+    from transformers import AutoConfig
+
+    what = f"MODEL {model} is neither a folder here nor a model that the Hugging Face hub gives"
+    if folder.is_dir():
+        what = f"MODEL {model}: its config.json is no JSON that describes a language model"
     with reworded(ModelError, what):
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return _shape(model, config.get("text_config", config))
-
-
-def _hub_shape(model: str) -> ModelShape:
-    """The size of a model on the Hugging Face hub (or in the local cache of it)."""
-    from transformers import AutoConfig  # slow to import, and rarely needed
-
-    what = f"MODEL {model} is neither a folder here nor a model that the Hugging Face hub gives us"
-    with reworded(ModelError, what):
-        config = AutoConfig.from_pretrained(model)
-    return _shape(model, config.get_text_config().to_dict())
-
-
-def _shape(model: str, config: Mapping[str, Any]) -> ModelShape:
-    """Read the three numbers under the names that the architectures use for them."""
-    names = {
-        "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
-        "d_model": ("hidden_size", "n_embd", "d_model"),
-        "n_ctx": ("max_position_embeddings", "n_positions", "n_ctx", "seq_length"),
-    }
-    found = {key: [config[n] for n in known if n in config] for key, known in names.items()}
-    for key, values in found.items():
-        if not values:
-            raise ModelError(f"MODEL {model}: its config.json has none of {names[key]} ({key}).")
-    return ModelShape(**{key: int(values[0]) for key, values in found.items()})
+        config = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else model)
+        # As the model will be loaded: an architecture's own names of these numbers, and a length
+        # where it has no longest row.
+        read = source.map_default_transformer_lens_config(config)
+        return ModelShape(int(read.n_layers), int(read.d_model), int(read.n_ctx))
 
 
 def by_model(

@@ -83,8 +83,8 @@ def test_a_model_that_cannot_be_rebuilt_runs_as_it_is(monkeypatch, capsys):
     model = load_model(str(model_folder("gpt2")))
     real = frozen_model._rebuilt
 
-    def wrong(model):
-        rebuilt = real(model)
+    def wrong(*given):
+        rebuilt = real(*given)
         layer = rebuilt.transformer.h[1].mlp.c_fc
         layer.weight = torch.nn.Parameter(layer.weight * 1.1, requires_grad=False)
         return rebuilt

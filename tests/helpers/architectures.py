@@ -31,7 +31,8 @@ _DELTA = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
     "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
 }  # fmt: skip
-# What each architecture's configuration needs beside `_SHAPE`, by the name of its class.
+# What each architecture's configuration needs beside `_SHAPE`, by the name of its class, which a
+# word may follow that tells variants apart.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Afmoe": _ROTARY | _EXPERTS | {"num_dense_layers": 1, "sliding_window": 4},
     "Apertus": _GROUPED,
@@ -48,6 +49,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Ernie4_5_Moe": _GROUPED | {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 12},
     "Exaone4": _GROUPED | {"sliding_window": 4},
     "Falcon": {"multi_query": True},
+    "Falcon alibi": {"alibi": True, "multi_query": False},
+    "Falcon grouped": {"new_decoder_architecture": True, "num_kv_heads": 1},
     "FalconH1": _ROTARY | _MAMBA2 | {"mamba_d_ssm": 32},
     "FalconMamba": {"state_size": 8, "time_step_rank": 4},
     "FlexOlmo": _GROUPED | {"num_experts": 4, "num_experts_per_tok": 2},
@@ -59,9 +62,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Glm4Moe": _ROTARY
     | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12},
     "GPT2": {"n_positions": 32},
+    "GPT2 by-layer": {"n_positions": 32, "scale_attn_by_inverse_layer_idx": True},
     "GPTBigCode": {"n_positions": 32},
     "GPTNeo": {"attention_types": [[["global", "local"], 1]], "window_size": 4},
     "GPTNeoX": {},
+    "GPTNeoX sequential": {"use_parallel_residual": False},
     "GptOss": _ROTARY | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4},
     "GPTJ": {"rotary_dim": 4, "n_positions": 32},
     "Granite": _GROUPED
@@ -81,6 +86,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     | _EXPERTS
     | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "Llama": _GROUPED,
+    "Llama biased": _GROUPED
+    | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
     "Mamba": {"state_size": 8, "time_step_rank": 4},
     "Mamba2": {"state_size": 8, "num_heads": 4, "head_dim": 8, "n_groups": 1},
     "MiniMaxM2": _ROTARY | {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 4},
@@ -97,6 +104,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Olmoe": _GROUPED | {"num_experts": 4, "num_experts_per_tok": 2},
     "OpenAIGPT": {"n_positions": 32},
     "OPT": {"ffn_dim": 24, "word_embed_proj_dim": WIDTH},
+    "OPT post-norm": {"ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before": False},
     "Phi": {"partial_rotary_factor": 0.5},
     "Phi3": _GROUPED,
     "Qwen2": _GROUPED,
@@ -111,8 +119,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "SeedOss": _ROTARY,
     "SmolLM3": _GROUPED,
     "StableLm": _GROUPED,
+    "StableLm parallel": _GROUPED | {"use_parallel_residual": True, "use_qkv_bias": True},
     "Starcoder2": _GROUPED | {"sliding_window": 4},
     "XGLM": {"ffn_dim": 24},
+    "VaultGemma": _ROTARY | {"sliding_window": 4, "query_pre_attn_scalar": 8},
     "Zamba2": {"num_mem_blocks": 1, "mamba_d_state": 8, "mamba_ngroups": 1, "n_mamba_heads": 4}
     | {"layers_block_type": ["mamba", "hybrid"], "num_key_value_heads": 2},
 }
@@ -122,7 +132,7 @@ def configuration(architecture: str, **changes: Any) -> PretrainedConfig:
     """The configuration of a tiny model: its class's, with `changes`."""
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     own = {"vocab_size": D_VOCAB, **special, "initializer_range": 0.3, **_SHAPE}
-    kind = getattr(transformers, f"{architecture}Config")
+    kind = getattr(transformers, f"{architecture.split()[0]}Config")
     made: PretrainedConfig = kind(**own | ARCHITECTURES[architecture] | changes)
     return made
 
@@ -130,7 +140,7 @@ def configuration(architecture: str, **changes: Any) -> PretrainedConfig:
 @cache
 def architecture_folder(architecture: str, **changes: Any) -> Path:
     """A folder with a random model, weights and biases as of a trained one: nothing is 0 or 1."""
-    folder = Path(tempfile.mkdtemp(prefix=f"tiny_{architecture}_"))
+    folder = Path(tempfile.mkdtemp(prefix=f"tiny_{architecture.replace(' ', '_')}_"))
     return save_random(configuration(architecture, **changes), folder)
 
 

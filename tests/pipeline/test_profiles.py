@@ -326,7 +326,7 @@ def test_models_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"without a config\.json"):
         model_shape(str(tmp_path))
     (tmp_path / "config.json").write_text('{"hidden_size": 3}')
-    with pytest.raises(ModelError, match="num_hidden_layers"):
+    with pytest.raises(ModelError, match="describes a language model"):
         model_shape(str(tmp_path))
     (tmp_path / "config.json").write_text('{"hidden_size": ')
     with pytest.raises(ModelError, match="no JSON"):
