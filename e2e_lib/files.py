@@ -33,8 +33,12 @@ def project_path(path: str | Path) -> Path:
 
 
 def source_path(name: str) -> str:
-    """A model or data parameter with a relative local path resolved; other names unchanged."""
-    return str(project_path(name)) if project_path(name).exists() else name
+    """A model or data parameter with a relative local path resolved; other names unchanged.
+
+    `storyworld` is the embedded one, whatever lies there: a folder of that name is `./storyworld`.
+    """
+    local = name != "storyworld" and project_path(name).exists()
+    return str(project_path(name)) if local else name
 
 
 def shown_path(path: Path) -> str:

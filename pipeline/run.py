@@ -15,6 +15,7 @@ import yaml
 
 from e2e_lib.errors import ConfigError, ResultsError, command, first_sentence, require, reworded
 from e2e_lib.files import write_json, write_text, writing
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.execution.executor import (
     cancel_leftovers,
     cluster_folder,
@@ -23,8 +24,11 @@ from pipeline.execution.executor import (
     start_snakemake,
 )
 from pipeline.execution.fresh import (
+    INPUTS,
+    WORDS,
     drop_torn_copies,
     in_words,
+    input_digests,
     of_other_code,
     set_aside,
     settle,
@@ -34,11 +38,11 @@ from pipeline.execution.progress import watch
 from pipeline.pages.result_files import read_all, read_json
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.pins import pinned
+from pipeline.plan.preflight import try_model
 from pipeline.plan.profile import ROOT, Profile, load_profile, shrunk
 from pipeline.plan.stages import Stage, stages
 from pipeline.report import write_report
 
-WORDS = {"model": "MODEL", "train_data": "TRAIN", "validation_data": "VALIDATION"}
 MARK = {"holds": "✓", "refuted": "✗", "undecided": "?"}
 LOG = "snakemake.log"
 
@@ -104,9 +108,15 @@ def _with_local_paths(value: Any) -> Any:
 
 
 def _local(value: str) -> str:
-    """A path that exists, relative to the project's root; any other text unchanged."""
+    """A path that exists, relative to the project's root; any other text unchanged.
+
+    One part alone gets ./ before it: nobody may take a folder `gpt2` for the hub's model.
+    """
     path = Path(value).expanduser()
-    return os.path.relpath(path, ROOT) if value and path.exists() else value
+    if not value or value in EMBEDDED_MODELS or not path.exists():
+        return value
+    local = os.path.relpath(path, ROOT)
+    return local if os.sep in local else f".{os.sep}{local}"
 
 
 def number_of_cores(text: str) -> int:
@@ -149,6 +159,8 @@ def run(
         profile = pinned(profile, results)
         todo = stages(profile, folder)
         prepare(profile, todo, results, folder, notebooks)
+        if cluster is None:  # whose machines are others than this one
+            try_model(profile, results, todo)
         where = f"{cores} side by side" if cluster is None else f"on {executor_of(cluster)}"
         saes = sum(stage.saes for stage in todo)
         print(
@@ -177,6 +189,7 @@ def prepare(
     if moved := set_aside(results, profile, of_other_code(results, todo, notebooks)):
         (results / "metrics.csv").unlink(missing_ok=True)
         print(f"{len(moved)} runs of other settings or code moved to {folder}/set_aside/")
+    write_json(results / INPUTS, input_digests(todo))
     write_text(results / "profile.json", profile.to_json(folder))
 
 

@@ -59,17 +59,20 @@ def run_notebook(
     parameters: Mapping[str, Any],
     name: str = "",
     plan: str = "",
+    inputs: Mapping[str, str] | None = None,
 ) -> Path:
     """Execute `notebook` into `results`/notebooks/`name`.ipynb and return the marker's path.
 
     Args:
         plan: the stage's `fresh.plan_digest`, for the marker.
+        inputs: its `fresh.inputs_of`, for the marker.
 
     Raises ConfigError for a parameter the notebook lacks, NotebookError when it fails.
     """
     name = name or notebook.stem
     code = notebook_digest(notebook)
-    own = {"name": name, "notebook": notebook.stem, "plan": plan, "code": code}
+    own: dict[str, Any] = {"name": name, "notebook": notebook.stem, "plan": plan, "code": code}
+    own["inputs"] = dict(inputs or {})
     marker = results / "done" / f"{name}.json"
     there = marker.exists()
     with sole_job(results / "locks" / name) as waited:
@@ -141,10 +144,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--name", default="", help="of the executed copy (default: the notebook's)")
     parser.add_argument("--parameters", type=json.loads, default={}, help="as JSON")
     parser.add_argument("--plan", default="", help="digest of the stage, for the marker")
+    parser.add_argument("--inputs", type=json.loads, default={}, help="as JSON, for the marker")
     given = parser.parse_args(arguments)
     results = given.results.resolve()
     end_with_pipeline(results)
-    run_notebook(given.notebook.resolve(), results, given.parameters, given.name, given.plan)
+    notebook, name = given.notebook.resolve(), given.name
+    run_notebook(notebook, results, given.parameters, name, given.plan, given.inputs)
 
 
 if __name__ == "__main__":

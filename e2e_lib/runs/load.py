@@ -19,7 +19,7 @@ from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import held_out_rows
 from e2e_lib.errors import ResultsError
 from e2e_lib.names import TransformerBridge
-from e2e_lib.runs.provenance import model_digest
+from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.runs.read import run_config, sae_folder
 
 
@@ -57,8 +57,8 @@ def load_subject(
         n_rows: rows of text.
 
     Raises:
-        ResultsError: the runs were trained on a model with another name or other weights, or the
-            folder holds no finished run.
+        ResultsError: the runs were trained on a model with another name or other weights, or
+            evaluated on a text of this name that was another; or the folder holds no finished run.
         ModelError, DataError: model or text cannot be read.
     """
     config = run_config(results)
@@ -70,13 +70,19 @@ def load_subject(
             f"model is {name!r}, but the runs in {results.name!r} were trained on "
             f"{config['model']!r}" + (" with other weights." if recorded[0] == name else ".")
         )
+    contents, text = config.get("contents", {}), Path(validation_data).name
+    evaluated = (Path(str(config.get("validation_data"))).name, contents.get("validation"))
+    if text == evaluated[0] and evaluated[1] not in (None, content_digest(validation_data)):
+        raise ResultsError(
+            f"validation_data is {text!r}, but the runs in {results.name!r} were evaluated on "
+            "other text of that name: give that text, or train again."
+        )
     language_model = load_model(
         model,
         device,
         processed=config["processed"],
         revision=config.get("model_revision", "main"),
     )
-    contents = config.get("contents", {})
     named = [(config.get(f"{k}_data"), contents.get(k)) for k in ("train", "validation")]
     rows = held_out_rows(
         language_model,

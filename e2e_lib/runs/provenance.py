@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -21,6 +21,8 @@ PACKAGES = (
     *("torch", "transformers", "transformer-lens", "datasets", "tokenizers", "safetensors"),
     *("numpy", "pandas", "scipy"),
 )
+# What is read of a model's folder: configuration, weights, tokenizer.
+MODEL_FILES = ("*.json", "*.saf*", "*.bin", "*.gguf", "*.model", "merges.txt", "vocab.txt")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Two processors that differ in these round sums differently: the last digits of a result, and
 # whatever grows out of them, are theirs.
@@ -30,11 +32,21 @@ CPU_FLAGS = re.compile(
 
 
 def content_digest(name: str) -> str | None:
-    """Digest of a local file, or of a model folder's configuration and weights; None if not local.
+    """Digest of what lies behind a data or model parameter on this disk; None if it is not local.
 
-    Text from `storyworld` is made by the package, whose version and commit are recorded: None too.
+    Of a file, of what a folder holds, of the folder in `FOLDER:SPLIT`, of each of several with
+    commas between them. Text from `storyworld` is made by the package, whose version and commit
+    are recorded, and what the hub serves is told by its revision: None too.
     """
-    return _digest(project_path(name))
+    if name in EMBEDDED_MODELS:
+        return None
+    path, (base, _, split) = project_path(name), name.rpartition(":")
+    if path.exists():
+        return _digest(path)
+    if base and split.isidentifier():
+        return content_digest(base)
+    found = filter(None, map(content_digest, name.split(",") if "," in name else ()))
+    return ",".join(found) or None
 
 
 def model_digest(name: str) -> str | None:
@@ -43,11 +55,33 @@ def model_digest(name: str) -> str | None:
 
 
 def _digest(path: Path) -> str | None:
-    files = [path] if path.is_file() else sorted(path.glob("*.json")) + sorted(path.glob("*.saf*"))
-    if not files:
-        return None
+    """Of a file or a model: its files' bytes. Of a folder of data: the files' names too."""
+    if path.is_file() or (path / "config.json").is_file():
+        patterns = MODEL_FILES if path.is_dir() else ()
+        named = [("", f) for p in patterns for f in sorted(path.glob(p))] or [("", path)]
+    else:
+        named = sorted((str(file.relative_to(path)), file) for file in _files(path))
+    stamps = [(n, f, f.stat().st_size, f.stat().st_mtime_ns) for n, f in named]
+    return _content(tuple(stamps)) if stamps else None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file in a folder but hidden ones; links are followed, a circle of them once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        known = os.path.realpath(place) in seen
+        seen.add(os.path.realpath(place))
+        folders[:] = [] if known else [name for name in folders if name[0] != "."]
+        yield from (Path(place, name) for name in names if name[0] != "." and not known)
+
+
+@cache
+def _content(files: tuple[tuple[str, Path, int, int], ...]) -> str:
+    """Digest of names and bytes; size and time of change say whether they must be read again."""
     digest = hashlib.blake2b(digest_size=8)
-    for file in files:
+    for name, file, size, _ in files:
+        if name:
+            digest.update(f"{name}\0{size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
@@ -135,11 +169,12 @@ def hub_commits(config: Mapping[str, Any]) -> dict[str, str | None]:
         ("validation_data", "datasets", "data_revision"),
     ):
         name = str(config.get(key)).split(":")[0]
-        found[key] = _cached_commit(kind, name, str(config.get(revision, "main")))
+        found[key] = cached_commit(kind, name, str(config.get(revision, "main")))
     return found
 
 
-def _cached_commit(kind: str, name: str, revision: str) -> str | None:
+def cached_commit(kind: str, name: str, revision: str) -> str | None:
+    """The commit of a hub model or data set (`models`, `datasets`) in the hub's cache here."""
     if name in EMBEDDED_MODELS or project_path(name).exists() or ".." in f"{name}/{revision}":
         return None
     if COMMIT.fullmatch(revision):

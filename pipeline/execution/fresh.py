@@ -1,7 +1,8 @@
 """Which stages need not run again: those whose marker says what would be said of them today.
 
 A marker done/NAME.json is written whole, after everything else that its stage writes, and holds a
-digest of the code and one of the plan (parameters, and the stages that it reads). So it tells a
+digest of the code, one of the plan (parameters, and the stages that it reads), and one of each file
+or folder that a parameter names: a finished stage counts for what lies there now. So it tells a
 finished stage from any other, whatever was killed at whatever moment; of the order in time,
 Snakemake takes care. started/NAME.json says what the stage was last begun with, finished or not.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from e2e_lib.core.config import Hyperparameters
 from e2e_lib.runs.experiment import Training
+from e2e_lib.runs.provenance import content_digest
 from e2e_lib.source_code import notebook_digest
 from pipeline.plan.grid import Job, jobs
 from pipeline.plan.notebook_parameters import NOTEBOOKS
@@ -24,12 +26,31 @@ from pipeline.plan.stages import PUBLISHED, TRAIN, Stage
 
 CODE = "its code changed"
 PLAN = "its parameters changed, or what it reads"
+INPUTS = "inputs.json"  # in the results folder: what was found at the start, for all jobs
+WORDS = {"model": "MODEL", "train_data": "TRAIN", "validation_data": "VALIDATION"}
 
 
 def plan_digest(stage: Stage) -> str:
     """A digest of a stage's parameters and of the names of the stages whose results it reads."""
     plan = json.dumps([stage.notebook, stage.parameters, stage.after], sort_keys=True)
     return hashlib.sha256(plan.encode()).hexdigest()[:16]
+
+
+def input_digests(todo: Sequence[Stage]) -> dict[str, str]:
+    """The content of every file or folder on this disk that a stage's parameter names."""
+    values = {v for stage in todo for k, v in stage.parameters.items() if _names_input(k, v)}
+    found = {str(value): content_digest(str(value)) for value in values}
+    return {value: digest for value, digest in found.items() if digest}
+
+
+def inputs_of(stage: Stage, digests: Mapping[str, str]) -> dict[str, str]:
+    """The content of each local input of a stage, by the parameter that names it."""
+    named = {k: str(v) for k, v in stage.parameters.items() if _names_input(k, v)}
+    return {key: digests[value] for key, value in named.items() if value in digests}
+
+
+def _names_input(key: str, value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and not key.endswith("_folder")  # written to
 
 
 def facts(results: Path, kind: str, name: str) -> Mapping[str, Any]:
@@ -49,7 +70,7 @@ def _codes(todo: list[Stage], notebooks: Path) -> dict[str, str]:
 
 def stale(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> dict[str, str]:
     """Why each finished stage that must run again must do so, by its name."""
-    codes, reasons = _codes(todo, notebooks), {}
+    codes, digests, reasons = _codes(todo, notebooks), input_digests(todo), {}
     for stage in todo:
         if not (done := facts(results, "done", stage.name)):
             continue
@@ -57,14 +78,26 @@ def stale(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> dict
             reasons[stage.name] = CODE
         elif done.get("plan") != plan_digest(stage):
             reasons[stage.name] = PLAN
+        elif changed := _changed(done.get("inputs", {}), inputs_of(stage, digests)):
+            words = " and ".join(WORDS.get(key, key) for key in changed)
+            reasons[stage.name] = f"{words} {'has' if len(changed) == 1 else 'have'} changed"
     return reasons
 
 
+def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+
+
 def of_other_code(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> set[str]:
-    """Stages that were begun, and perhaps finished in part, with other code than today's."""
-    codes = _codes(todo, notebooks)
-    begun = {name: facts(results, "started", name).get("code") for name in codes}
-    return {name for name, code in codes.items() if begun[name] not in (None, code)}
+    """Stages begun, and perhaps finished in part, with other code or inputs than today's."""
+    codes, digests = _codes(todo, notebooks), input_digests(todo)
+    begun = {stage.name: (stage, facts(results, "started", stage.name)) for stage in todo}
+    return {
+        name
+        for name, (stage, old) in begun.items()
+        if old
+        and (old.get("code") != codes[name] or old.get("inputs", {}) != inputs_of(stage, digests))
+    }
 
 
 def settle(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> dict[str, str]:
@@ -117,7 +150,8 @@ def set_aside(
     the pipeline starts, so that no figure can see them.
 
     Args:
-        outdated: stages whose code has changed: their runs go too, or training would skip them.
+        outdated: stages whose code or inputs have changed: their runs go too, or training would
+            skip them.
     """
     from e2e_lib.runs.read import finished_runs, read_record  # with pandas: jobs do without
     from e2e_lib.runs.tables import metrics_table

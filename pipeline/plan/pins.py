@@ -12,6 +12,7 @@ from typing import Any
 
 from e2e_lib.data.text import READERS, named_split
 from e2e_lib.files import project_path, write_json
+from e2e_lib.runs.provenance import cached_commit
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.plan.profile import Profile
 
@@ -62,10 +63,10 @@ def _on_hub(name: str) -> bool:
 
 
 def _commit(kind: str, name: str, revision: str) -> str | None:
-    """The commit that the hub has for a revision; None if it cannot be asked or has none."""
+    """The commit that the hub has for a revision, or else its cache here; None if neither has."""
     from huggingface_hub import HfApi  # slow to import, and rarely needed
 
     try:
         return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10).sha
     except Exception:  # the client raises a dozen kinds; loading will say what is wrong
-        return None
+        return cached_commit(f"{kind}s", name, revision)

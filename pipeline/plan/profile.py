@@ -24,8 +24,11 @@ from e2e_lib.errors import (
     rules,
     whole,
 )
+from e2e_lib.files import project_path
 from e2e_lib.names import OBJECTIVES
 from e2e_lib.runs.experiment import Revision, Training
+from e2e_lib.runs.provenance import content_digest, model_digest
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.plan.model_size import AUTO, AUTO_MIDDLE, by_model, default_lr, evenly, model_shape
 from pipeline.plan.notebook_parameters import (
     NotebookParameters,
@@ -91,6 +94,7 @@ class Profile:
     seeds_elsewhere: Few = 0  # how many of the seeds layers beside the middle one get; 0: all
     one_sae_a_job: Flag = False  # for long trainings: a machine that dies loses one SAE
     released: Released = ""  # hub name or folder of SAEs to evaluate; then nothing is trained
+    model_is_copy: Flag = False  # MODEL is a copy of the profile's hub model: nothing is forgotten
     released_revision: Revision = "main"  # its commit, tag or branch
     # What single notebooks get; what an override names is added to what the file does.
     notebook_parameters: NotebookParameters = field(default_factory=dict)
@@ -156,13 +160,26 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profi
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     overrides = dict(overrides or {})
     model = overrides.get("model", values["model"])
-    # A folder named like the profile's model is a copy of it, for machines without a network.
-    copied = isinstance(model, str) and Path(model).name == Path(values["model"]).name
+    copied = overrides.get("model_is_copy") is True or _is_copy(model, values["model"])
     if model != values["model"] and not copied and not values.get("released"):
         _use_own_model(values, overrides)
     key = "notebook_parameters"
     overrides[key] = joined(values.get(key, {}), overrides.get(key, {}))
     return make_profile(name, {**values, **overrides})
+
+
+def _is_copy(model: Any, original: str) -> bool:
+    """Whether a folder holds the embedded model of a profile; raises ConfigError as in its rule.
+
+    Of the hub's nothing here can tell: a folder that is called like one may hold any other.
+    """
+    in_the_way = model == original not in EMBEDDED_MODELS and project_path(original).is_dir()
+    allowed = (
+        f"./{original} for the folder of that name, or that folder renamed for the hub's model"
+    )
+    require(not in_the_way, "MODEL", model, allowed)
+    known = original in EMBEDDED_MODELS and isinstance(model, str) and project_path(model).is_dir()
+    return known and content_digest(model) == model_digest(original)
 
 
 def _use_own_model(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:

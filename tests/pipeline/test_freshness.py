@@ -209,3 +209,33 @@ def test_a_second_pipeline_says_so_and_a_signal_ends_the_first_with_its_jobs(
     project.kernels = False
     project.write("20_pareto", "pass")
     assert ran_again(project) == {"20_pareto", "90_claims"}
+
+
+TELL = """
+import json
+from pathlib import Path
+from e2e_lib.runs.provenance import content_digest, model_digest
+for record in Path(results_folder, "saes").glob(f"*-s{seed}*/run.json"):
+    facts = json.loads(record.read_text())
+    facts["config"]["train_data"] = Path(train_data).name
+    contents = {"model": model_digest(model), "train": content_digest(train_data)}
+    facts["config"]["contents"] = contents | {"validation": None}
+    record.write_text(json.dumps(facts))
+"""
+
+
+def test_text_rewritten_in_place_trains_again(project: SmallProject) -> None:
+    """Its old runs are set aside, and the pipeline says why."""
+    project.write("10_train", TELL)  # made-up runs say which text they were trained on
+    text = project.root / "text.jsonl"
+    text.write_text('{"text": "one"}\n')
+    assert ran_again(project, f"TRAIN={text}") == TRAINING | ANALYSES | SAES
+    assert ran_again(project, f"TRAIN={text}") == set()
+    text.write_text('{"text": "two"}\n')
+    before = project.executions()
+    again = project.run(f"TRAIN={text}")
+    assert again.returncode == 0, again.stdout + again.stderr
+    stages = "10_train-layer2-seed0, 10_train-layer2-seed1"
+    assert f"Runs again: {stages} (TRAIN has changed)." in again.stdout
+    assert "4 runs of other settings or code moved" in again.stdout
+    assert set(project.executions() - before) == TRAINING | ANALYSES | SAES

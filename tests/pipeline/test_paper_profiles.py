@@ -25,6 +25,7 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.train import train
+from e2e_lib.errors import ConfigError
 from e2e_lib.paper import rows
 from e2e_lib.runs.load import load_saes, load_subject
 from e2e_lib.runs.read import run_config
@@ -182,13 +183,16 @@ def test_shrink_on_the_command_line(
     assert seen["cores"] == 3
 
 
-def test_a_folder_named_like_the_model_is_a_copy_of_it(tmp_path: Path) -> None:
-    """For machines without a network: nothing of the profile is forgotten."""
+def test_a_copy_of_the_hubs_model_is_one_if_it_is_said_to_be(tmp_path: Path) -> None:
+    """For machines without a network; a folder of the same name may hold any other model."""
     ARCHITECTURES["gpt2"].save_pretrained(tmp_path / "gpt2")
     assert model_shape(str(tmp_path / "gpt2")) == KNOWN_SHAPES["gpt2"]
-    profile = load_profile("gpt2", parse_overrides([f"MODEL={tmp_path / 'gpt2'}", "TRAIN=x"]))
+    own = parse_overrides([f"MODEL={tmp_path / 'gpt2'}", "TRAIN=x", "model_is_copy=true"])
+    profile = load_profile("gpt2", own)
     assert profile.sparsity_coeffs == load_profile("gpt2").sparsity_coeffs
     assert profile.sweeps and profile.training.train_data == "x"
+    with pytest.raises(ConfigError, match="VALIDATION is not given"):
+        load_profile("gpt2", own | {"model_is_copy": False})
 
 
 def run_stage(
@@ -208,7 +212,9 @@ def test_tinystories_runs_shrunk(tmp_path: Path) -> None:
     model = write_model(tmp_path / "TinyStories-1M", ARCHITECTURES["TinyStories-1M"])
     text = write_tokens(tmp_path / "text", 512, 30, "train")
     write_tokens(text, 512, 8, "validation")
-    chosen = {"model": str(model), "train_data": str(text), "validation_data": f"{text}:validation"}
+    chosen: dict[str, Any] = {"model": str(model), "train_data": str(text)}
+    chosen |= {"validation_data": f"{text}:validation"}
+    chosen |= {"model_is_copy": True}
     brief = {"train_tokens": 2 * 2 * 512, "eval_tokens": 512}
     results = run_stage(tmp_path, "tinystories", chosen, brief, layer=4)
     table = metrics_table(results)
@@ -232,8 +238,9 @@ def test_gpt2_runs_shrunk(tmp_path: Path) -> None:
     """
     model = write_model(tmp_path / "gpt2", ARCHITECTURES["gpt2"])
     text = write_tokens(tmp_path / "text", 256, 60, "train")
-    chosen = {"model": str(model), "train_data": str(text), "validation_data": str(text)}
-    chosen |= {"context_size": 256}
+    chosen: dict[str, Any] = {"model": str(model), "train_data": str(text)}
+    chosen |= {"validation_data": str(text)}
+    chosen |= {"context_size": 256, "model_is_copy": True}
     brief = {"train_tokens": 2 * 256, "eval_tokens": 256, "dict_ratio": 0.1}
     brief |= {"objectives": "local,e2e_ds"}
     results = run_stage(tmp_path, "gpt2", chosen, brief, layer=10)

@@ -10,10 +10,11 @@ from e2e_lib.data.rows import load_rows
 from e2e_lib.errors import ResultsError
 from e2e_lib.names import resid_pre
 from e2e_lib.runs.load import clean_activations, load_saes, load_subject
-from e2e_lib.runs.provenance import model_digest
+from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.runs.read import run_config
 from e2e_lib.runs.tables import metrics_table
 from tests.helpers.synthetic_results import write_results
+from tests.helpers.tiny_models import assert_sentence
 
 
 @pytest.fixture
@@ -74,3 +75,19 @@ def test_a_run_that_is_not_there(results: Path) -> None:
         run_config(results, "x")
     with pytest.raises(ResultsError, match="no finished run"):
         run_config(results / "empty")
+
+
+def test_a_text_that_was_another_when_the_runs_were_evaluated(
+    results: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "held.jsonl"
+    text.write_text('{"text": "w1 w2"}\n')
+    for path in results.glob("saes/*/run.json"):
+        record = json.loads(path.read_text())
+        record["config"] |= {"validation_data": "held.jsonl"}
+        record["config"]["contents"] |= {"validation": content_digest(str(text))}
+        path.write_text(json.dumps(record))
+    text.write_text('{"text": "w2 w1"}\n')
+    with pytest.raises(ResultsError) as caught:
+        load_subject(results, "storyworld", str(text), 1)
+    assert_sentence(caught, "validation_data", "'held.jsonl'", "other text of that name")
