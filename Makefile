@@ -44,6 +44,7 @@ help:
 	@echo "make test   lint, unit tests, notebooks  ($(TEST_MINUTES) minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
 	@echo "make workshop  exercises and solutions, made of workshop/;  make slides  its slides and guide"
+	@echo "            CHECK=1  executes every notebook of it, unsolved and solved"
 	@echo "make pack   the workshop for a USB stick, with every package  ($(PACK_MINUTES) minutes)"
 	@echo "            PLATFORMS='win_amd64 macosx_11_0_arm64'  for other machines than this one"
 	@echo "make lint   ruff, mypy and the floors alone  (minutes: $(LINT_MINUTES))"
@@ -121,8 +122,10 @@ lab: $(READY)
 	@echo "JupyterLab opens in the browser; start with notebooks/00_start_here.ipynb. Ctrl-C ends it."
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/00_start_here.ipynb
 
+workshop: export HF_HUB_OFFLINE = 1
 workshop: $(READY)
 	@$(BIN)/python -m pipeline.workshop.generate
+	@$(if $(CHECK),E2E_WORKSHOP=full $(BIN)/python -m pytest -n 2 -m slow tests/pipeline/test_workshop.py)
 
 slides: $(READY)
 	@$(BIN)/python -m pipeline.workshop.slides $(RESULTS)

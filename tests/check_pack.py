@@ -7,6 +7,7 @@ what its README says and executes notebooks. Takes some minutes; needs a kernel 
 unshare the network.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def main() -> None:
 
         def alone(*command: str) -> None:
             # Loopback is brought up: a notebook talks with its kernel over it.
-            offline = ["unshare", "-rn", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+            network = "-n" if os.geteuid() == 0 else "-rn"
+            offline = ["unshare", network, "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
             subprocess.run([*offline, *command], cwd=folder, check=True)
 
         alone(sys.executable, "-m", "venv", ".venv")

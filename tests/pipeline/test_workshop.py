@@ -2,6 +2,8 @@
 
 import ast
 import json
+import math
+import os
 import re
 import time
 from datetime import datetime
@@ -13,7 +15,7 @@ import pytest
 import yaml
 
 from e2e_lib.errors import ConfigError, ResultsError
-from e2e_lib.teach.lesson import PLACES
+from e2e_lib.teach.lesson import PLACES, check, exercise
 from pipeline.plan.profile import ROOT
 from pipeline.workshop import pack, slides
 from pipeline.workshop.generate import (
@@ -199,8 +201,37 @@ def test_the_pack_parts_learners_from_teacher(tmp_path: Path) -> None:
     assert (learner / "e2e_lib/core/losses.py").is_file()
 
 
+@every
+@pytest.mark.parametrize("make", [learners, solved], ids=lambda make: make.__name__)
+def test_exercises_alone_say_what_they_should(
+    path: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cells with a check, without the rest of their notebook: ✓, or not yet written."""
+    import numpy as np
+    import torch
+    from torch.nn import functional as F
+
+    from e2e_lib.core.sae import SAE
+
+    [(mine,)] = exercise("rule").inputs()
+    given = {"torch": torch, "F": F, "math": math, "np": np, "SAE": SAE, "mine": mine}
+    asked = 0
+    for cell in code(make(read(path))):
+        if re.search(r'= check\("', cell.source):
+            exec(cell.source, {**given, "check": check})
+            asked += 1
+    marks = [m for m in capsys.readouterr().out.splitlines() if re.match(r"[✓✗…] \w", m)]
+    assert len(marks) == asked
+    mark = "✓" if make is solved else "…"
+    assert all(line.startswith(mark) for line in marks), marks
+
+
 # ------------------------------------------------------------------ executed
 @pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("E2E_WORKSHOP") != "full",
+    reason="E2E_WORKSHOP=full executes the workshop's notebooks: minutes",
+)
 @pytest.mark.parametrize("make", [learners, solved], ids=lambda make: make.__name__)
 @every
 def test_a_notebook_runs_to_its_end(path: Path, make: Any) -> None:

@@ -80,3 +80,6 @@ def test_the_exercise_s_splice_is_the_library_s() -> None:
     own = spliced(lambda: model(tokens).logits, block, lambda x: sae(x).output)
     clean = clean_pass(bridge, tokens, hooks_to_keep(bridge, {hook: sae}))
     torch.testing.assert_close(own, spliced_pass(bridge, clean, {hook: sae}).logits)
+    exercise("kl_loss").reference(model(tokens).logits, own).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in sae.parameters())
+    assert all(p.grad is None for p in model.parameters())  # they are frozen
