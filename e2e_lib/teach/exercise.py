@@ -9,6 +9,7 @@ returns: an answer that raises, never ends or returns nonsense is a verdict like
 import inspect
 import linecache
 import math
+import re
 import signal
 import threading
 import traceback
@@ -118,7 +119,13 @@ def judge(exercise: Exercise, answer: Any, cases: Sequence[Case] | None = None) 
     place = next(i for i, words in enumerate(differences) if words)
     on = "" if len(seen) == 1 else f" (input {place + 1} of {len(seen)}"
     on += f"; right on {differences.count('')})" if on else ""
-    return Verdict(WRONG, f"{differences[place]}{on}.")
+    return Verdict(WRONG, f"{_named(exercise, differences[place])}{on}.")
+
+
+def _named(exercise: Exercise, words: str) -> str:
+    """The words with the parameters' names in place of "argument 2"."""
+    names = list(inspect.signature(exercise.reference).parameters)
+    return re.sub(r"argument (\d+)", lambda found: names[int(found[1]) - 1], words)
 
 
 def _compared(expected: Sequence[Observed], seen: Sequence[Observed]) -> list[str]:

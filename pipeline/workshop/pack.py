@@ -69,13 +69,13 @@ def fetch_wheels(folder: Path, platforms: Sequence[str] = ()) -> None:
     extras = facts["optional-dependencies"]
     tools = [line for line in extras["pipeline"] if line.split("==")[0] in TOOLS]
     wanted = [*facts["dependencies"], *extras["analysis"], *tools]
-    _pip("wheel", "--no-deps", "--wheel-dir", str(_made(folder)), str(ROOT))
-    common = ("--dest", str(folder), "--constraint", str(ROOT / "requirements.lock"), *wanted)
-    if not platforms:
-        _pip("download", *common)
+    locked = ("--constraint", str(ROOT / "requirements.lock"))
+    # Built here where an index has only the source; what is pure Python then serves all platforms.
+    _pip("wheel", "--wheel-dir", str(_made(folder)), *locked, f"{ROOT}[analysis]", *tools)
     for platform in platforms:
         only = ("--only-binary", ":all:", "--platform", platform, "--python-version", PYTHON)
-        _pip("download", *only, *common)
+        to = ("--dest", str(folder), "--find-links", str(folder))
+        _pip("download", *to, *only, *locked, *wanted)
 
 
 def _pip(*arguments: str) -> None:

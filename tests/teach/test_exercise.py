@@ -73,7 +73,10 @@ class Hostile:
         (on(lambda kl: (kl, kl)), "the number of things returned is 2, but it should be 1"),
         (on(lambda kl: Hostile()), "the result is of type Hostile, but it should be a tensor"),
         (on(lambda kl: kl.to_sparse()), "layout"),
-        (changes_its_input, "what it changed in place is “argument 1”, but it should be “nothing”"),
+        (
+            changes_its_input,
+            "what it changed in place is “clean_logits”, but it should be “nothing”",
+        ),
         (without_gradient, "the spliced logits were detached"),
         (lambda clean: clean, "it raised TypeError"),
         (lambda clean, own: clean @ own, "it raised RuntimeError"),
@@ -152,7 +155,7 @@ def test_relations_of_numbers_are_told() -> None:
 
 
 def test_three_wrong_ways_that_nobody_listed() -> None:
-    """For every exercise of W1 and W2; none is right, all say something."""
+    """For every exercise; none is right, all say something."""
     for name, answers in {
         "sparsity": [
             lambda codes, d_in: codes.max(-1).values.mean() / d_in,
@@ -189,6 +192,7 @@ def test_three_wrong_ways_that_nobody_listed() -> None:
             lambda run, block, f: f(run()),
             lambda run, block, f: block(torch.ones(1, 4)),
         ],
+        "rule": [lambda t: t.seen, lambda t: len(t.word) > 3, lambda t: t.role in ("verb", "name")],
         "warm_start": [lambda sae: sae.W_dec, lambda sae: type(sae)(3, 5), lambda sae: "sae"],
     }.items():
         for answer in answers:
