@@ -1,6 +1,7 @@
 """W2, the splice: an SAE in a frozen model, and the two losses that look behind it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -57,10 +58,6 @@ class _Model(nn.Module):
         return self.head(x)
 
 
-class _Stopped(Exception):
-    """What stops a run halfway."""
-
-
 def _spliced_case() -> list[Case]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -83,13 +80,10 @@ def _watched(answer: Callable[..., Any], case: Case) -> Observed:
     _unhook(model)
 
     def stopped() -> Any:
-        raise _Stopped
+        raise InterruptedError
 
-    try:
+    with suppress(InterruptedError):
         answer(stopped, block, replace)
-        seen["an error inside run()"] = "swallowed"
-    except _Stopped:
-        seen["an error inside run()"] = "passed on"
     seen["the number of hooks left after a run that was interrupted"] = _hooks(model)
     return seen
 
@@ -117,16 +111,15 @@ def _with_hook(hook: Callable[..., Any], where: str = "forward_pre_hook") -> Cal
     return answer
 
 
-def _left_on(run: Any, block: Any, replace: Any) -> Any:
-    block.register_forward_pre_hook(lambda _, seen: (replace(seen[0]), *seen[1:]))
-    return run()
+def _without_finally(remove: bool) -> Callable[..., Any]:
+    def answer(run: Any, block: Any, replace: Any) -> Any:
+        handle = block.register_forward_pre_hook(lambda _, seen: (replace(seen[0]), *seen[1:]))
+        result = run()
+        if remove:
+            handle.remove()
+        return result
 
-
-def _left_after_error(run: Any, block: Any, replace: Any) -> Any:
-    handle = block.register_forward_pre_hook(lambda _, seen: (replace(seen[0]), *seen[1:]))
-    result = run()
-    handle.remove()
-    return result
+    return answer
 
 
 def _without_gradient(run: Any, block: Any, replace: Any) -> Any:
@@ -152,12 +145,12 @@ SPLICED = Exercise(
         Mistake(
             "the hook is still on the block: every later call of the model would be spliced. Keep "
             "the handle, and call handle.remove().",
-            _left_on,
+            _without_finally(remove=False),
         ),
         Mistake(
             "right as long as run() ends well. If it is interrupted, your hook stays: remove it "
             "in a finally.",
-            _left_after_error,
+            _without_finally(remove=True),
         ),
         Mistake(
             "you replaced the block's output. The SAE stands before the block: use "
@@ -275,9 +268,14 @@ def _states(layer: int, *sizes: int) -> Case:
     return *both, layer
 
 
-def _errors(ours: Any, theirs: Any, first: int, last: int | None) -> Tensor:
-    pairs = zip(ours[first:last], theirs[first:last], strict=True)
-    return torch.stack([F.mse_loss(a, b.detach()) for a, b in pairs])
+def _compared(first: int, last: int | None, total: Any = torch.mean) -> Callable[..., Tensor]:
+    """Of the errors at every state, a total of those from layer + first to before the last."""
+
+    def answer(ours: Any, theirs: Any, layer: int) -> Tensor:
+        errors = [F.mse_loss(a, b.detach()) for a, b in zip(ours, theirs, strict=True)]
+        return total(torch.stack(errors[max(0, layer + first) : last]))
+
+    return answer
 
 
 DOWNSTREAM = Exercise(
@@ -288,16 +286,16 @@ DOWNSTREAM = Exercise(
         Mistake(
             "you included the SAE's own layer. There its output is compared already by local "
             "training; this loss looks at the later blocks only: layer + 1.",
-            lambda ours, theirs, layer: _errors(ours, theirs, layer, -1).mean(),
+            _compared(0, -1),
         ),
         Mistake(
             "you included the last state, which stands behind the final norm: stop before it.",
-            lambda ours, theirs, layer: _errors(ours, theirs, layer + 1, None).mean(),
+            _compared(1, None),
         ),
         Mistake(
             "you compared the SAE's own layer and the state behind the final norm as well: "
             "neither is the input of a later block.",
-            lambda ours, theirs, layer: _errors(ours, theirs, layer, None).mean(),
+            _compared(0, None),
         ),
         Mistake(
             "the clean states were not detached. They are the target: no gradient belongs there.",
@@ -308,22 +306,20 @@ DOWNSTREAM = Exercise(
         Mistake(
             "you summed over the blocks; take their mean, or β would mean another thing at every "
             "layer.",
-            lambda ours, theirs, layer: _errors(ours, theirs, layer + 1, -1).sum(),
+            _compared(1, -1, torch.sum),
         ),
         Mistake(
             "you summed over the width; the mean squared error averages over it too.",
-            lambda ours, theirs, layer: _errors(ours, theirs, layer + 1, -1).mean() * WIDTH,
+            _compared(1, -1, lambda errors: errors.mean() * WIDTH),
         ),
         Mistake(
             "you compared all blocks. Before the SAE nothing has changed, so that those only "
             "dilute the mean: from layer + 1 on.",
-            lambda ours, theirs, layer: _errors(ours, theirs, 0, -1).mean(),
+            _compared(-9, -1),
         ),
         Mistake(
             "you detached the spliced states: the gradient has to flow through them to the SAE.",
-            lambda ours, theirs, layer: _errors(
-                [b.detach() for b in ours], theirs, layer + 1, -1
-            ).mean(),
+            lambda ours, *others: downstream([b.detach() for b in ours], *others),
         ),
     ),
     large=lambda: _states(2, 16, 16, WIDTH),

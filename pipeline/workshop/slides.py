@@ -5,6 +5,7 @@
     {claim:C2a}                   value, interval and verdict of a claim
     {figure:20_pareto_middle}     a figure, with its alt text
     {schedule}                    the three hours as a table
+    {cuts}                        what to leave out of each block, and what to add
 
 Both pages are one file each: pictures are in them, and nothing is fetched.
 """
@@ -26,7 +27,7 @@ from e2e_lib.runs.read import REFERENCE
 from pipeline.pages.render import render
 from pipeline.workshop.generate import WORKSHOP
 
-PLACE = re.compile(r"\{(claim|figure|schedule)(?::([\w.-]+))?\}")
+PLACE = re.compile(r"\{(claim|figure|schedule|cuts)(?::([\w.-]+))?\}")
 MINUTES, SHORT = 180, 90  # what a day takes, and its cut
 
 
@@ -79,6 +80,12 @@ def schedule_table() -> str:
     return "\n".join(lines)
 
 
+def cuts_table() -> str:
+    """What to do with each block if it is late or early, as Markdown."""
+    lines = ["| block | if it is late, leave out | if it is early |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {b.block} | {b.cut} | {b.stretch} |" for b in schedule())])
+
+
 class Results:
     """What is filled in.
 
@@ -103,6 +110,9 @@ class Results:
 
     def _schedule(self, _: None) -> str:
         return schedule_table()
+
+    def _cuts(self, _: None) -> str:
+        return cuts_table()
 
     def _claim(self, name: str) -> str:
         if name not in self.claims:

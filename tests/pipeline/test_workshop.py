@@ -157,7 +157,7 @@ def test_every_claim_and_figure_of_slides_and_guide_resolves(tmp_path: Path) -> 
     figures = [name for kind, name in slides.PLACE.findall(text) if kind == "figure"]
     assert page.count('src="data:image/png;base64,') == len(figures) >= 3
     for own in (page, guide):
-        assert not re.search(r"\{(claim|figure|schedule)", own) and "<table" in own
+        assert not re.search(r"\{(claim|figure|schedule|cuts)", own) and "<table" in own
         assert not re.search(r'(src|href)="(?!data:|#)', own)  # nothing is fetched
     assert all(re.findall(r'alt="([^"]*)"', page)) and "Does it forget the coin?" in page
     named = {name for kind, name in slides.PLACE.findall(text) if kind == "claim"}
