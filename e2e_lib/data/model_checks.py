@@ -38,20 +38,20 @@ class CheckedClass:
 
     def __init__(self, name: str, config: Any) -> None:
         """Raises ModelError: `config` is not that of a model which predicts each next token."""
-        from transformer_lens.model_bridge.sources.transformers import (
-            determine_architecture_from_hf_config,
-            get_hf_model_class_for_architecture,
-        )
+        from transformer_lens.model_bridge.sources import transformers as source
+        from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
         if getattr(config, "is_encoder_decoder", False):
-            raise ModelError(
-                f"model is {name!r}, but it is an encoder with a decoder ({config.model_type}): "
-                "only a decoder alone, which predicts each next token, can be taken apart here."
-            )
+            raise _no_decoder(name, "an encoder with a decoder", config)
+        unknown = f"model is {name!r}, but TransformerLens does not know its architecture"
+        with reworded(ModelError, unknown):
+            architecture = source.determine_architecture_from_hf_config(config)
+            self.kind = source.get_hf_model_class_for_architecture(architecture)
+        # To read what is no text TransformerLens would install packages, torch among them.
+        several = architecture.endswith("ForConditionalGeneration")
+        if several or self.kind not in (AutoModelForCausalLM, AutoModelForMaskedLM):
+            raise _no_decoder(name, "not of text alone", config)
         self.name, self.config = name, config
-        self.kind = get_hf_model_class_for_architecture(
-            determine_architecture_from_hf_config(config)
-        )
         text = config.get_text_config()
         self.rows = probe_rows(text.vocab_size, getattr(text, "max_position_embeddings", None))
         self.log_probs: LogProbs | None = None
@@ -71,8 +71,9 @@ class CheckedClass:
 
     def from_pretrained(self, path: str, **options: Any) -> Any:
         """The model. Raises ModelError: it is not what its folder says."""
-        model, info = self.kind.from_pretrained(path, output_loading_info=True, **options)
-        check_names(self.name, info["missing_keys"], info["unexpected_keys"])
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = self.kind.from_pretrained(path, **options)
+        check_names(self.name, **info)
         check_finite(self.name, dict(model.named_parameters()))
         with reworded(ModelError, f"model is {self.name!r}, but it does not run on tokens alone"):
             with torch.no_grad():
@@ -99,6 +100,13 @@ class CheckedClass:
             )
 
 
+def _no_decoder(name: str, kind: str, config: Any) -> ModelError:
+    return ModelError(
+        f"model is {name!r}, but it is {kind} ({config.model_type}): only a decoder alone, which "
+        "predicts each next token of a text, can be taken apart here."
+    )
+
+
 def probe_rows(d_vocab: int, n_ctx: int | None) -> Rows:
     """Two rows of tokens, the same but for the last one."""
     length = min(PROBE_TOKENS, n_ctx or PROBE_TOKENS)
@@ -108,25 +116,36 @@ def probe_rows(d_vocab: int, n_ctx: int | None) -> Rows:
     return torch.stack([row, other])
 
 
-def check_names(name: str, missing: Collection[str], unexpected: Collection[str]) -> None:
-    """Raise ModelError unless there is a tensor for each parameter and a place for each tensor."""
-    extra = [key for key in unexpected if not COMPUTED.search(key)]
-    if not missing and not extra:
-        return
+def check_names(
+    name: str,
+    missing_keys: Collection[str],
+    unexpected_keys: Collection[str],
+    mismatched_keys: Collection[tuple[str, Any, Any]] = (),
+    **_: Any,
+) -> None:
+    """Raise ModelError unless there is a tensor for each parameter and a place for each tensor.
+
+    The arguments are what Hugging Face's `output_loading_info` gives.
+    """
     parts = []
-    if missing:
+    if mismatched_keys:
+        key, here, wanted = sorted(mismatched_keys)[0]
+        parts.append(f"{key} is {tuple(here)} and not {tuple(wanted)}")
+    if missing := set(missing_keys) - {key for key, *_ in mismatched_keys}:
         parts.append(f"{_listed(missing)} missing, which would be drawn at random")
-    if extra:
+    if extra := [key for key in unexpected_keys if not COMPUTED.search(key)]:
         parts.append(f"{_listed(extra)} without a place in the model")
-    raise ModelError(
-        f"model is {name!r}, but its weights are not those of its config.json: "
-        f"{', and '.join(parts)}."
-    )
+    if parts:
+        raise ModelError(
+            f"model is {name!r}, but its weights are not those of its config.json: "
+            f"{', and '.join(parts)}."
+        )
 
 
 def _listed(keys: Collection[str]) -> str:
     shown = ", ".join(sorted(keys)[:2])
-    return f"{len(keys)} tensors ({shown}{', …' if len(keys) > 2 else ''}) are"
+    listed = f"({shown}{', …' if len(keys) > 2 else ''})"
+    return f"one tensor {listed} is" if len(keys) == 1 else f"{len(keys)} tensors {listed} are"
 
 
 def check_finite(name: str, tensors: dict[str, Tensor]) -> None:

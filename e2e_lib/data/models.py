@@ -42,6 +42,11 @@ def model_path(name_or_folder: str) -> str:
                 f"model is {name_or_folder!r}, but this folder has no {kind}: it must hold "
                 f"{' or '.join(names)}."
             )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"model is {name_or_folder!r}, but this folder holds an adapter, which would not be "
+            "applied: it must hold weights that the adapter is merged into."
+        )
     return str(folder)
 
 
@@ -86,6 +91,8 @@ def load_model(
         model = TransformerBridge.boot_transformers(
             path, device=device, revision=pinned, model_class=kind
         )
+        if not hasattr(model, "blocks"):
+            raise ModelError(f"model is {name_or_folder!r}, but it has no plain row of blocks.")
         kind.check_same(model, "wrapping it")
     if processed:
         what = f"processed is true, but TransformerLens cannot process model {name_or_folder!r}"

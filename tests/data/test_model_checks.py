@@ -61,7 +61,7 @@ def without(*names):
 )
 def test_a_missing_tensor(tmp_path, architecture, name):
     folder = rewrite(copied_folder(tmp_path / "model", architecture), without(name))
-    refused(folder, str(folder), "1 tensors", name.split(".", 1)[1], "missing", "at random")
+    refused(folder, str(folder), "one tensor", name.split(".", 1)[1], "missing", "at random")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model."])
@@ -108,6 +108,26 @@ def test_a_head_that_is_said_to_be_the_embedding_and_is_another(tmp_path):
     torch.testing.assert_close(model(tokens), expected)
     run = runner(model, [])
     torch.testing.assert_close(run.head(run.hidden(tokens)), expected)
+
+
+def test_tensors_of_another_size(tmp_path):
+    wider = configure(copied_folder(tmp_path / "wider", "llama"), vocab_size=40)
+    refused(wider, "is (30, 12) and not (40, 12)")
+    longer = configure(copied_folder(tmp_path / "longer", "gpt2"), n_positions=20)
+    refused(longer, "wpe.weight is (24, 12) and not (20, 12)")
+
+
+def test_an_adapter_that_nobody_applies(tmp_path):
+    folder = copied_folder(tmp_path / "model", "llama")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')
+    refused(folder, "holds an adapter", "merged")
+
+
+def test_a_classifier(tmp_path):
+    config = configuration("GPT2", num_labels=3)
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    refused(tmp_path, "one tensor (score.weight) is without a place")
 
 
 def test_masks_in_old_files_are_no_weights(tmp_path):
@@ -165,6 +185,39 @@ def test_an_encoder_with_a_decoder(tmp_path, kind):
     model.save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
     refused(tmp_path, "an encoder with a decoder", kind.lower())
+
+
+def saved(config, model, folder):
+    model(config).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_model_of_more_than_text_is_refused_before_anything_is_installed(tmp_path, monkeypatch):
+    """To look at pictures TransformerLens would have pip replace torch."""
+    monkeypatch.setattr("subprocess.check_call", lambda *args, **kwargs: pytest.fail("installs"))
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small |= {"intermediate_size": 20, "head_dim": 8}
+    seen = {"image_size": 16, "patch_size": 8}
+    text = small | {"vocab_size": 30, "num_key_value_heads": 1}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=small | seen, mm_tokens_per_image=4
+    )
+    both = saved(config, transformers.Gemma3ForConditionalGeneration, tmp_path / "both")
+    refused(both, "not of text alone", "gemma3")
+    config = transformers.ViTConfig(**small, **seen)
+    refused(saved(config, transformers.ViTModel, tmp_path / "vit"), "not of text alone")
+
+
+def test_architectures_that_cannot_be_taken_apart(tmp_path):
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape |= {"intermediate_size": 20, "vocab_size": 30}
+    config = transformers.RobertaConfig(**shape, is_decoder=True)
+    unknown = saved(config, transformers.RobertaForCausalLM, tmp_path / "unknown")
+    refused(unknown, "does not know its architecture")
+    config = transformers.HrmTextConfig(**shape, num_key_value_heads=1, head_dim=8)
+    folder = save_random(config, tmp_path / "loops")
+    refused(folder, "no plain row of blocks")
 
 
 @pytest.mark.parametrize("architecture", ["GptOss", "BitNet"])

@@ -16,6 +16,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import AnswerError, Feature
+from e2e_lib.data.model_checks import check_names
 from e2e_lib.data.models import check_device
 from e2e_lib.errors import ModelError, require, reworded
 
@@ -138,7 +139,11 @@ class LocalModel:
         )
         with reworded(ModelError, what):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name_or_folder)
-            model = AutoModelForCausalLM.from_pretrained(name_or_folder, dtype="auto")
+            told: Any = AutoModelForCausalLM.from_pretrained(
+                name_or_folder, dtype="auto", output_loading_info=True
+            )
+            model, info = told
+            check_names(name_or_folder, **info)
         self.model: Any = model.eval()
         self.model.to(device)
 
