@@ -67,13 +67,16 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
 def reworded(kind: type[E2EError], sentence: str) -> Iterator[None]:
     """Say in one sentence what another library raises: as `kind`, `sentence (Class: its reason).`
 
-    Hub clients and parsers raise a dozen classes each. An error of this `kind` passes as it is.
+    Hub clients and parsers raise a dozen classes each. An error of this `kind` passes as it is, out
+    of another library's wrapping too.
     """
     try:
         yield
     except kind:
         raise
     except Exception as error:
+        if isinstance(error.__cause__, kind):
+            raise error.__cause__ from None
         reason = first_sentence(error.__cause__ or error)
         words = ": ".join(filter(None, (type(error).__name__, reason)))
         raise kind(f"{sentence} ({words}).") from error
@@ -123,11 +126,12 @@ class Rule(NamedTuple):
     allowed: str
 
     def read(self, value: Any) -> Any:
-        """The value, or the number that a text spells: YAML reads 1e-3 as text."""
+        """The value, or the number that a text spells; 1e6 where a whole number is asked for."""
         if isinstance(value, str) and not self.good(value):
             with suppress(ValueError):
                 return float(value)
-        return value
+        whole = isinstance(value, float) and value.is_integer() and not self.good(value)
+        return int(value) if whole else value
 
     def checked(self, place: str, value: Any) -> Any:
         """The value of `place` as `read`. Raises ConfigError if it is not allowed."""

@@ -16,24 +16,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 from tqdm import tqdm
 
-from e2e_lib.data.models import model_path
-from e2e_lib.data.rows import row_blocks, token_stream
-from e2e_lib.data.text import TextSource, read_documents
-from e2e_lib.errors import (
-    ConfigError,
-    DataError,
-    ModelError,
-    command,
-    require,
-    reworded,
-)
-from e2e_lib.files import write_json
-from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
+from e2e_lib.data.described import check_description, load_tokenizer, vocabulary_digest
+from e2e_lib.data.packing import Tally, row_blocks, token_stream
+from e2e_lib.data.rows import read_in_words
+from e2e_lib.data.text import TextSource, open_source
+from e2e_lib.errors import ConfigError, DataError, command, require
+from e2e_lib.files import source_path, write_json
 
 SHARD_TOKENS = 50_000_000  # of a parquet file: 100 to 200 MB
 
@@ -61,9 +55,11 @@ def tokenise(
     require(max_tokens is None or max_tokens >= width, "max-tokens", max_tokens, allowed)
     if output.exists():
         raise ConfigError(f"output is {str(output)!r}, but it must be a folder that is not there.")
-    words = load_tokenizer(tokenizer)
-    documents = read_documents(source, seed=None)
-    stream = token_stream(documents, words, len(words), source)
+    words, opened, tally = load_tokenizer(tokenizer), open_source(source), Tally()
+    if opened.description is not None:
+        check_description(opened.description, source.name, words, width, source.prepend_bos)
+    documents = (document for document, _ in opened.documents(None))
+    stream = token_stream(documents, words, len(words), source, tally)
     blocks = row_blocks(stream, words, source, max(1, shard_tokens // width))
     part = output.with_name(f"{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
@@ -74,34 +70,24 @@ def tokenise(
             "split": source.split,
             "revision": source.revision,
             "tokenizer": tokenizer,
+            "vocabulary": vocabulary_digest(words),
             "context_size": width,
             "prepend_bos": source.prepend_bos,
             "rows": n_rows,
         }
         write_json(part / "tokenise.json", record)
         part.rename(output)
+        print(read_in_words(tally, opened))
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return n_rows
-
-
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a hub model, of a folder or an embedded one. Raises ModelError."""
-    from transformers import AutoTokenizer
-
-    path = model_path(name) if name in EMBEDDED_MODELS else name
-    what = f"tokenizer is {name!r}, but it could not be loaded: a hub name needs a network"
-    with reworded(ModelError, f"{what} or a cached copy"):
-        return AutoTokenizer.from_pretrained(path)
 
 
 def _write(
     folder: Path, blocks: Iterator[np.ndarray], source: TextSource, limit: int | None
 ) -> int:
     """Write each block as a parquet file, at most `limit` rows in all; returns their number."""
-    import datasets
-
-    datasets.disable_progress_bars()
+    (folder / "data").mkdir(parents=True)
     files: list[Path] = []
     n_rows = 0
     total = None if limit is None else limit * source.context_size
@@ -110,7 +96,7 @@ def _write(
             rows = rows[: None if limit is None else limit - n_rows]
             if len(rows):
                 files.append(folder / "data" / f"{len(files)}.parquet")
-                datasets.Dataset.from_dict({"input_ids": rows}).to_parquet(files[-1])
+                parquet.write_table(pa.table({"input_ids": list(rows)}), files[-1])
                 n_rows += len(rows)
                 bar.update(rows.size)
             if n_rows == limit:
@@ -132,16 +118,21 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("source", help="a text file, a folder in the hub's layout, a hub data set")
     parser.add_argument("--tokenizer", required=True, help="hub model, folder, or storyworld")
     parser.add_argument("--context-size", type=int, default=1024, help="ids in a row")
-    parser.add_argument("--output", type=Path, required=True, help="folder that is made")
+    parser.add_argument("--output", required=True, help="folder that is made")
     parser.add_argument("--prepend-bos", action="store_true", help="start rows with the BOS token")
     parser.add_argument("--split", default="train", help="of the source, and of the output")
     parser.add_argument("--revision", help="commit of a hub data set")
     parser.add_argument("--max-tokens", type=int, help="stop after so many")
     given = parser.parse_args(arguments)
     source = TextSource(
-        given.source, given.split, given.context_size, given.prepend_bos, given.revision
+        source_path(given.source),
+        given.split,
+        given.context_size,
+        given.prepend_bos,
+        given.revision,
     )
-    rows = tokenise(source, given.tokenizer, given.output, max_tokens=given.max_tokens)
+    output = Path(given.output).expanduser()
+    rows = tokenise(source, given.tokenizer, output, max_tokens=given.max_tokens)
     print(f"{rows:,} rows of {source.context_size} tokens in {given.output}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from e2e_lib.data.described import load_tokenizer
 from e2e_lib.data.model_checks import CheckedClass
 from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path
@@ -100,6 +101,9 @@ def load_model(
             warnings.simplefilter("ignore")
             model.enable_compatibility_mode()
             kind.check_same(model, "processing it")
+    # As it is on the disk: the bridge invents an end-of-text token, in its property's setter too.
+    own = vars(model)
+    own["_tokenizer" if "_tokenizer" in own else "tokenizer"] = load_tokenizer(path, pinned)
     model.eval()
     for parameter in model.original_model.parameters():
         parameter.requires_grad_(False)

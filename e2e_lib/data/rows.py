@@ -1,29 +1,22 @@
-"""Documents to rows of tokens: tokenised, joined and cut; held-out rows that training never sees.
-
-Texts are tokenised, joined by the end-of-text token and cut to rows of `context_size` with no
-regard for where a text begins, as the authors' data was; no beginning-of-text token is added unless
-asked for. `input_ids` carry their own separators: they are joined and cut as they are.
+"""Rows of tokens for one experiment: for training, and held-out rows that training never sees.
 
 Training and held-out text cannot overlap: one source serving both is split by a digest of each
-document, and with two sources every document of the held-out rows is kept out of training.
+document, and with two sources every document of the held-out rows is kept out of training. Rows of
+token ids that were cut through documents are split by groups: `held_out`.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Int, Int32
+from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
-from e2e_lib.data.text import Document, Ids, TextSource, read_documents, source_pair
-from e2e_lib.errors import DataError, require
-
-HELD_OUT_ONE_IN = 20  # documents held out when one source serves for training and validation
-TEXTS_AT_ONCE = 500  # texts tokenised together
+from e2e_lib.data.described import check_description
+from e2e_lib.data.held_out import Document, digest, known_documents
+from e2e_lib.data.packing import Tally, pack_rows, separators
+from e2e_lib.data.text import Opened, TextSource, open_source, source_pair
 
 
 @dataclass
@@ -35,6 +28,7 @@ class Rows:
     # Rows drawn from the training text with another shuffle seed, the paper's kind of
     # evaluation set; its overlap with `train` is left to chance. int64.
     paper: Int[Tensor, "n_paper pos"]
+    read: tuple[str, ...] = ()  # what was read for `train` and `validation`, in words
 
 
 def load_rows(
@@ -63,28 +57,26 @@ def load_rows(
 
     Raises:
         DataError: a source cannot be read, has no usable column, holds fewer tokens than asked
-            for, or tokens that the model does not know.
+            for, or tokens that the model does not know, or says of itself what does not fit.
 
     >>> from e2e_lib import load_model
     >>> model, text = load_model("storyworld"), "storyworld"
     >>> rows = load_rows(model, text, text, n_train=8, n_validation=2)
     >>> rows.train.shape, rows.validation.shape
     (torch.Size([8, 128]), torch.Size([2, 128]))
+    >>> print(*rows.read, sep="\\n")
+    training text storyworld: 11 documents of 100 tokens in the middle
+    held-out text storyworld: 3 documents of 100 tokens in the middle
     """
-    sources = source_pair(train, validation, context_size, prepend_bos, revision)
-    shared = _shared(*sources)
-    seen: set[bytes] = set()
-
-    def unseen(document: Document) -> bool:
-        return not (shared and _held_out(document)) and _digest(document) not in seen
-
-    def take(n: int, shuffle_seed: int) -> Tensor:
-        documents = filter(unseen, read_documents(sources[0], shuffle_seed))
-        return pack_rows(documents, model.tokenizer, model.cfg.d_vocab, sources[0], n)
-
-    held = _held_out_rows(model, *sources, n_validation, seen)
-    paper = take(n_paper, seed + 42).long() if n_paper else held[:0]
-    return Rows(take(n_train, seed), held, paper)
+    pair = _Pair(model, *source_pair(train, validation, context_size, prepend_bos, revision))
+    held, held_tally = pair.held_out(n_validation)
+    paper = pair.training(n_paper, seed + 42)[0].long() if n_paper else held[:0]
+    rows, tally = pair.training(n_train, seed)
+    read = (
+        f"training text {read_in_words(tally, pair.opened[0])}",
+        f"held-out text {read_in_words(held_tally, pair.opened[1])}",
+    )
+    return Rows(rows, held, paper, read)
 
 
 def held_out_rows(
@@ -94,171 +86,95 @@ def held_out_rows(
 
     source: context_size, prepend_bos and revision, as in `load_rows`.
     """
-    return _held_out_rows(model, *source_pair(train, validation, **source), n_rows, set())
+    return _Pair(model, *source_pair(train, validation, **source)).held_out(n_rows)[0]
 
 
-def _held_out_rows(
-    model: Any, train: TextSource, validation: TextSource, n_rows: int, seen: set[bytes]
-) -> Int[Tensor, "n_rows pos"]:
-    """`seen` gets the digest of every document that was read for them."""
-    shared = _shared(train, validation)
+class _Pair:
+    """Two sources that share no document in what is read of them, or one that is split in two."""
 
-    def remember(document: Document) -> bool:
-        keep = not shared or _held_out(document)
-        if keep:
-            seen.add(_digest(document))
-        return keep
+    def __init__(self, model: Any, train: TextSource, validation: TextSource) -> None:
+        self.model, self.sources = model, (train, validation)
+        same = (train.name, train.split) == (validation.name, validation.split)
+        self.shared = same and train.name != "storyworld"
+        self.ends = separators(model.tokenizer)
+        self.seen: set[bytes] = set()  # of every document that is held out
+        self._opened: dict[TextSource, Opened] = {}
 
-    documents = filter(remember, read_documents(validation, 0))
-    return pack_rows(documents, model.tokenizer, model.cfg.d_vocab, validation, n_rows).long()
+    @property
+    def opened(self) -> tuple[Opened, Opened]:
+        train, validation = map(self._open, self.sources)
+        return train, validation
+
+    def _open(self, source: TextSource) -> Opened:
+        if source not in self._opened:
+            found = open_source(source)
+            if found.description is not None:
+                check_description(
+                    found.description,
+                    source.name,
+                    self.model.tokenizer,
+                    source.context_size,
+                    source.prepend_bos,
+                )
+            self._opened[source] = found
+        return self._opened[source]
+
+    def held_out(self, n_rows: int) -> tuple[Int[Tensor, "n_rows pos"], Tally]:
+        """Held-out rows, int64; their documents are `seen` from now on."""
+        opened, tally = self._open(self.sources[1]), Tally()
+
+        def chosen() -> Iterator[Document]:
+            for document, part in opened.documents(0, self.ends):
+                if self.shared and part != "held":
+                    tally.elsewhere += 1
+                    continue
+                self.seen.update(map(digest, known_documents(document, self.ends)))
+                yield document
+
+        what = "held out of" if self.shared else "in"
+        return self._packed(chosen(), self.sources[1], n_rows, tally, what).long(), tally
+
+    def training(self, n_rows: int, seed: int) -> tuple[Int[Tensor, "n_rows pos"], Tally]:
+        """Rows of training text, int32, without any document that is `seen`."""
+        opened, tally = self._open(self.sources[0]), Tally()
+
+        def chosen() -> Iterator[Document]:
+            for document, part in opened.documents(seed, self.ends):
+                own = map(digest, known_documents(document, self.ends))
+                if (self.shared and part != "train") or not self.seen.isdisjoint(own):
+                    tally.elsewhere += 1
+                else:
+                    yield document
+
+        what = "for training in"
+        return self._packed(chosen(), self.sources[0], n_rows, tally, what), tally
+
+    def _packed(
+        self,
+        documents: Iterator[Document],
+        source: TextSource,
+        n_rows: int,
+        tally: Tally,
+        what: str,
+    ) -> Int[Tensor, "n_rows pos"]:
+        tokenizer, d_vocab = self.model.tokenizer, self.model.cfg.d_vocab
+        return pack_rows(documents, tokenizer, d_vocab, source, n_rows, tally, what)
 
 
-def _shared(train: TextSource, validation: TextSource) -> bool:
-    """Whether one source serves both, so that a digest decides about each document."""
-    same = (train.name, train.split) == (validation.name, validation.split)
-    return same and train.name != "storyworld"
+def read_in_words(tally: Tally, opened: Opened) -> str:
+    """One line of what was read of a source.
 
-
-def pack_rows(
-    documents: Iterable[Document],
-    tokenizer: Any,
-    d_vocab: int,
-    source: TextSource,
-    n_rows: int,
-) -> Int[Tensor, "n_rows pos"]:
-    """The first `n_rows` rows, int32, of the packed stream of documents.
-
-    Texts are separated by the end-of-text token; token ids are joined as they are, so that
-    ready-made rows of `context_size` come back unchanged. A bar shows when it takes long.
-
-    Raises:
-        DataError: the documents end before `n_rows` rows are full, or hold tokens outside
-            0..d_vocab-1.
+    >>> read_in_words(Tally([3, 9, 4], empty=1), Opened(TextSource("a.txt"), []))
+    'a.txt: 3 documents of 4 tokens in the middle; 1 empty one left out'
     """
-    require(source.context_size >= 2, "context_size", source.context_size, "at least 2")
-    require(n_rows >= 1, "rows of text", n_rows, "at least 1")
-    total = n_rows * (source.context_size - source.prepend_bos)
-    # mininterval: executed notebooks keep every update. TQDM_DISABLE=1 switches the bar off.
-    with tqdm(
-        total=total, unit="tok", unit_scale=True, desc="reading text", delay=5, mininterval=1
-    ) as bar:
-
-        def counted() -> Iterator[Ids]:
-            for ids in token_stream(documents, tokenizer, d_vocab, source):
-                yield ids
-                bar.update(len(ids))
-
-        rows = next(row_blocks(counted(), tokenizer, source, n_rows))
-    if len(rows) < n_rows:
-        raise DataError(
-            f"data {source.name!r} holds {len(rows) * source.context_size:,} tokens in whole "
-            f"rows of {source.context_size}, but {n_rows * source.context_size:,} are asked for: "
-            "ask for fewer or give more text."
-        )
-    return torch.from_numpy(rows)
+    middle = median_low(tally.lengths or [0])
+    parts = [f"{_count(len(tally.lengths), 'document')} of {middle:,} tokens in the middle"]
+    if opened.shards:
+        parts[0] += f", {_count(len(opened.shards), 'file')}"
+    if tally.empty:
+        parts.append(f"{_count(tally.empty, 'empty one')} left out")
+    return f"{opened.source.shown}: {'; '.join([*parts, *opened.notes])}"
 
 
-def row_blocks(
-    stream: Iterable[Ids], tokenizer: Any, source: TextSource, count: int
-) -> Iterator[Int32[np.ndarray, "rows pos"]]:
-    """The packed stream in arrays of `count` rows; the last has the rows that are left, if any.
-
-    An array is good until the next is asked for: they share their memory.
-    """
-    width = source.context_size - source.prepend_bos
-    block, filled = np.empty(count * width, np.int32), 0
-
-    def rows() -> Int32[np.ndarray, "rows pos"]:
-        found = block[: filled // width * width].reshape(-1, width)
-        if not source.prepend_bos:
-            return found
-        first = np.full((len(found), 1), first_token(tokenizer, source), np.int32)
-        return np.concatenate([first, found], axis=1)
-
-    for ids in stream:
-        while len(ids):
-            taken = ids[: len(block) - filled]
-            block[filled : filled + len(taken)] = taken
-            filled, ids = filled + len(taken), ids[len(taken) :]
-            if filled == len(block):
-                yield rows()
-                filled = 0
-    yield rows()
-
-
-def token_stream(
-    documents: Iterable[Document], tokenizer: Any, d_vocab: int, source: TextSource
-) -> Iterator[Ids]:
-    """Token ids of one document after another; a text ends in the end-of-text token.
-
-    Raises:
-        DataError: ids that are no whole numbers in 0..d_vocab-1.
-    """
-    for document in _tokenised(documents, tokenizer, source):
-        ids = np.asarray(document)
-        if ids.size == 0:
-            continue
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise DataError(
-                f"data {source.name!r} holds {str(document)[:60]} as token ids, but they must be "
-                "a list of whole numbers."
-            )
-        if ids.min() < 0 or ids.max() >= d_vocab:
-            raise DataError(
-                f"data {source.name!r} holds token ids from {ids.min()} to {ids.max()}, but the "
-                f"model's vocabulary is 0 to {d_vocab - 1}."
-            )
-        yield ids
-
-
-def _tokenised(
-    documents: Iterable[Document], tokenizer: Any, source: TextSource
-) -> Iterator[list[int] | Ids]:
-    """Texts tokenised, without special tokens, and ended by a separator; ids as they are."""
-    texts: list[str] = []
-
-    def flush() -> Iterator[list[int]]:
-        if texts:
-            eos = _eos(tokenizer, source)
-            for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-                yield [*ids, eos]
-        texts.clear()
-
-    for document in documents:
-        if not isinstance(document, str):
-            yield document
-            continue
-        texts.append(document)
-        if len(texts) == TEXTS_AT_ONCE:
-            yield from flush()
-    yield from flush()
-
-
-def _eos(tokenizer: Any, source: TextSource) -> int:
-    """The token between two texts."""
-    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
-    if eos is None:
-        raise DataError(
-            f"data {source.name!r} cannot be packed: the model's tokenizer has no end-of-text "
-            "token (eos_token or bos_token in tokenizer_config.json), but one must separate texts."
-        )
-    return int(eos)
-
-
-def first_token(tokenizer: Any, source: TextSource) -> int:
-    """The token that starts a row, where one is asked for."""
-    bos = tokenizer.bos_token_id
-    return _eos(tokenizer, source) if bos is None else int(bos)
-
-
-def _digest(document: Document) -> bytes:
-    """Of a text's letters, or of token ids whatever integer type holds them."""
-    if isinstance(document, str):
-        raw = document.encode()
-    else:
-        raw = np.asarray(document, np.int64).tobytes()
-    return hashlib.blake2b(raw, digest_size=16).digest()
-
-
-def _held_out(document: Document) -> bool:
-    return int.from_bytes(_digest(document)[:8], "big") % HELD_OUT_ONE_IN == 0
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

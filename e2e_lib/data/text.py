@@ -1,44 +1,44 @@
-"""Where text comes from, through `datasets`: files, folders, hub data sets, or StoryWorld.
+"""Where text comes from: files, folders, data sets of the hub through `datasets`, or StoryWorld.
 
-A source is `storyworld`, a file (.jsonl, .json, .txt, .parquet, .arrow), a folder in the hub's
-layout, or a hub name, with either a text column or ready-made `input_ids`.
+A source is `storyworld`, a file (.jsonl, .json, .txt, .parquet, .arrow), a folder of such files, or
+a hub name, with either a text column or ready-made `input_ids`.
 
 Files and StoryWorld are shuffled whole; folders and hub data sets are streams, whose order is that
 of the authors' data: shuffled shards, then a buffer of documents.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from e2e_lib.data import described, held_out, readers
+from e2e_lib.data.held_out import Document, Part
+from e2e_lib.data.readers import Folder, read_folder
 from e2e_lib.errors import DataError, reworded
 from e2e_lib.files import project_path, source_path
 
-READERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".txt": "text",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-Ids = np.ndarray[Any, np.dtype[np.integer[Any]]]
-Document = str | list[int] | Ids  # a text, or token ids
+# The modules that make documents of a file: what `datasets` keeps of one is theirs alone.
+CODE = tuple(Path(str(module.__file__)) for module in (described, held_out, readers))
 
 
 @dataclass(frozen=True)
 class TextSource:
     """Where text comes from and how it becomes rows."""
 
-    name: str  # storyworld, a file, a folder in the hub's layout, or a hub data set
+    name: str  # storyworld, a file, a folder, or a hub data set
     split: str = "train"  # split of a folder, a hub data set or StoryWorld; a file has one
     context_size: int = 128  # tokens a row
     prepend_bos: bool = False  # start every row with the beginning-of-text token
     revision: str | None = None  # commit, tag or branch of a hub data set
-    streaming: bool = True  # read a hub data set as it is needed instead of downloading it
     shuffle_buffer: int = 1000  # documents shuffled at a time, as in the authors' streams
+
+    @property
+    def shown(self) -> str:
+        """Its name as it is printed: of a local one the last part, for no folder is shown."""
+        return Path(self.name).name if project_path(self.name).exists() else self.name
 
 
 def source_pair(
@@ -48,17 +48,26 @@ def source_pair(
     prepend_bos: bool = False,
     revision: str | None = None,
 ) -> tuple[TextSource, TextSource]:
-    """Sources for two data parameters; the held-out split is named `validation` where there is one.
+    """Sources for two data parameters: this alone decides which split of each is read.
 
-    One hub name or file given twice is split by document digest; `NAME:SPLIT` names another split
-    of a hub data set or folder. A relative path is one under the project's root, if it is there.
-    `revision` is that of the hub data sets.
+    One hub name, folder or file given twice is split by document digest; `NAME:SPLIT` names another
+    split of a hub data set or folder. Else training reads `train` and the held-out rows come from
+    `validation`, or, of a folder that has but one split, from that. A relative path is one under
+    the project's root, if it is there. `revision` is that of the hub data sets.
     """
     (train_name, train_split), (name, split) = map(named_split, (train_data, validation_data))
-    train = TextSource(train_name, train_split or "train", context_size, prepend_bos, revision)
+    first = train_split or _usual_split(train_name, "train")
+    train = TextSource(train_name, first, context_size, prepend_bos, revision)
     if (train_name, train_split) == (name, split) and name != "storyworld":
         return train, train
-    return train, replace(train, name=name, split=split or "validation")
+    return train, replace(train, name=name, split=split or _usual_split(name, "validation"))
+
+
+def _usual_split(name: str, usual: str) -> str:
+    """The split of a source that names none."""
+    path = project_path(name)
+    splits = list(read_folder(path).splits) if path.is_dir() else []
+    return splits[0] if len(splits) == 1 else usual
 
 
 def named_split(name: str) -> tuple[str, str | None]:
@@ -66,10 +75,15 @@ def named_split(name: str) -> tuple[str, str | None]:
 
     >>> named_split("someone/stories:validation"), named_split("a.jsonl")
     (('someone/stories', 'validation'), ('a.jsonl', None))
+
+    Raises:
+        DataError: a split of a file, which has none.
     """
     base, _, split = name.rpartition(":")
     if not base or not split.isidentifier() or project_path(name).exists():
         return source_path(name), None
+    if project_path(base).is_file():
+        raise DataError(f"data is {name!r}, but a file has no splits: give {base!r}.")
     return source_path(base), split
 
 
@@ -77,43 +91,77 @@ def read_documents(source: TextSource, seed: int | None) -> Iterator[Document]:
     """Documents of a source, shuffled by `seed` (None: in order): texts, or token ids.
 
     Raises:
-        DataError: the source cannot be read, or has neither a `text` nor an `input_ids` column.
+        DataError: the source cannot be read, or a row has neither a `text` nor `input_ids`.
     """
-    if source.name == "storyworld":
-        from e2e_lib.storyworld.grammar import generate
-
-        # An endless stream: the seed chooses other stories, not another order of the same ones.
-        yield from (story.text for story in generate(seed or 0, source.split))
-        return
-    with reworded(DataError, f"data {source.name!r} cannot be read to its end"):
-        dataset, column = _open(source)
-        if seed is not None and hasattr(dataset, "num_rows"):
-            dataset = dataset.shuffle(seed=seed)
-        elif seed is not None:
-            dataset = dataset.shuffle(seed=seed, buffer_size=source.shuffle_buffer)
-        for row in dataset:
-            if not isinstance(row[column], str | list | np.ndarray):
-                raise DataError(
-                    f"data {source.name!r} holds {row[column]!r} in the column {column!r}, but it "
-                    "must hold a text or a list of token ids in every row."
-                )
-            yield row[column]
+    return (document for document, _ in open_source(source).documents(seed))
 
 
-def _open(source: TextSource) -> tuple[Any, str]:
-    """The `datasets` object behind a source that is not StoryWorld, and its column to read."""
-    datasets = import_datasets()
-    datasets.disable_progress_bars()
-    path = Path(source.name).expanduser()
-    dataset = _open_file(path, source) if path.suffix in READERS else _open_hub(path, source)
-    columns = dataset.column_names or list(next(iter(dataset), {}))
-    column = next((c for c in ("input_ids", "text") if c in columns), None)
-    if column is None:
-        raise DataError(
-            f"data {source.name!r} has the columns {', '.join(columns) or 'none'}, but one must be "
-            "'text' or 'input_ids'."
+@dataclass
+class Opened:
+    """A source whose files have been found, but not read."""
+
+    source: TextSource
+    shards: list[Any]  # paths, or of a hub data set its `datasets.IterableDataset`s
+    whole: bool = False  # shuffled whole
+    description: described.Description | None = None  # of rows of token ids, if there is one
+    notes: list[str] = field(default_factory=list)  # what else is to be said of what is read
+
+    def documents(
+        self, seed: int | None, ends: Sequence[int] = ()
+    ) -> Iterator[tuple[Document, Part]]:
+        """Documents as `read_documents` gives them, each with where it belongs.
+
+        ends: token ids at which a document of rows of ids ends.
+        """
+        if self.source.name == "storyworld":
+            from e2e_lib.storyworld.grammar import generate
+
+            # An endless stream: the seed chooses other stories, not another order of the same.
+            yield from ((story.text, "train") for story in generate(seed or 0, self.source.split))
+            return
+        datasets = import_datasets()
+        # Of these `datasets` takes lists, and only them, for shards.
+        given = {"shards": self.shards, "name": self.source.name, "ends": tuple(ends)}
+        with reworded(DataError, f"data {self.source.name!r} cannot be read to its end"):
+            if self.whole and seed is not None:
+                given["state"] = tuple(map(_content, (*self.shards, *CODE)))
+                stream = datasets.Dataset.from_generator(_examples, gen_kwargs=given)
+                stream = stream.shuffle(seed=seed)
+            else:
+                stream = datasets.IterableDataset.from_generator(_examples, gen_kwargs=given)
+            if not self.whole and seed is not None:
+                stream = stream.shuffle(seed=seed, buffer_size=self.source.shuffle_buffer)
+            for row in stream:
+                yield row["document"], row["part"]
+
+
+def _examples(
+    shards: list[Any], name: str, ends: Sequence[int], state: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Documents of each shard in order; `state` tells what was read of a file from what it is."""
+    for shard in shards:
+        rows: Iterable[readers.Record] = (
+            readers.records(shard) if isinstance(shard, Path) else shard
         )
-    return dataset.select_columns(column), column
+        documents = (described.document_of(row, name) for row in rows)
+        for document, part in _with_parts(documents, ends):
+            yield {"document": document, "part": part}
+
+
+def _with_parts(
+    documents: Iterator[Document], ends: Sequence[int]
+) -> Iterator[tuple[Document, Part]]:
+    for first in documents:
+        every = chain([first], documents)
+        if isinstance(first, str):
+            yield from ((document, held_out.part(document)) for document in every)
+        else:
+            yield from held_out.row_parts(every, ends)
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def import_datasets() -> Any:
@@ -124,36 +172,98 @@ def import_datasets() -> Any:
     import datasets
 
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    datasets.disable_progress_bars()
     return datasets
 
 
-def _open_file(path: Path, source: TextSource) -> Any:
+def open_source(source: TextSource) -> Opened:
+    """Find a source's files, or its shards on the hub.
+
+    Raises:
+        DataError: there is nothing of this name, no such split, or nothing in it.
+    """
+    path = Path(source.name).expanduser()
+    if source.name == "storyworld":
+        return Opened(source, [])
+    if path.is_dir():
+        return _open_folder(path, source)
+    if path.suffix.lower() in readers.READERS:
+        return _open_file(path, source)
+    return _open_hub(source)
+
+
+def _open_file(path: Path, source: TextSource) -> Opened:
     if not path.is_file():
         raise DataError(f"data is {source.name!r}, but there is no such file.")
+    if not path.stat().st_size:
+        raise DataError(f"data {source.name!r} is an empty file.")
     with reworded(DataError, f"data {source.name!r} cannot be read"):
-        return import_datasets().load_dataset(
-            READERS[path.suffix], data_files=str(path), split="train", streaming=False
-        )
+        if next(readers.records(path), None) is None:
+            raise DataError(f"data {source.name!r} holds no document.")
+        return Opened(source, [path], True, described.read_description(path), _rules([path]))
 
 
-def _open_hub(path: Path, source: TextSource) -> Any:
-    """A hub data set, or a folder in the same layout: files of a split in it or in its data/."""
-    places = [f"{place}*{suffix}" for place in ("", "data/") for suffix in READERS]
-    local = any(any(path.glob(pattern)) for pattern in places)
-    if not local and (path.exists() or source.name.startswith((".", "/", "~"))):
+def _open_folder(path: Path, source: TextSource) -> Opened:
+    folder = read_folder(path)
+    if not folder.splits:
+        raise _no_data(source.name)
+    if source.split not in folder.splits:
         raise DataError(
-            f"data is {source.name!r}, but it must be 'storyworld', a file ending in "
-            f"{', '.join(READERS)}, the name of a hub data set, or a folder with such files in it "
-            "or in its data/."
+            f"data is {source.name!r}, but this folder has no split {source.split!r}: it has "
+            f"{', '.join(folder.splits)}, asked for as in {path.name}:{next(iter(folder.splits))}."
         )
+    files = folder.splits[source.split]
+    with reworded(DataError, f"data {source.name!r} cannot be read"):
+        notes = [*_rules(files), *_left_out(folder, source.split)]
+        return Opened(source, files, False, described.read_description(path), notes)
+
+
+def _no_data(name: str) -> DataError:
+    return DataError(
+        f"data is {name!r}, but it must be 'storyworld', a file ending in "
+        f"{', '.join(readers.READERS)}, the name of a hub data set, or a folder with such files in "
+        "it or in its data/."
+    )
+
+
+def _rules(files: Sequence[Path]) -> list[str]:
+    """What a document is in the .txt files, in words."""
+    found = (readers.text_rule(file) for file in files if file.suffix.lower() == ".txt")
+    return list(dict.fromkeys(found))
+
+
+def _left_out(folder: Folder, split: str) -> list[str]:
+    others = [f"its split {name}" for name in folder.splits if name != split]
+    some, more = folder.others[:3], len(folder.others) - 3
+    listed = [*others, *some, *([f"{more} more"] if more > 0 else [])]
+    return [f"not read: {', '.join(listed)}"] if listed else []
+
+
+def _open_hub(source: TextSource) -> Opened:
+    if source.name.startswith((".", "/", "~")) or Path(source.name).exists():
+        raise _no_data(source.name)
     with reworded(
         DataError,
         f"data is {source.name!r}, but this data set (split {source.split!r}) cannot be opened, "
-        "which needs a network or a cached copy unless it is a folder",
+        "which needs a network or a cached copy",
     ):
-        return import_datasets().load_dataset(
-            str(path) if local else source.name,
-            split=source.split,
-            streaming=source.streaming,
-            revision=None if local else source.revision,
+        dataset = import_datasets().load_dataset(
+            source.name, split=source.split, streaming=True, revision=source.revision
         )
+        names = [name for name in readers.COLUMNS if name in (dataset.column_names or ())]
+        dataset = dataset.select_columns(names) if names else dataset
+        count = dataset.num_shards
+        shards = [dataset.shard(num_shards=count, index=i) for i in range(count)]
+    return Opened(source, shards, False, _hub_description(source))
+
+
+def _hub_description(source: TextSource) -> described.Description | None:
+    from huggingface_hub import hf_hub_download
+
+    for name in described.DESCRIPTIONS:
+        try:
+            file = hf_hub_download(source.name, name, repo_type="dataset", revision=source.revision)
+        except Exception:  # a dozen kinds: the data set has no such file, or is a cached copy
+            continue
+        return described.description_in(name, Path(file))
+    return None

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from e2e_lib.data.text import READERS, named_split
+from e2e_lib.data.readers import READERS
+from e2e_lib.data.text import named_split
 from e2e_lib.files import project_path, write_json
 from e2e_lib.runs.provenance import cached_commit
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
@@ -29,7 +30,7 @@ def pinned(profile: Profile, results: Path) -> Profile:
     changes: dict[str, Any] = {}
     for key, kind, name in _sources(profile):
         revision = profile.values()[key]
-        if not _on_hub(name) or COMMIT.fullmatch(revision):
+        if not on_hub(name) or COMMIT.fullmatch(revision):
             continue
         pin = f"{kind} {name} {revision}"
         if pin not in pins:
@@ -57,9 +58,10 @@ def _sources(profile: Profile) -> list[tuple[str, str, str]]:
     return sources
 
 
-def _on_hub(name: str) -> bool:
+def on_hub(name: str) -> bool:
+    """Whether only the hub can have a model or data of this name."""
     local = name in EMBEDDED_MODELS or project_path(name).exists()
-    return not local and Path(name).suffix not in READERS
+    return not local and Path(name).suffix.lower() not in READERS
 
 
 def _commit(kind: str, name: str, revision: str) -> str | None:

@@ -12,11 +12,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from e2e_lib.data.rows import (
-    held_out_rows,
-    load_rows,
-    pack_rows,
-)
+from e2e_lib.data.packing import Tally, pack_rows
+from e2e_lib.data.rows import held_out_rows, load_rows
 from e2e_lib.data.text import TextSource, read_documents, source_pair
 from e2e_lib.errors import ConfigError, DataError
 from e2e_lib.storyworld.corpus import TOKEN_IDS
@@ -98,9 +95,12 @@ def test_token_ids_carry_their_own_separators(kind):
     assert first.tolist() == [[0, 1, 2, 3], [0, 0, 4, 5]]
 
 
-def test_empty_documents_add_only_a_separator():
-    rows = pack_rows(["w1", "", "w2 w3 w4"], TOKENIZER, D_VOCAB, source(context_size=3), 2)
-    assert rows.tolist() == [[1, 0, 0], [2, 3, 4]]
+def test_empty_documents_add_nothing():
+    tally = Tally()
+    texts = ["w1", "", " \t\n", "w2 w3 w4", "\u2003"]
+    rows = pack_rows(texts, TOKENIZER, D_VOCAB, source(context_size=3), 2, tally)
+    assert rows.tolist() == [[1, 0, 2], [3, 4, 0]]
+    assert (tally.lengths, tally.empty) == ([2, 4], 2), "the last one was not needed"
     assert pack_rows([[], [1, 2, 3]], TOKENIZER, D_VOCAB, source(context_size=3), 1).tolist() == [
         [1, 2, 3]
     ]
@@ -213,7 +213,6 @@ def test_a_stream_is_split_without_overlap(tmp_path, column):
     texts = documents(2000)
     ids = [[*(int(w[1:]) for w in t.split()), 0] for t in texts]
     hub_folder(tmp_path, {column: texts if column == "text" else ids, "url": texts}, shards=3)
-    assert source_pair(str(tmp_path), str(tmp_path), 12)[0].streaming
     sizes = {"n_train": 700, "n_validation": 30, "n_paper": 100}
     rows = rows_of(tmp_path, tmp_path, **sizes, seed=3)
     held, trained, paper = map(numbers_of, (rows.validation, rows.train, rows.paper))
@@ -242,7 +241,7 @@ def test_a_stream_is_shuffled_by_seed_and_complete(tmp_path):
 
 
 def test_ready_made_rows_of_a_stream_come_back_unchanged(tmp_path):
-    ids = torch.randint(0, D_VOCAB, (50, 8)).tolist()
+    ids = torch.randint(0, D_VOCAB, (200, 8)).tolist()
     hub_folder(tmp_path, {"input_ids": ids})
     rows = rows_of(tmp_path, tmp_path, 40, 1, context_size=8)
     found = {tuple(row) for row in rows.train.tolist()}

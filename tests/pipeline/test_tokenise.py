@@ -6,7 +6,8 @@ import datasets
 import pytest
 import torch
 
-from e2e_lib.data.rows import load_rows, pack_rows
+from e2e_lib.data.packing import pack_rows
+from e2e_lib.data.rows import load_rows
 from e2e_lib.data.text import TextSource, read_documents
 from e2e_lib.errors import ConfigError, DataError, ModelError
 from pipeline.tokenise import main, tokenise
@@ -72,7 +73,7 @@ def test_the_command(tmp_path, text, words, capsys):
     assert "10 rows of 8 tokens" in capsys.readouterr().out
     assert [f.name for f in (output / "data").iterdir()] == ["validation-00000-of-00001.parquet"]
     source = TextSource(str(output), "validation", WIDTH)
-    assert list(read_documents(source, None)) == rows_of(text, 10)
+    assert [list(row) for row in read_documents(source, None)] == rows_of(text, 10)
 
     assert main([*arguments, "--output", str(output)]) == 2
     error = capsys.readouterr().err

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from e2e_lib.data.rows import pack_rows
+from e2e_lib.data.packing import pack_rows
 from e2e_lib.data.text import TextSource
 from e2e_lib.storyworld.corpus import TOKEN_IDS, encode
 from e2e_lib.storyworld.grammar import generate

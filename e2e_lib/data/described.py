@@ -1,0 +1,174 @@
+"""What data say about themselves: columns beside the ids, and a description beside the files.
+
+Each is honoured or refused in one sentence; none is passed over.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from e2e_lib.data.held_out import Document
+from e2e_lib.data.readers import Record
+from e2e_lib.errors import DataError, ModelError, is_integer, reworded
+from e2e_lib.files import project_path
+from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
+
+# Ours, and SAELens'; what each calls tokenizer, row length, and what every row begins with.
+DESCRIPTIONS = {
+    "tokenise.json": ("tokenizer", "context_size", "prepend_bos"),
+    "sae_lens.json": ("tokenizer_name", "context_size", "begin_batch_token"),
+}
+PROBE = "The Quick brown\tfox's 1,234\nnaïve Ünïcode 你好 🙂  w1 w2  </s> <unk>"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a description says of rows of token ids."""
+
+    file: str  # its name
+    tokenizer: str  # a name or folder
+    vocabulary: str | None  # `vocabulary_digest` of it, where the description has one
+    context_size: int  # ids a row
+    prepend_bos: bool  # whether every row begins with one that is no document's
+
+
+def read_description(path: Path) -> Description | None:
+    """The description beside a file, in a folder, or in the folder above its data/.
+
+    Raises:
+        DataError: it is damaged or says too little.
+    """
+    for folder in (path, path.parent, path.parent.parent) if path.is_file() else (path,):
+        for name in DESCRIPTIONS:
+            if (folder / name).is_file():
+                return description_in(name, folder / name)
+        if folder != path and folder.name != "data":
+            break
+    return None
+
+
+def description_in(name: str, file: Path) -> Description:
+    """The description in a file; `name` says of which kind."""
+    tokenizer, context, begins = DESCRIPTIONS[name]
+    what = f"{name} of data {file.parent.name!r} does not say how the rows were made"
+    with reworded(DataError, what):
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(facts, Mapping) or not isinstance(facts.get(tokenizer), str):
+            raise ValueError(f"{tokenizer} must be a name")
+        if not is_integer(facts.get(context)):
+            raise ValueError(f"{context} must be a whole number")
+        first = facts.get(begins)
+        return Description(
+            name, facts[tokenizer], facts.get("vocabulary"), facts[context],
+            first is not None and first is not False,
+        )  # fmt: skip
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """A digest of what a tokenizer makes of text: its tokens' ids, and a sentence's."""
+    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    facts = [sorted(tokenizer.get_vocab().items()), ids, tokenizer.eos_token_id]
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """The tokenizer of a hub model, of a folder or an embedded model, as it is on the disk.
+
+    Raises:
+        ModelError: there is none of this name, or it is damaged.
+    """
+    from transformers import AutoTokenizer
+
+    path = EMBEDDED_MODELS.get(name, project_path(name))
+    place = str(path) if path.is_dir() else name
+    what = f"tokenizer is {name!r}, but it could not be loaded: a hub name needs a network"
+    with reworded(ModelError, f"{what} or a cached copy, a folder sound files"):
+        return AutoTokenizer.from_pretrained(place, revision=revision or "main")
+
+
+def check_description(
+    found: Description, data: str, tokenizer: Any, context_size: int, prepend_bos: bool
+) -> None:
+    """Raise DataError unless rows so described are what is asked for."""
+    says = f"data {data!r}: its {found.file} says"
+    own = vocabulary_digest(tokenizer)
+    if found.vocabulary is None and found.tokenizer != tokenizer.name_or_path:
+        with reworded(DataError, f"{says} that {found.tokenizer!r} made the rows, to compare with"):
+            theirs = vocabulary_digest(load_tokenizer(found.tokenizer))
+    else:
+        theirs = found.vocabulary or own
+    if theirs != own:
+        raise DataError(
+            f"{says} that the tokenizer {found.tokenizer!r} made the rows, but the model has "
+            "another one: tokenise the text with the model's own."
+        )
+    if found.prepend_bos and not prepend_bos:
+        raise DataError(
+            f"{says} that every row begins with the beginning-of-text token, but prepend_bos is "
+            "False: it must be True, or the text tokenised without."
+        )
+    fits = found.context_size == context_size or (
+        not found.prepend_bos and not prepend_bos and found.context_size % context_size == 0
+    )
+    if not fits:
+        allowed = "" if found.prepend_bos or prepend_bos else " or a divisor of it"
+        raise DataError(
+            f"{says} that a row has {found.context_size} tokens, but context_size is "
+            f"{context_size}: it must be {found.context_size}{allowed}, or the text tokenised anew."
+        )
+
+
+def document_of(record: Record, data: str) -> Document:
+    """The text or the token ids of a row, without what its mask leaves out.
+
+    Raises:
+        DataError: neither is there, or both are; a mask, or positions and types of tokens that no
+            row of plain text has.
+    """
+    has = [name for name in ("text", "input_ids") if name in record]
+    if not has:
+        listed = ", ".join(map(str, record)) or "none"
+        raise DataError(
+            f"data {data!r} has the columns {listed}, but one must be 'text' or 'input_ids'."
+        )
+    if len(has) == 2:
+        raise DataError(
+            f"data {data!r} has both 'text' and 'input_ids', but only one may be there: which of "
+            "them is meant, no one but you can say."
+        )
+    value = record[has[0]]
+    if not isinstance(value, (str,) if has == ["text"] else (list, np.ndarray)):
+        raise DataError(
+            f"data {data!r} holds {value!r} in the column {has[0]!r}, but it must hold "
+            f"{'a text' if has == ['text'] else 'a list of token ids'} in every row."
+        )
+    return value if isinstance(value, str) else _unmasked(value, record, data)
+
+
+def _unmasked(ids: Any, record: Record, data: str) -> Document:
+    columns = {name: np.asarray(own) for name, own in record.items() if own is not None}
+    mask = columns.get("attention_mask", np.ones(len(ids), int))
+    kinds = columns.get("token_type_ids", np.zeros(len(ids), int))
+    places = columns.get("position_ids")
+    for name, own, good, allowed in (
+        ("attention_mask", mask, np.isin(mask, (0, 1)).all(), "0 or 1"),
+        ("token_type_ids", kinds, not kinds.any(), "0: a causal model reads no other"),
+        ("position_ids", places, places is None or _counts(places, mask), "those of one text"),
+    ):
+        if own is not None and not (np.shape(own) == (len(ids),) and good):
+            raise DataError(
+                f"data {data!r} has a row of {len(ids)} token ids with {name} "
+                f"{np.ravel(own)[:12].tolist()}, but it must be, for each of them, {allowed}."
+            )
+    return ids if mask.all() else np.asarray(ids)[mask.astype(bool)]
+
+
+def _counts(places: Any, mask: Any) -> bool:
+    """Whether positions of what is not masked rise by one from 0."""
+    own = places[mask.astype(bool)] if places.shape == mask.shape else places
+    return np.array_equal(own, np.arange(len(own)))

@@ -1,0 +1,227 @@
+"""What a tokenizer and data files say about themselves is honoured, or refused in one sentence."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from e2e_lib.data.models import load_model
+from e2e_lib.data.rows import load_rows
+from e2e_lib.data.text import TextSource
+from e2e_lib.errors import DataError
+from pipeline.tokenise import tokenise
+from tests.helpers.tiny_models import (
+    D_VOCAB,
+    WORDS,
+    assert_sentence,
+    build_tokenizer,
+    copied_folder,
+    reader,
+    write_jsonl,
+)
+
+OWN = build_tokenizer()
+
+
+@pytest.fixture(autouse=True)
+def cache_in_a_temporary_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def other_tokenizer(*, eos: str | None = WORDS[0], **special: str) -> PreTrainedTokenizerFast:
+    """The same words with other numbers: the last comes first."""
+    ids = {word: i for i, word in enumerate([WORDS[0], *reversed(WORDS[1:])])}
+    words = Tokenizer(models.WordLevel(ids, unk_token=special.get("unk_token", WORDS[0])))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    more = {"eos_token": eos} if eos else {}
+    return PreTrainedTokenizerFast(tokenizer_object=words, **more, **special)
+
+
+def rows_of(train: object, validation: object = None, tokenizer=OWN, **values):
+    sizes = {"n_train": 4, "n_validation": 2, "context_size": 8} | values
+    return load_rows(reader(tokenizer), str(train), str(validation or train), **sizes)
+
+
+def texts(folder: Path, n: int = 400) -> Path:
+    rows = [" ".join(f"w{1 + (i * j) % 29}" for j in range(1, 3 + i % 7)) for i in range(n)]
+    return write_jsonl(folder / "text.jsonl", [{"text": row} for row in rows])
+
+
+# ------------------------------------------------------------------ the tokenizer on the disk
+@pytest.mark.parametrize("special", [{}, {"unk_token": "w1"}, {"pad_token": "w2"}])
+def test_a_tokenizer_without_an_end_of_text_token_separates_no_texts(tmp_path, special):
+    """Whatever the bridge makes of it: an unknown token, a padding token, or a new one."""
+    folder = copied_folder(tmp_path / "model")
+    other_tokenizer(eos=None, **special).save_pretrained(folder)
+    model = load_model(str(folder))
+    assert model.tokenizer.eos_token_id is None
+    with pytest.raises(DataError) as caught:
+        load_rows(model, str(texts(tmp_path)), str(tmp_path / "text.jsonl"), n_train=2,
+                  n_validation=1, context_size=8)  # fmt: skip
+    assert_sentence(caught, "end-of-text token", "eos_token or bos_token")
+
+
+def test_a_tokenizer_with_a_beginning_token_alone_separates_by_it(tmp_path):
+    folder = copied_folder(tmp_path / "model")
+    other_tokenizer(eos=None, bos_token="w3").save_pretrained(folder)
+    model = load_model(str(folder))
+    own = str(texts(tmp_path))
+    rows = load_rows(model, own, own, n_train=20, n_validation=1, context_size=8)
+    end = AutoTokenizer.from_pretrained(folder).bos_token_id
+    assert (rows.train == end).sum() > 20 and end == D_VOCAB - 3
+
+
+def test_what_looks_like_a_special_token_in_a_text_is_text(tmp_path):
+    from transformers import GPT2TokenizerFast
+
+    letters = {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz<|>Ġ_ ")}
+    vocabulary = letters | {"<|endoftext|>": len(letters)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    own = GPT2TokenizerFast(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    end = own.eos_token_id
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "ab<|endoftext|>c"}] * 40)
+    model = reader(own, len(own))
+    both = write_jsonl(tmp_path / "b.jsonl", [{"text": "xyz"}] * 40)
+    rows = load_rows(model, str(path), str(both), n_train=1, n_validation=1, context_size=17)
+    assert (rows.train == end).sum() == 1, "at the end of the text, and not inside"
+    assert own.decode(rows.train[0, :16]) == "ab<|endoftext|>c"
+
+
+# ------------------------------------------------------------------ descriptions of rows
+def tokenised(folder: Path, tokenizer=None, **values) -> Path:
+    """Rows of a text made by `pipeline.tokenise`."""
+    (tokenizer or build_tokenizer()).save_pretrained(folder / "words")
+    source = TextSource(str(texts(folder)), **({"context_size": 8} | values))
+    tokenise(source, str(folder / "words"), folder / "rows")
+    return folder / "rows"
+
+
+def described(folder: Path, **changes: object) -> Path:
+    """The same with a description that says something else; None leaves it out."""
+    file = tokenised(folder) / "tokenise.json"
+    facts = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in facts.items() if v is not None}))
+    return file.parent
+
+
+def test_rows_of_the_models_own_tokenizer_are_taken(tmp_path):
+    rows = rows_of(tokenised(tmp_path))
+    assert "2 rows" not in rows.read and rows.train.shape == (4, 8)
+
+
+@pytest.mark.parametrize("place", ["", "data/train-00000-of-00001.parquet"])
+def test_rows_of_another_tokenizer_are_refused(tmp_path, place):
+    folder = tokenised(tmp_path, other_tokenizer())
+    with pytest.raises(DataError) as caught:
+        rows_of(folder / place)
+    assert_sentence(caught, "tokenise.json", "words", "another one")
+
+
+def test_a_tokenizer_of_the_same_words_that_reads_otherwise_is_another(tmp_path):
+    lower = build_tokenizer()
+    from tokenizers import normalizers
+
+    lower.backend_tokenizer.normalizer = normalizers.Replace("w1", "w2")
+    with pytest.raises(DataError) as caught:
+        rows_of(tokenised(tmp_path, lower))
+    assert_sentence(caught, "tokenise.json", "another one")
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_a_description_without_a_digest_is_compared_by_its_tokenizer(tmp_path, other):
+    """As 0.1.0 wrote it, or as SAELens does."""
+    folder = described(tmp_path, vocabulary=None)
+    (other_tokenizer() if other else OWN).save_pretrained(tmp_path / "words")
+    facts = json.loads((folder / "tokenise.json").read_text())
+    lens = {"tokenizer_name": facts["tokenizer"], "context_size": 8, "begin_batch_token": None}
+    for name, content in (("tokenise.json", facts), ("sae_lens.json", lens)):
+        (folder / "tokenise.json").unlink(missing_ok=True)
+        (folder / name).write_text(json.dumps(content))
+        if not other:
+            assert rows_of(folder).train.shape == (4, 8)
+            continue
+        with pytest.raises(DataError) as caught:
+            rows_of(folder)
+        assert_sentence(caught, name, "another one")
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "parts"),
+    [
+        ({"tokenizer": "gone/model", "vocabulary": None}, {}, ["'gone/model'", "compare"]),
+        ({"prepend_bos": True}, {}, ["begins with the beginning-of-text token", "prepend_bos"]),
+        ({}, {"context_size": 16}, ["8 tokens", "context_size is 16", "8 or a divisor of it"]),
+        ({}, {"context_size": 5}, ["8 tokens", "context_size is 5"]),
+        ({"prepend_bos": True}, {"context_size": 4, "prepend_bos": True}, ["must be 8, or"]),
+        ({"context_size": "8"}, {}, ["tokenise.json", "whole number"]),
+        ({"tokenizer": None}, {}, ["tokenise.json", "tokenizer must be a name"]),
+    ],
+)  # fmt: skip
+def test_a_description_that_does_not_fit(tmp_path, changes, asked, parts):
+    with pytest.raises(DataError) as caught:
+        rows_of(described(tmp_path, **changes), **asked)
+    assert_sentence(caught, *parts)
+
+
+def test_rows_may_be_cut_to_a_divisor(tmp_path):
+    long = rows_of(tokenised(tmp_path), n_train=8, n_validation=1)
+    short = rows_of(tmp_path / "rows", n_train=16, n_validation=2, context_size=4)
+    assert short.train.reshape(8, 8).tolist() == long.train.tolist()
+
+
+def test_a_beginning_token_is_not_put_before_rows_that_have_it(tmp_path):
+    bos = {"bos_token": "w29"}
+    own = build_tokenizer()
+    own.add_special_tokens(bos)
+    rows = rows_of(tokenised(tmp_path, own, prepend_bos=True), tokenizer=own, prepend_bos=True)
+    assert (rows.train == 29).sum(1).max() <= 2, "the word itself may be in a row"
+    assert (rows.train[:, 0] == 29).all()
+    direct = rows_of(tmp_path / "text.jsonl", tokenizer=own, prepend_bos=True, n_train=150)
+    assert {tuple(r) for r in rows.train.tolist()} & {tuple(r) for r in direct.train.tolist()}
+
+
+# ------------------------------------------------------------------ columns beside the ids
+def ready(folder: Path, **columns: list) -> Path:
+    return write_jsonl(folder / "a.jsonl", [
+        {name: values[i % len(values)] for name, values in columns.items()} for i in range(60)
+    ])  # fmt: skip
+
+
+def test_masked_tokens_are_left_out(tmp_path):
+    """Padding on either side, as tokenizers make it."""
+    ids = [[7, 8, 9, 0, 5, 5], [5, 5, 5, 10, 11, 0]]
+    mask = [[1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]]
+    path = ready(tmp_path, input_ids=ids, attention_mask=mask)
+    other = write_jsonl(tmp_path / "b.jsonl", [{"input_ids": [1, 2, 3, 0]}] * 20)
+    assert not (rows_of(path, other, n_train=20).train == 5).any()
+    table = datasets.Dataset.from_dict({"input_ids": ids * 20, "attention_mask": mask * 20})
+    table.to_parquet(tmp_path / "a.parquet")
+    assert not (rows_of(tmp_path / "a.parquet", other, n_train=10).train == 5).any()
+
+
+@pytest.mark.parametrize(
+    ("columns", "parts"),
+    [
+        ({"text": ["w1 w2"], "input_ids": [[1, 2]]}, ["both 'text' and 'input_ids'", "only one"]),
+        ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, ["attention_mask [1]", "2 token ids"]),
+        ({"input_ids": [[1, 2]], "attention_mask": [[1, 3]]}, ["attention_mask", "0 or 1"]),
+        ({"input_ids": [[1, 2]], "token_type_ids": [[0, 1]]}, ["token_type_ids [0, 1]", "must be"]),
+        ({"input_ids": [[1, 2]], "position_ids": [[0, 0]]}, ["position_ids [0, 0]", "one text"]),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_honoured(tmp_path, columns, parts):
+    path = ready(tmp_path, **columns)
+    with pytest.raises(DataError) as caught:
+        rows_of(path)
+    assert_sentence(caught, str(path), *parts)
+
+
+def test_columns_that_say_nothing_new_are_read_over(tmp_path):
+    columns = {"input_ids": [[1, 2, 3, 0]], "attention_mask": [[1] * 4]}
+    columns |= {"token_type_ids": [[0] * 4], "position_ids": [[0, 1, 2, 3]], "labels": [[1] * 4]}
+    other = write_jsonl(tmp_path / "b.jsonl", [{"input_ids": [4, 5, 0]}] * 20)
+    assert rows_of(ready(tmp_path, **columns), other).train.shape == (4, 8)

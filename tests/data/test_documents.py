@@ -1,0 +1,263 @@
+"""What a document of a file is, what is left out, what is said of it; and names as they are."""
+
+import json
+import textwrap
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+
+from e2e_lib.data.held_out import Document
+from e2e_lib.data.readers import read_folder
+from e2e_lib.data.rows import held_out_rows, load_rows
+from e2e_lib.data.text import TextSource, open_source, read_documents, source_pair
+from e2e_lib.errors import DataError
+from tests.helpers.tiny_models import assert_sentence, build_tokenizer, reader, write_jsonl
+
+READER = reader(build_tokenizer())
+
+
+@pytest.fixture(autouse=True)
+def cache_in_a_temporary_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def texts(n: int, words: int = 9) -> list[str]:
+    return [" ".join(f"w{1 + (i * j) % 29}" for j in range(1, words + i % 3)) for i in range(n)]
+
+
+def documents(path: Path, seed: int | None = None) -> list[Document]:
+    return list(read_documents(TextSource(str(path)), seed))
+
+
+def rows_of(train: object, validation: object = None, **values):
+    sizes = {"n_train": 4, "n_validation": 2, "context_size": 8} | values
+    return load_rows(READER, str(train), str(validation or train), **sizes)
+
+
+# ------------------------------------------------------------------ .txt
+PARAGRAPHS = [" ".join(texts(6, 12)), "A short one.", " ".join(texts(30, 7)), "w1 w2 w3 " * 40]
+
+
+@pytest.mark.parametrize("width", [60, 72, 100])
+@pytest.mark.parametrize("gap", ["\n\n", "\n\n\n \n"])
+def test_paragraphs_of_a_wrapped_book_are_its_documents(tmp_path, width, gap):
+    path = tmp_path / "book.txt"
+    path.write_text(gap.join("\n".join(textwrap.wrap(p, width)) for p in PARAGRAPHS) + "\n")
+    assert [" ".join(str(d).split()) for d in documents(path)] == [p.strip() for p in PARAGRAPHS]
+    assert "paragraphs are the documents" in open_source(TextSource(str(path))).notes[0]
+
+
+def test_a_wrapped_book_without_a_blank_line_is_one_document(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(textwrap.fill(" ".join(PARAGRAPHS), 65))
+    assert len(documents(path)) == 1
+
+
+@pytest.mark.parametrize("lines", [texts(200, 9), texts(300, 30), ["w1 w2 w3"] * 50, PARAGRAPHS])
+def test_lines_that_are_not_wrapped_are_documents(tmp_path, lines):
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(lines))
+    assert documents(path) == lines
+    assert open_source(TextSource(str(path))).notes == ["every line of a .txt is a document"]
+
+
+@pytest.mark.parametrize("end", ["<|endoftext|>", "</s>"])
+def test_end_of_text_lines_stand_between_documents(tmp_path, end):
+    path = tmp_path / "stories.txt"
+    path.write_text(f"w1 w2\nw3\n{end}\n\nw4\n\nw5\n{end}\n{end}\nw6")
+    assert documents(path) == ["w1 w2\nw3", "w4\n\nw5", "w6"]
+
+
+@pytest.mark.parametrize("raw", [b"w1\r\nw2\r\n", b"\xef\xbb\xbfw1\nw2", b"w1\rw2\r"])
+def test_line_ends_and_byte_order_marks_are_no_text(tmp_path, raw):
+    (tmp_path / "a.txt").write_bytes(raw)
+    assert documents(tmp_path / "a.txt") == ["w1", "w2"]
+
+
+# ------------------------------------------------------------------ nothing in it
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "parquet"])
+def test_empty_documents_are_left_out_and_counted(tmp_path, suffix):
+    lines = [line for text in texts(200) for line in (text, "", " \t")]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "txt":
+        path.write_text("\n".join(lines))
+    elif suffix == "jsonl":
+        write_jsonl(path, [{"text": line} for line in lines])
+    else:
+        datasets.Dataset.from_dict({"text": lines}).to_parquet(path)
+    rows = rows_of(path, n_train=150)
+    assert not ((rows.train[:, :-1] == 0) & (rows.train[:, 1:] == 0)).any(), "no bare separators"
+    assert "empty ones left out" in rows.read[0]
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\u2003\n"])
+def test_documents_that_are_all_empty_are_refused(tmp_path, text):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": text}] * 1000)
+    other = write_jsonl(tmp_path / "b.jsonl", [{"text": t} for t in texts(50)])
+    with pytest.raises(DataError) as caught:
+        rows_of(path, other)
+    assert_sentence(caught, str(path), "1,000 documents", "1,000 with nothing in them")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.txt", ""), ("a.jsonl", ""), ("a.json", "[]"), ("a.jsonl", "\n\n")]
+)
+def test_an_empty_file(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        rows_of(tmp_path / name)
+    assert_sentence(caught, name, "holds no document" if content else "is an empty file")
+
+
+# ------------------------------------------------------------------ too little of it
+def test_two_copies_of_one_file_are_told_why_nothing_is_left(tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        write_jsonl(tmp_path / name, [{"text": t} for t in texts(20)])
+    with pytest.raises(DataError) as caught:
+        rows_of(tmp_path / "a.jsonl", tmp_path / "b.jsonl", n_train=2, n_validation=20)
+    assert_sentence(caught, "for training", "20 documents", "other side of what is held out")
+
+
+@pytest.mark.parametrize("lines", [["w1 w2 w3"] * 3, [" ".join(texts(500))]])
+def test_few_documents_given_twice_are_told_of_the_split(tmp_path, lines):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": t} for t in lines])
+    with pytest.raises(DataError) as caught:
+        rows_of(path)
+    assert_sentence(caught, "0 tokens", f"of {len(lines)} document", "other side")
+
+
+# ------------------------------------------------------------------ what is said
+def test_what_was_read_is_told(tmp_path):
+    folder = tmp_path / "stories"
+    folder.mkdir()
+    for k in range(3):
+        write_jsonl(folder / f"train-{k}.jsonl", [{"text": "w1 w2 w3 w4"}] * 20)
+    write_jsonl(folder / "dev.jsonl", [{"text": "w5 w6"}] * 20)
+    (folder / "old.csv").write_text("text\nw1\n")
+    (folder / "README.md").write_text("# Stories")
+    rows = rows_of(folder, f"{folder}:validation", n_train=30, n_validation=5)
+    train, held = rows.read
+    assert "training text stories: 48 documents of 5 tokens in the middle, 3 files" in train
+    assert train.endswith("not read: its split validation, old.csv")
+    assert "14 documents of 3 tokens in the middle, 1 file" in held
+    assert "README" not in train and str(tmp_path.parent) not in train + held
+
+
+# ------------------------------------------------------------------ folders
+@pytest.mark.parametrize(
+    ("names", "splits", "others"),
+    [
+        (["a.jsonl", "b.txt"], {"train": 2}, []),
+        (["train.jsonl", "dev/x.txt", "dev/y.txt"], {"train": 1, "validation": 2}, []),
+        (["data/train-1.json", "test.json", "more.json"], {"train": 1, "test": 1}, ["more.json"]),
+        (["data/extra-00000-of-00001.parquet"], {"extra": 1}, []),
+        (["valid.parquet", "notes.pdf", "sub/a.txt"], {"validation": 1}, ["notes.pdf", "sub/"]),
+        ([".hidden.txt", "README.md", "dataset_info.json"], {}, []),
+    ],
+)
+def test_splits_of_a_folder(tmp_path, names, splits, others):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = read_folder(tmp_path)
+    assert {split: len(files) for split, files in found.splits.items()} == splits
+    assert found.others == others
+
+
+def test_a_folder_of_one_split_needs_no_name_for_it(tmp_path):
+    """Of whatever name, and on either side; given twice it is split."""
+    write_jsonl(tmp_path / "t.jsonl", [{"text": t} for t in texts(200)])
+    for name in ("validation", "test"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_jsonl(folder / f"{name}.jsonl", [{"text": t} for t in texts(400, 5)])
+        assert {s.split for s in source_pair(str(folder), str(folder))} == {name}
+        assert rows_of(tmp_path / "t.jsonl", folder).validation.shape == (2, 8)
+        held = held_out_rows(READER, str(folder), str(folder), 2, context_size=8)
+        assert (rows_of(folder).validation == held).all()
+
+
+def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
+    for name in ("train", "test"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": "w1"}])
+    with pytest.raises(DataError) as caught:
+        rows_of(tmp_path / "train.jsonl", tmp_path)
+    assert_sentence(caught, "no split 'validation'", "test, train")
+    with pytest.raises(DataError) as caught:
+        rows_of(f"{tmp_path}/train.jsonl:test")
+    assert_sentence(caught, "a file has no splits")
+
+
+# ------------------------------------------------------------------ names
+NAMES = ["[a]*", "{x}", "a?b", "a::b", "$HOME", "zip:", "%s", "a b'c", 'q"u', "hf:", "é#1", "**"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("suffix", ["jsonl", "txt", "parquet"])
+def test_a_name_is_a_name(tmp_path, name, suffix):
+    """Of a file, and of the folder it lies in; with a second file that a pattern would find."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (tmp_path / "a").mkdir()
+    for place, word in (
+        (folder / f"{name}.{suffix}", "w1"),
+        (tmp_path / "a" / f"a.{suffix}", "w2"),
+    ):
+        if suffix == "jsonl":
+            write_jsonl(place, [{"text": word}] * 3)
+        elif suffix == "txt":
+            place.write_text(f"{word}\n" * 3)
+        else:
+            pd.DataFrame({"text": [word] * 3}).to_parquet(tmp_path / "0")
+            (tmp_path / "0").rename(place)
+    for path in (folder / f"{name}.{suffix}", folder):
+        assert documents(path) == documents(path, seed=1) == ["w1"] * 3
+
+
+def test_other_content_at_the_same_place_is_read_anew(tmp_path):
+    """Of the same size and age: no copy that a library keeps is taken for it."""
+    import os
+
+    path = tmp_path / "a.jsonl"
+    for word in ("w1", "w2"):
+        write_jsonl(path, [{"text": word}] * 5)
+        os.utime(path, (1e9, 1e9))
+        assert documents(path, seed=0) == [word] * 5
+
+
+def test_a_home_folder_is_found_in_every_form(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_jsonl(tmp_path / "a.jsonl", [{"text": t} for t in texts(300)])
+    assert rows_of("~/a.jsonl").train.shape == (4, 8)
+    assert documents(Path("~/a.jsonl")) == texts(300)
+
+
+# ------------------------------------------------------------------ other libraries' words
+@pytest.mark.parametrize("text", ["\ud800 w1", "w1 \udfff"])
+def test_half_a_character_is_refused_in_a_sentence(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    other = write_jsonl(tmp_path / "b.jsonl", [{"text": t} for t in texts(50)])
+    for pair in ((tmp_path / "a.jsonl", other), (other, tmp_path / "a.jsonl")):
+        with pytest.raises(DataError) as caught:
+            rows_of(*pair)
+        assert_sentence(caught, "a.jsonl", "cannot be")
+
+
+@pytest.mark.parametrize(
+    "content", ['["w1"]\n', "3\n", '{"text": {"a": 1}}\n', '{"input_ids": "1 2"}\n', "[[1], [2]]"]
+)
+def test_rows_of_another_form_are_refused_in_a_sentence(tmp_path, content):
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(DataError) as caught:
+        documents(tmp_path / "a.jsonl", seed=0)
+    assert_sentence(caught, "data")
+
+
+def test_ids_of_a_json_table_and_of_one_row(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"input_ids": [[1, 2], [3]]}))
+    assert [list(np.asarray(d)) for d in documents(tmp_path / "a.json")] == [[1, 2], [3]]
+    (tmp_path / "b.json").write_text(json.dumps({"input_ids": [1, 2, 3]}))
+    assert [list(np.asarray(d)) for d in documents(tmp_path / "b.json")] == [[1, 2, 3]]
