@@ -12,11 +12,14 @@
 | explained_variance | 1 − Σ‖error‖² / Σ‖target − mean target‖² (a ratio of sums) | all tokens |
 | l2_ratio | ‖SAE output‖ / ‖SAE input‖ | all tokens |
 
+What has no spread has no explained variance, and an activation of length 0 no L2 ratio: NaN.
+
 The suffix `_paper` marks the authors' variant: `explained_variance_paper` is the mean over tokens
 of each token's ratio, with prediction and target swapped at the SAE itself (facts §1.10), and
 `ce_increase_paper`, `kl_paper`, `l0_paper` are read off rows drawn from the training text.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +34,8 @@ from e2e_lib.core.sae import SAE
 from e2e_lib.engine.logits import TokenMetrics, token_metrics
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.names import TransformerBridge, layer_of, null_channel
+
+NO_SPREAD = 1e-11  # of the mean square: float32 rounds a mean by less
 
 
 @dataclass
@@ -84,7 +89,9 @@ class Reconstruction:
         return {
             "mse": self.error / self.tokens / self.width,
             "mse_after_first": self.late_error / max(1, self.late_tokens) / self.width,
-            "explained_variance": 1 - self.error / spread,
+            "explained_variance": (
+                1 - self.error / spread if spread > NO_SPREAD * self.sum_of_squares else math.nan
+            ),
             "explained_variance_paper": self.ratio / self.tokens,
             "explained_variance_layernorm": self.layernorm_ratio / self.tokens,
         }
@@ -95,6 +102,7 @@ def _token_explained_variance(
 ) -> Float[Tensor, "batch pos"]:
     """The authors' form: per token, against the spread round this batch's mean target."""
     spread = (target - target.mean((0, 1))).square().sum(-1)
+    spread = spread.where(spread > NO_SPREAD * target.square().sum(-1), math.nan)
     return 1 - (predicted - target).square().sum(-1) / spread
 
 
@@ -110,7 +118,8 @@ class _Latents:
     def add(self, inputs: Float[Tensor, "batch pos d"], coded: Coded) -> None:
         self.fired += coded.fired
         self.l0_rows.append(coded.l0.mean(-1).cpu())
-        lengths = inputs.norm(dim=-1).clamp_min(1e-12)
+        lengths = inputs.norm(dim=-1)
+        lengths = lengths.where(lengths > 0, math.nan)
         ratio = (coded.output.norm(dim=-1) / lengths).double().cpu()
         for i, part in enumerate((ratio[:, :1], ratio[:, 1:])):
             self.ratio_sums[i] += part.sum()

@@ -211,8 +211,8 @@ def resolved_objective(model: TransformerBridge, config: TrainConfig) -> Objecti
         len(hooks) > 0,
         "layer",
         config.hook_names[-1],
-        f"before the last block ({model.cfg.n_layers - 1}) for a downstream term, or "
-        "downstream_hooks must be given",
+        f"before the last block ({model.cfg.n_layers - 1}) for a downstream term, unless "
+        "downstream_last_block is True",
     )
     return replace(objective, downstream_hooks=hooks)
 

@@ -50,6 +50,38 @@ def test_the_papers_explained_variance(swapped):
     assert found.result()["explained_variance_paper"] == pytest.approx(np.mean(per_token), rel=1e-4)
 
 
+@pytest.mark.parametrize("constant", [0.0, 1.7, 1e6])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_has_no_spread_has_no_explained_variance(constant, swapped):
+    """An activation that never moves; and a dead dictionary, whose output is the bias alone."""
+    still = torch.full((2, 50, 3), constant) * torch.tensor([1.0, 0.3, -0.77])
+    moving = torch.randn(2, 50, 3)
+    for predicted, target in ((moving, still), (still, moving), (still, still + 1e-9)):
+        found = Reconstruction()
+        found.add(predicted, target, swapped=swapped)
+        result = found.result()
+        assert np.isfinite(result["mse"])
+        without = "explained_variance" if target is not moving else "explained_variance_paper"
+        if target is moving and not swapped:
+            assert np.isfinite(list(result.values())).all()
+        elif target is not moving or swapped:
+            assert np.isnan(result[without])
+        for value in result.values():
+            assert np.isnan(value) or abs(value) < 1e13
+
+
+def test_a_dead_dictionary_and_an_activation_of_zeros_are_evaluated():
+    model, dead = tiny_model(), small_sae()
+    with torch.no_grad():
+        dead.b_enc.fill_(-1e9)
+        dead.b_dec.uniform_(-1, 1)
+    [found] = evaluate(model, [{HOOK: dead}], random_tokens(4))
+    metrics = found.saes[HOOK]
+    assert metrics["alive"] == metrics["l0"] == 0
+    assert np.isnan(metrics["explained_variance_paper"])
+    assert np.isfinite([metrics["explained_variance"], metrics["l2_ratio"]]).all()
+
+
 def test_a_perfect_and_a_constant_prediction():
     target = torch.randn(2, 50, 3)
     perfect, constant = Reconstruction(), Reconstruction()
