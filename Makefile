@@ -30,6 +30,11 @@ export WANDB_MODE ?= disabled
 export PYTHONWARNINGS = ignore:IProgress not found
 unexport PYTHONPATH
 
+# What a user gives is handed on as it is: neither make nor the shell reads a character of it.
+GIVEN = PROFILE RESULTS CORES CLUSTER MODEL TRAIN VALIDATION SET WEIGHTS A B SHAPE DEVICE THREADS OUT
+$(foreach v,$(GIVEN),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))))
+export $(GIVEN)
+
 .PHONY: help run quick test lab lint lock reference verify same bench workshop slides pack clean
 .DEFAULT_GOAL := help
 
@@ -69,12 +74,12 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(READY)
-	@echo "Running profile $(PROFILE): smoke $(SMOKE_MINUTES), workshop $(WORKSHOP_MINUTES), storyworld $(STORYWORLD_MINUTES) minutes on two cores."
-	@$(BIN)/python -m pipeline.run --profile "$(PROFILE)" $(if $(SHRINK),--shrink) \
-	  $(if $(RESULTS),--results "$(RESULTS)") $(if $(CORES),--cores "$(CORES)") \
-	  $(if $(CLUSTER),--cluster "$(CLUSTER)") \
-	  $(if $(MODEL),MODEL="$(MODEL)") $(if $(TRAIN),TRAIN="$(TRAIN)") \
-	  $(if $(VALIDATION),VALIDATION="$(VALIDATION)") $(SET)
+	@echo "Running profile $$PROFILE: smoke $(SMOKE_MINUTES), workshop $(WORKSHOP_MINUTES), storyworld $(STORYWORLD_MINUTES) minutes on two cores."
+	@$(BIN)/python -m pipeline.run --profile "$$PROFILE" $(if $(SHRINK),--shrink) \
+	  $(if $(RESULTS),--results "$$RESULTS") $(if $(CORES),--cores "$$CORES") \
+	  $(if $(CLUSTER),--cluster "$$CLUSTER") \
+	  $(if $(MODEL),MODEL="$$MODEL") $(if $(TRAIN),TRAIN="$$TRAIN") \
+	  $(if $(VALIDATION),VALIDATION="$$VALIDATION") $(if $(SET),--set "$$SET")
 
 lint: $(READY)
 	@echo "Lint, types and floors. Minutes: $(LINT_MINUTES)."
@@ -108,15 +113,15 @@ reference: $(READY)
 verify: export HF_HUB_OFFLINE = 1
 verify: $(READY)
 	@echo "Running the analyses of results/reference again in build/verify: about $(VERIFY_MINUTES) minutes."
-	@$(BIN)/python -m pipeline.verify $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+	@$(BIN)/python -m pipeline.verify $(if $(WEIGHTS),--weights "$$WEIGHTS")
 
 same: $(READY)
-	@$(BIN)/python -m pipeline.same "$(A)" "$(B)"
+	@$(BIN)/python -m pipeline.same "$$A" "$$B"
 
 bench: $(READY)
-	@echo "Measuring training steps of shape $(SHAPE): $(BENCH_MINUTES) minutes; keep the machine idle."
-	@$(BIN)/python -m benchmarks --shape "$(SHAPE)" $(if $(DEVICE),--device "$(DEVICE)") \
-	  $(if $(THREADS),--threads "$(THREADS)") $(if $(OUT),--out "$(OUT)")
+	@echo "Measuring training steps of shape $$SHAPE: $(BENCH_MINUTES) minutes; keep the machine idle."
+	@$(BIN)/python -m benchmarks --shape "$$SHAPE" $(if $(DEVICE),--device "$$DEVICE") \
+	  $(if $(THREADS),--threads "$$THREADS") $(if $(OUT),--out "$$OUT")
 
 lab: $(READY)
 	@echo "JupyterLab opens in the browser; start with notebooks/00_start_here.ipynb. Ctrl-C ends it."
@@ -128,7 +133,7 @@ workshop: $(READY)
 	@$(if $(CHECK),E2E_WORKSHOP=full $(BIN)/python -m pytest -n 2 -m slow tests/pipeline/test_workshop.py)
 
 slides: $(READY)
-	@$(BIN)/python -m pipeline.workshop.slides $(RESULTS)
+	@$(BIN)/python -m pipeline.workshop.slides $(if $(RESULTS),"$$RESULTS")
 
 pack: $(READY)
 	@echo "Building and fetching packages into build/pack: $(PACK_MINUTES) minutes."

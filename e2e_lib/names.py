@@ -19,6 +19,16 @@ NULL = re.compile(r"(.+)\.null_([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)$")
 LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")
 
 
+def number_word(value: float) -> str:
+    """A number in as few digits as tell it: it is read back as it was.
+
+    >>> number_word(8.0), number_word(1e-05), number_word(0.12345671)
+    ('8', '1e-05', '0.12345671')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
+
+
 def layer_of(hook_name: str) -> int:
     """The block a hook belongs to; 0 for hooks outside the blocks.
 
@@ -40,7 +50,7 @@ def with_null_channel(hook_name: str, scale: float) -> str:
     >>> with_null_channel("blocks.2.hook_resid_pre", 8.0)
     'blocks.2.hook_resid_pre.null_8'
     """
-    return f"{hook_name}.null_{scale:g}"
+    return f"{hook_name}.null_{number_word(scale)}"
 
 
 def null_channel(hook_name: str) -> tuple[str, float]:

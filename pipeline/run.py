@@ -6,15 +6,17 @@ python -m pipeline.run --profile smoke seeds=[0] train_tokens=20000
 import argparse
 import os
 import re
+import shlex
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from e2e_lib.data.text import open_source, source_pair
 from e2e_lib.errors import ConfigError, ResultsError, command, first_sentence, require, reworded
 from e2e_lib.files import write_json, write_text, writing
+from e2e_lib.runs.experiment import Training
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.execution.executor import (
     cancel_leftovers,
@@ -37,9 +39,9 @@ from pipeline.execution.lock import retire, sole_pipeline
 from pipeline.execution.progress import watch
 from pipeline.pages.result_files import read_all, read_json
 from pipeline.plan.notebook_parameters import NOTEBOOKS
-from pipeline.plan.pins import pinned
+from pipeline.plan.pins import on_hub, pinned
 from pipeline.plan.preflight import try_model
-from pipeline.plan.profile import ROOT, Profile, load_profile, shrunk
+from pipeline.plan.profile import ROOT, Profile, load_profile, read_yaml, shrunk
 from pipeline.plan.stages import Stage, stages
 from pipeline.report import write_report
 
@@ -60,15 +62,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cores", default="", help="notebooks side by side (default: all; 1 GPU)")
     parser.add_argument("--cluster", default="", help="slurm, or a folder like its own")
     parser.add_argument("--shrink", action="store_true", help="a few steps, to try the whole path")
+    parser.add_argument("--set", default="", help="more of them in one text, quoted as in a shell")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the profile")
     given = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _stop)
-    overrides = parse_overrides(given.overrides)
+    overrides = parse_overrides([*given.overrides, *words_of(given.set)])
     profile = load_profile(given.profile, overrides)
     profile = shrunk(profile) if given.shrink else profile
     cluster = cluster_folder(given.cluster)
+    check_inputs(profile.training, on_this_machine=cluster is None)
     # A GPU holds one training notebook; several would share its memory.
     usual = "" if profile.training.device == "cpu" else "1"
     cores = number_of_cores(given.cores or usual) if given.cores or not cluster else None
@@ -82,8 +86,35 @@ def main(arguments: list[str]) -> int:
         raise KeyboardInterrupt("the same command goes on where this one was") from stop
 
 
+def check_inputs(training: Training, on_this_machine: bool) -> None:
+    """What the first notebook would refuse, before anything starts: device, tracker, local text.
+
+    Raises:
+        ConfigError, ModelError, DataError: one of them is not there, or cannot be read.
+    """
+    if on_this_machine and training.device != "cpu":
+        from e2e_lib.data.models import check_device  # imports torch, which a plan does without
+
+        check_device(training.device)
+    there = training.tracker == "none" or find_spec(training.tracker) is not None
+    require(there, "tracker", training.tracker, "none, for its package is not installed")
+    for source in dict.fromkeys(source_pair(training.train_data, training.validation_data)):
+        if not on_hub(source.name):
+            open_source(source)
+
+
 def _stop(number: int, frame: object) -> None:
     raise Stopped
+
+
+def words_of(text: str) -> list[str]:
+    """The words of SET. A shell's quotes hold one together, and nothing else in it is a shell's.
+
+    >>> words_of("seeds=[0] notebook_parameters='{24_umap: {seed: 1}}' train_data=$x*")
+    ['seeds=[0]', 'notebook_parameters={24_umap: {seed: 1}}', 'train_data=$x*']
+    """
+    with reworded(ConfigError, f"SET is {text!r}, but each quote in it must have its other one"):
+        return shlex.split(text)
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -94,7 +125,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         require(bool(equals and key), "override", pair, "KEY=VALUE, such as train_tokens=100000")
         key = {variable: key for key, variable in WORDS.items()}.get(key, key)
         with reworded(ConfigError, f"{key} is {value!r}, but it must be a YAML value"):
-            overrides[key] = yaml.safe_load(value) if key not in WORDS else _local(value)
+            overrides[key] = read_yaml(value) if key not in WORDS else _local(value)
         if key == "notebook_parameters":
             overrides[key] = _with_local_paths(overrides[key])
     return overrides
@@ -171,7 +202,9 @@ def run(
         )
         if cluster and (count := cancel_leftovers(results, cluster)):
             print(f"{count} jobs that a killed pipeline left on the cluster were cancelled.")
-        config = ("--config", f"notebooks={notebooks.resolve()}")
+        # Snakemake reads the value as YAML, and again in each job: odd names do not survive that.
+        own = notebooks.resolve() != NOTEBOOKS.resolve()
+        config = ("--config", f"notebooks={notebooks.resolve()}") if own else ()
         command = snakemake_command(results, cores, *config, cluster=cluster)
         status = execute(command, todo, results, token)
         return conclude(status, results, folder)

@@ -30,7 +30,7 @@ from e2e_lib.source_code import notebook_digest
 from pipeline.execution.fresh import facts
 from pipeline.execution.lock import ENDING, end_with_pipeline, sole_job
 from pipeline.execution.scrub import scrub_file, scrub_text
-from pipeline.plan.notebook_parameters import check_parameters
+from pipeline.plan.notebook_parameters import check_parameters, literal
 from pipeline.plan.profile import ROOT
 
 
@@ -117,11 +117,11 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None
         os.environ["JUPYTER_RUNTIME_DIR"] = sockets  # short: a socket's path has a length limit
         try:
             papermill.execute_notebook(
-                str(notebook),
-                str(executed),
+                literal(notebook),
+                literal(executed),
                 parameters,
                 kernel_name="python3",
-                cwd=str(ROOT),
+                cwd=literal(ROOT),
                 progress_bar=sys.stderr.isatty(),
                 start_timeout=300,
                 kernel_manager_class=SocketKernelManager,

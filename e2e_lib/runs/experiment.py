@@ -3,6 +3,7 @@
 No torch and no pandas until there are runs: the pipeline plans with it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -46,7 +47,13 @@ Place = Annotated[str, NAME]
 Model = Annotated[str, NAME._replace(allowed="storyworld, a hub name or a folder")]
 Data = Annotated[str, NAME._replace(allowed="storyworld, a text file, a folder or a hub data set")]
 Revision = Annotated[str, NAME._replace(allowed="a commit, tag or branch of the hub")]
-Device = Annotated[str, NAME._replace(allowed="cpu, cuda, cuda:0 or mps")]
+Device = Annotated[
+    str,
+    Rule(
+        lambda v: is_text(v) and bool(re.fullmatch("cpu|mps|cuda(:[0-9]{1,3})?", v)),
+        "cpu, cuda, cuda:0 or mps",
+    ),
+]
 Hooks = Annotated[
     str, Rule(lambda v: is_text(v) and HOOKS.good(v.split("+")), "hooks joined by +, each once")
 ]

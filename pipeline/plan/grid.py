@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from e2e_lib.names import with_null_channel
+from e2e_lib.names import number_word, with_null_channel
 from e2e_lib.runs.experiment import Training
 from pipeline.plan.profile import Profile
 from pipeline.plan.sweeps import NULL_SCALE, WARM_START, Sweep
@@ -38,9 +38,9 @@ def _apart(job: Job) -> Iterator[Job]:
         for coeff in coeffs:
             alone: dict[str, Any] = {
                 "objectives": objective,
-                "sparsity_coeffs": f"{objective}:{coeff:g}",
+                "sparsity_coeffs": f"{objective}:{number_word(coeff)}",
             }
-            label = f"{job.label}-{objective}-l{coeff:g}"
+            label = f"{job.label}-{objective}-l{number_word(coeff)}"
             yield job._replace(label=label, training=replace(job.training, **alone))
 
 
@@ -80,9 +80,9 @@ def _swept(profile: Profile, name: str, sweep: Sweep) -> Iterator[Job]:
                 if name == WARM_START or not _same(changed, main):
                     settings[objective] = changed
             grids = {o: sweep.sparsity_coeffs[o][layer] for o in settings}
-            label = f"{name}{value if isinstance(value, int) else f'{value:g}'}"
+            label = f"{name}{value if isinstance(value, int) else number_word(value)}"
             label += "" if len(sweep.layers) == 1 else f"-layer{layer}"
-            start = float(f"{sweep.start[layer]:g}") if sweep.start else None  # as it is trained
+            start = sweep.start[layer] if sweep.start else None
             yield from _jobs(label, layer, sweep.seeds, grids, settings, start)
 
 
@@ -106,7 +106,7 @@ def _jobs(
     for objective, setting in settings.items():
         groups.setdefault(setting, []).append(objective)
     for setting, objectives in groups.items():
-        coeffs = [f"{o}:{','.join(f'{coeff:g}' for coeff in grids[o])}" for o in objectives]
+        coeffs = [f"{o}:{','.join(map(number_word, grids[o]))}" for o in objectives]
         which: dict[str, Any] = {
             "objectives": ",".join(objectives),
             "sparsity_coeffs": ";".join(coeffs),

@@ -113,11 +113,12 @@ def activation_scales(
         processed=values["processed"],
         revision=values["model_revision"],
     )
-    rows = held_out_rows(
+    evaluated = -(-values["eval_tokens"] // context_size)
+    rows = held_out_rows(  # of those that every SAE is evaluated on: no more text is asked for
         model,
+        values["train_data"],
         values["validation_data"],
-        values["validation_data"],
-        MEASURED_ROWS,
+        min(MEASURED_ROWS, evaluated),
         context_size=context_size,
         prepend_bos=values["prepend_bos"],
         revision=values["data_revision"],

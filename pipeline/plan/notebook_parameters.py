@@ -49,8 +49,17 @@ def notebook_types(notebook: Path) -> dict[str, str]:
     """Names and types (`str`, `int`, `float`, `bool`) of a notebook's parameters."""
     import papermill  # slow to import, and most profiles set nothing here
 
-    found = papermill.inspect_notebook(str(notebook))
+    found = papermill.inspect_notebook(literal(notebook))
     return {name: facts["inferred_type_name"] for name, facts in found.items()}
+
+
+def literal(path: Path) -> str:
+    """A path for papermill, which takes one for a template of Python's.
+
+    >>> literal(Path("{a}/b.ipynb"))
+    '{{a}}/b.ipynb'
+    """
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ def _sources(profile: Profile) -> list[tuple[str, str, str]]:
 
 def on_hub(name: str) -> bool:
     """Whether only the hub can have a model or data of this name."""
-    local = name in EMBEDDED_MODELS or project_path(name).exists()
+    local = name in EMBEDDED_MODELS or project_path(name).exists() or name[:1] in (".", "/", "~")
     return not local and Path(name).suffix.lower() not in READERS
 
 

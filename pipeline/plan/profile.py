@@ -5,6 +5,7 @@ the model's own size, and returns a `Profile`. Anything wrong is a ConfigError o
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -29,7 +30,15 @@ from e2e_lib.names import OBJECTIVES
 from e2e_lib.runs.experiment import Revision, Training
 from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
-from pipeline.plan.model_size import AUTO, AUTO_MIDDLE, by_model, default_lr, evenly, model_shape
+from pipeline.plan.model_size import (
+    AUTO,
+    AUTO_MIDDLE,
+    ModelShape,
+    by_model,
+    default_lr,
+    evenly,
+    model_shape,
+)
 from pipeline.plan.notebook_parameters import (
     NotebookParameters,
     checked_notebook_parameters,
@@ -152,12 +161,36 @@ def _typed(value: Any) -> Any:
     return tuple(map(_typed, value)) if isinstance(value, list) else value
 
 
+class _Numbers(yaml.SafeLoader):
+    """YAML 1.2's numbers: 1e-3 is one wherever it stands, which YAML 1.1 takes for a text."""
+
+
+_Numbers.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(text: str) -> Any:
+    """The value that a profile's file or a word of the command line holds.
+
+    >>> read_yaml("[1e-3, 2E5, .5e1, 1e, e5]")
+    [0.001, 200000.0, 5.0, '1e', 'e5']
+    """
+    loader = _Numbers(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
     """The profile `name` with `overrides` (key → value). Raises ConfigError, in one sentence."""
     path = PROFILES / f"{name}.yaml"
     known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
     require(path.is_file(), "PROFILE", name, f"one of {', '.join(known)}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = read_yaml(path.read_text(encoding="utf-8"))
     overrides = dict(overrides or {})
     model = overrides.get("model", values["model"])
     copied = overrides.get("model_is_copy") is True or _is_copy(model, values["model"])
@@ -221,10 +254,28 @@ def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
     sized = ("context_size", *BY_OBJECTIVE)  # those that are not one value with one rule
     plain = {key: _checked(key, values[key]) for key in RULES if key not in sized}
     plain |= {key: _by_objective(key, values[key], plain["objectives"]) for key in BY_OBJECTIVE}
-    plain |= by_model(values, plain["objectives"], shape)
+    plain |= by_model({**values, **plain}, plain["objectives"], shape)
     plain["sweeps"] = make_sweeps(values["sweeps"], plain)
+    _check_trainable(plain, shape)
     plain["notebook_parameters"] = checked_notebook_parameters(values["notebook_parameters"])
     return _profile({"name": name, **plain})
+
+
+def _check_trainable(plain: Mapping[str, Any], shape: ModelShape) -> None:
+    """What training would refuse once it has begun, of this model's size."""
+    if plain["released"]:
+        return
+    last = shape.n_layers - 1
+    compared = plain["downstream_last_block"] or "e2e_ds" not in plain["objectives"]
+    allowed = (
+        f"below {last}, for e2e_ds compares the blocks after an SAE's: leave it out of objectives, "
+        "or set downstream_last_block=true, which compares the last block's output too"
+    )
+    require(compared or last not in plain["layers"], "layers", list(plain["layers"]), allowed)
+    swept = plain["sweeps"]["dict_ratio"].values if "dict_ratio" in plain["sweeps"] else ()
+    for ratio in (plain["dict_ratio"], *swept):
+        allowed = f"at least 1/{shape.d_model}, one latent for the model's width of {shape.d_model}"
+        require(int(ratio * shape.d_model) >= 1, "dict_ratio", ratio, allowed)
 
 
 def _checked(key: str, value: Any, place: str = "") -> Any:

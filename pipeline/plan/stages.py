@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
+from e2e_lib.names import number_word
 from e2e_lib.runs.experiment import EVALUATION
 from pipeline.plan.grid import Job, jobs, start_job
 from pipeline.plan.notebook_parameters import Parameter
@@ -107,7 +108,8 @@ def _training(profile: Profile, results: str) -> Iterator[Stage]:
 
 def _start_run(origin: Job, job: Job) -> str:
     """The folder name of the local run of `origin` that `job` starts from."""
-    coeffs = f"local:{job.start:g}"
+    assert job.start is not None
+    coeffs = f"local:{number_word(job.start)}"
     alone = replace(origin.training, objectives="local", sparsity_coeffs=coeffs)
     [config] = alone.configs()  # imports torch, which few profiles need here
     return alone.name(config)

@@ -62,11 +62,13 @@ def _cells(path):
 
 
 def inspect_notebook(path):
-    first = [n for n in ast.parse(_cells(path)[0]).body if isinstance(n, ast.AnnAssign)]
+    first = [n for n in ast.parse(_cells(path.format())[0]).body if isinstance(n, ast.AnnAssign)]
     return {n.target.id: {"inferred_type_name": ast.unparse(n.annotation)} for n in first}
 
 
 def execute_notebook(notebook, executed, parameters, *, cwd, **options):
+    # papermill takes these for templates
+    notebook, executed, cwd = (path.format(**parameters) for path in (notebook, executed, cwd))
     os.chdir(cwd)
     Path(executed).write_text(Path(notebook).read_text(encoding="utf-8"), encoding="utf-8")
     names = {}

@@ -1,0 +1,200 @@
+"""What training would refuse is refused before anything starts; and one place decides one thing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from e2e_lib.core.hooks import activation_scale
+from e2e_lib.data.models import load_model
+from e2e_lib.data.rows import load_rows
+from e2e_lib.errors import ConfigError
+from e2e_lib.runs.experiment import Training, parse_sparsity_coeffs
+from pipeline.plan.grid import jobs
+from pipeline.plan.model_size import auto_grid
+from pipeline.plan.profile import load_profile, read_yaml
+from pipeline.plan.stages import stages
+from pipeline.run import main, parse_overrides
+from tests.helpers.tiny_models import model_folder, write_jsonl
+
+ALL = ["local", "e2e", "e2e_ds"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (["layers=[4]", "middle_layer=4"], ["layers is [4]", "below 4", "downstream_last_block"]),
+        (["layers=[2, 4]"], ["layers is [2, 4]", "e2e_ds", "objectives"]),
+        (["dict_ratio=0.001"], ["dict_ratio is 0.001", "at least 1/64"]),
+        (["sweeps={dict_ratio: {values: [1e-2]}}"], ["dict_ratio is 0.01", "1/64"]),
+        (["device=CUDA"], ["device is 'CUDA'", "cpu, cuda"]),
+        (["device=gpu"], ["device is 'gpu'", "cpu, cuda"]),
+        (["device=cuda:x"], ["device is 'cuda:x'", "cuda:0"]),
+        (["device=cuda:77"], ["device is 'cuda:77'", "this machine has cpu"]),
+        (["batch_size=3", "micro_batch_size=2"], ["micro_batch_size is 2", "divisor"]),
+        (["train_tokens=100"], ["train_tokens is 100", "one batch"]),
+        (["sweeps={train_tokens: {values: [100]}}"], ["train_tokens is 100", "one batch"]),
+        (["sweeps={warm_start: {values: [5]}}"], ["train_tokens is 5", "one batch"]),
+        (["TRAIN=no_such.txt"], ["no_such.txt", "no such file"]),
+        (["VALIDATION=./no_such"], ["./no_such", "folder"]),
+        (["TRAIN=README.md"], ["README.md", ".jsonl"]),
+        (["context_size=4096"], ["context_size is 4096", "128"]),
+    ],
+)
+def test_the_command_refuses_in_one_sentence_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], parts: list[str]
+) -> None:
+    results = tmp_path / "results"
+    assert main(["--profile", "smoke", "--results", str(results), *settings]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert all(part in error for part in parts), error
+    assert not (results / "notebooks").exists()
+
+
+def test_texts_are_looked_at_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "b.jsonl").write_text("[]\n")
+    for name in ("train", "test"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": "w1"}])
+    for setting, words in (
+        (f"TRAIN={tmp_path}/a.txt", "empty file"),
+        (f"VALIDATION={tmp_path}/b.jsonl", "JSON object"),
+        (f"VALIDATION={tmp_path}", "no split 'validation'"),
+        (f"TRAIN={tmp_path}:dev", "no split 'dev'"),
+        (f"TRAIN={tmp_path}/train.jsonl:test", "no splits"),
+    ):
+        assert main(["--profile", "smoke", "--results", str(tmp_path / "r"), setting]) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "r").exists()
+
+
+def test_the_last_layer_is_trained_where_its_objective_can_be() -> None:
+    last = {"layers": [4], "middle_layer": 4}
+    few = {o: [1.0] for o in ALL}
+    assert jobs(load_profile("smoke", {**last, "objectives": ALL[:2], "sweeps": {}}))
+    more = {**last, "downstream_last_block": True, "sparsity_coeffs": few, "sweeps": {}}
+    assert "e2e_ds" in jobs(load_profile("smoke", more))[0].training.grids
+
+
+@pytest.mark.parametrize("name", ["workshop", "storyworld", "gpt2", "tinystories", "published"])
+def test_shipped_profiles_pass(name: str) -> None:
+    assert stages(load_profile(name), "x")
+
+
+# ------------------------------------------------------------------ numbers are one thing
+@pytest.mark.parametrize(
+    "coeffs", [[0.1234567, 0.12345671], [1 / 3, 0.333333, 0.3333333], [1e-7, 1.00000001e-7]]
+)
+def test_a_sparsity_coefficient_is_trained_as_it_was_planned(coeffs: list[float]) -> None:
+    grids = dict.fromkeys(ALL, coeffs)
+    for alone in (False, True):
+        profile = load_profile(
+            "smoke", {"sparsity_coeffs": grids, "sweeps": {}, "seeds": [0], "one_sae_a_job": alone}
+        )
+        todo = stages(profile, "x")
+        assert len({stage.name for stage in todo}) == len(todo)
+        trained = [s.parameters["sparsity_coeffs"] for s in todo if s.notebook == "10_train"]
+        found = [parse_sparsity_coeffs(str(text)) for text in trained]
+        assert sorted(c for own in found for c in own.get("local", ())) == sorted(coeffs)
+
+
+@pytest.mark.parametrize("name", ["lr", "dict_ratio", "null_scale"])
+def test_values_of_a_sweep_are_told_apart(name: str) -> None:
+    values = [7.0000001, 7.0000002]
+    profile = load_profile("smoke", {"sweeps": {name: {"values": values}}, "seeds": [0]})
+    todo = stages(profile, "x")
+    assert len({stage.name for stage in todo}) == len(todo)
+    swept = [s for s in todo if s.name.startswith(f"10_train-{name}")]
+    assert len({str(s.parameters) for s in swept}) == len(swept) == 2
+
+
+def test_a_warm_start_is_from_the_very_sae() -> None:
+    grids = {o: [0.1234567, 0.12345671] for o in ALL}
+    sweeps = {"warm_start": {"values": [10_000], "start": 0.12345671}}
+    profile = load_profile("smoke", {"sparsity_coeffs": grids, "sweeps": sweeps, "seeds": [0]})
+    [job] = [job for job in jobs(profile) if job.start is not None]
+    assert job.start == 0.12345671
+
+
+@pytest.mark.parametrize("word", ["1e-3", "1E-3", "1.e-3", "+.1e-2", "0.001"])
+def test_a_number_is_one_wherever_it_stands(word: str) -> None:
+    given = parse_overrides([
+        f"sparsity_coeffs={{local: [{word}], e2e: {{2: [{word}]}}, e2e_ds: [{word}]}}",
+        f"lr={word}", f"downstream_coeff={{2: {word}}}", f"sweeps={{lr: {{values: [{word}]}}}}",
+    ])  # fmt: skip
+    profile = load_profile("smoke", given)
+    assert profile.sparsity_coeffs == {o: {2: (0.001,)} for o in ALL}
+    assert profile.downstream_coeff == {2: 0.001}
+    assert set(profile.lr.values()) == {0.001} and profile.sweeps["lr"].values == (0.001,)
+
+
+def test_whole_numbers_may_be_written_so_too_and_words_stay_words() -> None:
+    assert load_profile("smoke", parse_overrides(["train_tokens=1e6"])).train_tokens["e2e"] == 10**6
+    assert read_yaml("[e2e, 1e, 12e5x, '1e3']") == ["e2e", "1e", "12e5x", "1e3"]
+    with pytest.raises(ConfigError, match="train_tokens of local is 100000"):
+        load_profile("smoke", parse_overrides(["train_tokens=1.000005e5"]))
+
+
+# ------------------------------------------------------------------ λ of a model of one's own
+def texts(n: int, start: int = 0) -> list[dict[str, object]]:
+    return [
+        {"text": " ".join(f"w{1 + (i * j + start) % 29}" for j in range(1, 20))} for i in range(n)
+    ]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    train = write_jsonl(tmp_path / "train.jsonl", texts(300))
+    return {
+        "model": str(model_folder("gpt2")), "train_data": str(train), "context_size": 16,
+        "batch_size": 1, "micro_batch_size": 1, "eval_tokens": 64, "layers": [1],
+    }  # fmt: skip
+
+
+def measured(settings: Mapping[str, Any]) -> tuple[float, ...]:
+    """λ from the rows that the training itself is evaluated on."""
+    training = Training(**{
+        k: v for k, v in settings.items() if k not in ("layers", "eval_tokens")
+    }, eval_tokens=64)  # fmt: skip
+    model = load_model(training.model)
+    rows = load_rows(
+        model, training.train_data, training.validation_data, n_train=1,
+        n_validation=training.eval_rows, context_size=16,
+    )  # fmt: skip
+    hook = "blocks.1.hook_resid_pre"
+    return auto_grid("local", 5, activation_scale(model, rows.validation, [hook])[hook])
+
+
+@pytest.mark.parametrize("kind", ["few", "folder of validation", "both splits", "one for both"])
+def test_lambda_is_measured_on_the_rows_that_are_evaluated(
+    tmp_path: Path, own: dict[str, Any], kind: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    name = str(folder)
+    if kind == "few":  # of which a twentieth would be less than a row
+        name = str(write_jsonl(folder / "few.jsonl", texts(4, 7)))
+    elif kind == "one for both":
+        name = own["train_data"]
+    else:
+        write_jsonl(folder / "validation.jsonl", texts(9, 3))
+        if kind == "both splits":
+            write_jsonl(folder / "train.jsonl", texts(400, 11))
+    settings = own | {"validation_data": name}
+    profile = load_profile("workshop", settings)
+    assert profile.sparsity_coeffs["local"][1] == measured(settings)
+
+
+def test_a_model_is_found_by_its_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.plan.model_size import model_shape
+
+    monkeypatch.setenv("HOME", str(model_folder("gpt2").parent))
+    assert model_shape(f"~/{model_folder('gpt2').name}").n_layers == 4
