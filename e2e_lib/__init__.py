@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 # a module when one of its names is first asked for, and by the digest of code, for which a notebook
 # executes only the modules of the names it imports. So importing the package alone brings no torch.
 if TYPE_CHECKING:
+    from e2e_lib.analysis.interpret.continuations import generate as generate
     from e2e_lib.core.config import TrainConfig as TrainConfig
     from e2e_lib.core.evaluate import evaluate as evaluate
     from e2e_lib.core.hooks import clean_pass as clean_pass
-    from e2e_lib.core.hooks import generate as generate
     from e2e_lib.core.hooks import spliced_pass as spliced_pass
     from e2e_lib.core.losses import Objective as Objective
     from e2e_lib.core.losses import named_objective as named_objective

@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # For annotations: to import these takes seconds, and most of what reads SAEs runs no model.
 if TYPE_CHECKING:
@@ -12,7 +12,25 @@ if TYPE_CHECKING:
 else:
     TransformerBridge = PreTrainedModel = ModelOutput = Any
 
-OBJECTIVES = ("local", "e2e", "e2e_ds")  # in this order everywhere
+OBJECTIVES = ("local", "e2e", "e2e_ds")  # the paper's, in this order everywhere
+EVERY_OBJECTIVE = (*OBJECTIVES, "finetune", "finetune_ds", "gradmse")  # that can be trained
+
+
+class SparsifierName(NamedTuple):
+    """Where its class is, and whether it holds a number k of latents a token."""
+
+    place: str
+    holds_k: bool
+
+
+# Rules by which latents fire (`core.sparsifiers`).
+SPARSIFIERS = {
+    "relu": SparsifierName("e2e_lib.core.sparsifiers:Sparsifier", False),
+    "topk": SparsifierName("e2e_lib.core.sparsifiers:TopK", True),
+    "batchtopk": SparsifierName("e2e_lib.core.sparsifiers:BatchTopK", True),
+    "jumprelu": SparsifierName("e2e_lib.core.sparsifiers:JumpReLU", False),
+    "matryoshka": SparsifierName("e2e_lib.core.sparsifiers:Matryoshka", True),
+}
 PRECISIONS = ("fp32", "tf32", "bf16")  # what each means: `engine.device`
 
 NULL = re.compile(r"(.+)\.null_([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)$")

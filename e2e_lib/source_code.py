@@ -13,8 +13,11 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from e2e_lib.names import SPARSIFIERS
+
 LIBRARY = Path(__file__).resolve().parent
 TRAINING = "from e2e_lib.core import train"  # what a training executes
+SPARSIFYING = "e2e_lib.core.sparsifiers"
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -148,6 +151,8 @@ def _names(node: ast.AST, library: Path) -> Iterator[str]:
         if node.module == library.name:
             homes = public_names(library)
             yield from (homes[alias.name] for alias in node.names if alias.name in homes)
+        if node.module == SPARSIFYING:  # whose classes are imported by name, when they are wanted
+            yield from (place.split(":")[0] for place, _ in SPARSIFIERS.values())
 
 
 @cache

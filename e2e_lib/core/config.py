@@ -5,7 +5,7 @@ No torch here: the pipeline plans trainings with it.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from e2e_lib.errors import (
     Positive,
     Rule,
     Share,
+    Weight,
     is_integer,
     is_number,
     is_text,
@@ -24,7 +25,7 @@ from e2e_lib.errors import (
     require,
     whole,
 )
-from e2e_lib.names import PRECISIONS
+from e2e_lib.names import PRECISIONS, SPARSIFIERS
 
 if TYPE_CHECKING:
     from e2e_lib.core.losses import Objective
@@ -38,6 +39,18 @@ Clip = Annotated[
     float | None, Rule(lambda v: v is None or (is_number(v) and v > 0), "None or above 0")
 ]
 Precision = Annotated[str, one_of(*PRECISIONS)]
+Rarely = Annotated[
+    float | None, Rule(lambda v: v is None or (is_number(v) and v > 0), "None or a number above 0")
+]
+Warmup = Annotated[
+    float | None, Rule(lambda v: v is None or (is_number(v) and 0 <= v <= 1), "None or in [0, 1]")
+]
+# Parameters that 0.1.0 did not have.
+LATER = {
+    *("sparsifier", "penalty", "target_l0", "sparsity_warmup", "auxk_coeff", "dead_share"),
+    *("still", "k", "fisher_coeff", "balanced"),
+}
+Still = Annotated[str, one_of("none", "decoder", "encoder", "near", "all")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +73,25 @@ class Hyperparameters(Checked):
     # The authors' GPT-2 runs do not, and their TinyStories runs do.
     downstream_last_block: Flag = False  # e2e_ds compares the last block's output too
     precision: Precision = "fp32"  # of products: fp32, tf32 or bf16
+    sparsifier: Annotated[str, one_of(*SPARSIFIERS)] = "relu"  # which latents fire
+    penalty: Annotated[str, one_of("tanh", "step", "quadratic")] = "tanh"  # of jumprelu's latents
+    target_l0: Rarely = None  # λ is steered to this L0 of the training text; None: λ stays
+    sparsity_warmup: Warmup = None  # share of the steps in which λ rises; None: jumprelu 1, else 0
+    auxk_coeff: Weight = 1.0  # weight of the error that dead latents of a top-k SAE learn from
+    dead_share: Share = 0.05  # a latent silent for this share of the training is dead
+    # What of an SAE does not train: a sanity row. `near`: the decoder stays near its start.
+    still: Still = "none"  # none, decoder, encoder, near or all
 
     def __post_init__(self) -> None:
         super().__post_init__()
         allowed = f"a divisor of batch_size ({self.batch_size})"
         divides = self.batch_size % self.micro_batch_size == 0
         require(divides, "micro_batch_size", self.micro_batch_size, allowed)
+        aims, wants = self.target_l0 is not None, self.penalty == "quadratic"
+        allowed = "a number above 0, the L0 that penalty quadratic aims at"
+        require(aims or not wants, "target_l0", self.target_l0, allowed)
+        allowed = f"None, for {self.sparsifier} has its own number of latents, k"
+        require(not (aims and SPARSIFIERS[self.sparsifier].holds_k), "target_l0", aims, allowed)
 
 
 @dataclass(frozen=True)
@@ -85,6 +111,7 @@ class TrainConfig(Hyperparameters):
     hook_names: Annotated[tuple[str, ...], HOOKS]  # where SAEs sit; several are spliced in together
     init_from: Mapping[str, str] = field(default_factory=dict)  # saved SAE folders by hook
     frozen: tuple[str, ...] = ()  # hooks whose SAE is spliced in but does not train
+    k: Rarely = None  # latents on a token, of topk, batchtopk and matryoshka
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +122,9 @@ class TrainConfig(Hyperparameters):
         require(not stray, "init_from / frozen", stray, f"hooks among {self.hook_names}")
         trained = set(self.hook_names) - set(self.frozen)
         require(bool(trained), "frozen", self.frozen, "fewer than all hooks")
+        holds = SPARSIFIERS[self.sparsifier].holds_k
+        allowed = f"{'a number above 0' if holds else 'None'} with sparsifier {self.sparsifier}"
+        require(holds == (self.k is not None), "k", self.k, allowed)
 
 
 def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
@@ -115,9 +145,24 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
     return config.min_lr_factor + (1 - config.min_lr_factor) * fall
 
 
+def sparsity_factor(step: int, steps: int, config: TrainConfig) -> float:
+    """Share of λ used at `step`: it rises linearly over `sparsity_warmup` of the steps."""
+    share = config.sparsity_warmup
+    if share is None:
+        share = 1.0 if config.sparsifier == "jumprelu" else 0.0
+    return min(1.0, (step + 1) / (share * steps)) if share else 1.0
+
+
 def config_dict(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain JSON values, in the order that run.json keeps."""
+    """The configuration as plain JSON values, in the order that run.json keeps.
+
+    What came after the first release is left out where it has its default: it names no run anew.
+    """
     values = asdict(config)
+    usual = {own.name: own.default for own in fields(config)}
+    values = {k: v for k, v in values.items() if k not in LATER or v != usual[k]}
+    weights = values["objective"]
+    values["objective"] = {k: v for k, v in weights.items() if k not in LATER or v}
     # Folders of a machine do not belong in results.
     values["init_from"] = {hook: Path(folder).name for hook, folder in config.init_from.items()}
     first, last = (

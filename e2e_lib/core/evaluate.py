@@ -33,6 +33,7 @@ from e2e_lib.core.hooks import SplicedPass, clean_pass, hooks_to_keep, later_blo
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.logits import TokenMetrics, token_metrics
 from e2e_lib.engine.sae_kernel import Coded
+from e2e_lib.errors import require
 from e2e_lib.names import TransformerBridge, layer_of, null_channel
 
 NO_SPREAD = 1e-11  # of the mean square: float32 rounds a mean by less
@@ -239,3 +240,40 @@ def ce_increases(
     hidden = [run.hidden for run in runs if run.hidden is not None]
     clean_ce, metrics = token_metrics(clean.head, tokens, clean.hidden, hidden)
     return [float(m.cross_entropy.mean()) - float(clean_ce.mean()) for m in metrics]
+
+
+@torch.no_grad()
+def calibrate(
+    model: TransformerBridge,
+    saes: Mapping[str, SAE],
+    rows: Int[Tensor, "rows pos"],
+    l0: float | None = None,
+    *,
+    batch_size: int = 16,
+) -> None:
+    """Set the SAEs' thresholds so that their mean L0 on `rows` is `l0`, or each one's own k.
+
+    batchtopk and matryoshka get one threshold: midway between the last code that counts and the
+    next. A jumprelu SAE's are all moved by one number, to 0 at the least. Several SAEs are
+    calibrated in the order of their hooks, each on what the ones before it leave.
+
+    Raises:
+        ConfigError: a sparsifier without thresholds, or an `l0` that is not above 0.
+    """
+    for i, (hook, sae) in enumerate(saes.items()):
+        rule, wanted = sae.sparsifier, l0 if l0 is not None else sae.sparsifier.k or 0.0
+        require(rule.stored == "jumprelu", "sparsifier", hook, "one with thresholds to calibrate")
+        require(wanted > 0, "l0", wanted, "a number above 0")
+        threshold: Tensor = rule.state_dict()["threshold"]  # shares the sparsifier's memory
+        start = torch.zeros_like(threshold) if rule.calibrated else threshold.clone()
+        count, best = round(wanted * rows.numel()), start[:0]
+        before = {h: saes[h] for h in list(saes)[:i]}
+        for batch in rows.split(batch_size):
+            clean = clean_pass(model, batch.to(model.cfg.device), hooks_to_keep(model, saes))
+            x = clean.activations[hook]
+            if before:
+                x = spliced_pass(model, clean, before, [hook], logits=False).activations[hook]
+            over = (F.linear(x, sae.W_enc.T, sae.b_enc) - start).flatten()
+            best, _ = torch.cat([best, over]).topk(min(count + 1, len(best) + len(over)))
+        shift = float(best[count - 1] + best[count]) / 2 if count < len(best) else 0.0
+        threshold.copy_((start + shift).clamp_min(0))

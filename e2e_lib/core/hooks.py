@@ -9,6 +9,7 @@ Logits are made from the hidden states only where somebody asks for them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +18,7 @@ from torch import Tensor
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.forward import NULL_WIDTH, Hook, run_hooked
 from e2e_lib.engine.frozen_model import runner
-from e2e_lib.engine.logits import Head
+from e2e_lib.engine.logits import Head, fisher_sketch, means_over_tokens
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import ModelError, closest, require
 from e2e_lib.names import TransformerBridge, layer_of, null_channel, resid_pre
@@ -31,6 +32,8 @@ class CleanPass:
     activations: dict[str, Float[Tensor, "batch ..."]]  # (batch, pos, width) at most hooks
     hidden: Float[Tensor, "batch pos d_model"] | None  # after the last norm; None: stopped early
     head: Head  # from `hidden` to logits
+    # By hook, what `output_scores` gives, where somebody asked for it.
+    scores: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)
 
     @property
     def logits(self) -> Float[Tensor, "batch pos vocab"] | None:
@@ -146,7 +149,7 @@ def spliced_pass(
         saes: autoencoders by hook name.
         record: further hooks whose spliced activations are wanted.
         logits: whether the output is wanted; if not, stop after the last hook.
-        p_norm: of the sparsity term, for `Coded.power_sum`.
+        p_norm: of the sparsity term, for `Coded.penalty`.
         count: whether codes are counted, for `Coded.l0` and `Coded.fired`.
 
     >>> from e2e_lib import load_model
@@ -159,7 +162,7 @@ def spliced_pass(
     result = SplicedPass()
     others = [name for name in record if name not in saes]
     run = runner(model, [*saes, *others])
-    hooks = {name: _splicer(result, name, saes[name], p_norm, count) for name in saes}
+    hooks = {name: splicer(result, name, saes[name], p_norm, count) for name in saes}
     hooks |= {name: _reader(result.activations, name) for name in others}
     first = min(map(layer_of, saes))
     start = clean.activations.get(resid_pre(first)) if first > 0 else None
@@ -191,6 +194,38 @@ def replaced_pass(
     return run.head(hidden)
 
 
+def output_scores(
+    model: TransformerBridge, clean: CleanPass, hook_names: Sequence[str], draw: int
+) -> dict[str, Float[Tensor, "batch pos d"]]:
+    """Gradients g of the output with respect to the clean activations, in a direction drawn anew.
+
+    `draw` is its seed. The mean of g gᵀ over draws is the Fisher information of a row's outputs
+    about the activation, so that ½ (g · e)² is the KL of a small error e there, in expectation.
+    """
+    assert clean.hidden is not None
+    generator = torch.Generator(clean.hidden.device).manual_seed(draw)
+    drawn = partial(fisher_sketch, generator)
+    first = min(map(layer_of, hook_names))
+    start = clean.activations.get(resid_pre(first)) if first > 0 else None
+    scores = {}
+    for name in hook_names:  # each alone: behind another's leaf it would see no gradient
+        leaf: list[Tensor] = []
+        run = runner(model, [name])
+        with torch.enable_grad():
+            hooks = {name: partial(_as_leaf, leaf)}
+            hidden = run_hooked(run, clean.tokens, hooks, whole=True, first=first, start=start)
+            assert hidden is not None
+            [mean] = means_over_tokens(drawn, run.head, clean.hidden, [hidden])
+            (gradient,) = torch.autograd.grad(mean, leaf)
+        scores[name] = gradient.float() * -clean.tokens.numel()
+    return scores
+
+
+def _as_leaf(leaf: list[Tensor], activation: Tensor) -> Tensor:
+    leaf.append(activation.detach().requires_grad_())
+    return leaf[0]
+
+
 def apply_saes(
     clean: CleanPass, saes: Mapping[str, SAE], *, p_norm: float = 1.0, count: bool = True
 ) -> SplicedPass:
@@ -207,47 +242,6 @@ def hooks_to_keep(model: TransformerBridge, saes: Mapping[str, SAE]) -> list[str
     return list(dict.fromkeys([*saes, resid_pre(min(map(layer_of, saes)))]))
 
 
-@torch.no_grad()
-def generate(
-    model: TransformerBridge,
-    tokens: Int[Tensor, "batch pos"],
-    saes: Mapping[str, SAE] | None = None,
-    *,
-    max_new_tokens: int = 40,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
-) -> Int[Tensor, "batch new_pos"]:
-    """Continue `tokens` with the SAEs spliced in (none: the model itself); temperature 0 = greedy.
-
-    Returns prompt and continuation. Sampling is seeded and leaves the global generator alone.
-
-    >>> from e2e_lib import load_model
-    >>> generate(load_model("storyworld"), torch.tensor([[7, 8]]), max_new_tokens=3).shape
-    torch.Size([1, 5])
-    """
-    require(temperature >= 0, "temperature", temperature, "at least 0")
-    require(top_k is None or top_k >= 1, "top_k", top_k, "None or at least 1")
-    generator = torch.Generator(tokens.device).manual_seed(seed)
-    unused, saes = SplicedPass(), saes or {}
-    run = runner(model, list(saes))
-    hooks = {name: _splicer(unused, name, sae, 1.0, False) for name, sae in saes.items()}
-    for _ in range(max_new_tokens):  # no cache: SAEs may sit anywhere, and texts are short
-        hidden = run_hooked(run, tokens[:, -model.cfg.n_ctx :], hooks, whole=True)
-        assert hidden is not None
-        scores = run.head(hidden[:, -1:])[:, -1]
-        if temperature == 0:
-            new = scores.argmax(-1, keepdim=True)
-        else:
-            if top_k is not None:
-                kth = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
-                scores = scores.masked_fill(scores < kth, -torch.inf)
-            probabilities = (scores / temperature).softmax(-1)
-            new = torch.multinomial(probabilities, 1, generator=generator)
-        tokens = torch.cat([tokens, new], dim=1)
-    return tokens
-
-
 def _reader(kept: dict[str, Tensor], name: str) -> Hook:
     def read(activation: Tensor) -> None:
         kept[name] = activation
@@ -255,7 +249,9 @@ def _reader(kept: dict[str, Tensor], name: str) -> Hook:
     return read
 
 
-def _splicer(result: SplicedPass, name: str, sae: SAE, p_norm: float, count: bool) -> Hook:
+def splicer(result: SplicedPass, name: str, sae: SAE, p_norm: float, count: bool) -> Hook:
+    """A hook that puts the SAE's output in place of what it sees, and notes both in `result`."""
+
     def splice(activation: Tensor) -> Tensor:
         result.inputs[name] = activation
         result.coded[name] = sae.autoencode(activation, p_norm, count=count)

@@ -10,8 +10,16 @@ its codes:
           + β · downstream          mean over the compared hook positions of the mean squared
                                     difference between spliced and clean activations
 
-β is split over the compared positions by that last mean. Named objectives (paper sections
-2.2–2.4): `local` (reconstruction), `e2e` (kl 1), `e2e_ds` (kl 0.5 and downstream).
+β is split over the compared positions by that last mean. A sparsifier may add a term of its own,
+`auxiliary`, its weight included. The paper's objectives (sections 2.2–2.4) are `local`
+(reconstruction), `e2e` (kl 1) and `e2e_ds` (kl 0.5 and downstream). Beside them:
+
+    finetune, finetune_ds   ½ (α · (κ · kl + β · downstream) + reconstruction), where α, a number
+                            that is not differentiated, makes both halves equal at every step: from
+                            a finished SAE, and on the scale of its λ (Karvonen 2503.17272)
+    gradmse                 the same with fisher in kl's place: mean over tokens of
+                            ½ (g · (x̂ − x))², g as `hooks.output_scores` draws it: in expectation
+                            the error's KL to second order, positions apart, without a splice
 
 `compute` is the loss: the training loop calls nothing else of this module.
 """
@@ -26,9 +34,15 @@ from torch.nn import functional as F
 
 from e2e_lib.core.hooks import CleanPass, SplicedPass
 from e2e_lib.engine.logits import ValueAndGradient, means_over_tokens, softmax
-from e2e_lib.errors import Checked, ConfigError, OptionalWeight, Positive, Weight, require
-
-NAMES = ("local", "e2e", "e2e_ds")  # of the paper's objectives
+from e2e_lib.errors import (
+    Checked,
+    ConfigError,
+    Flag,
+    OptionalWeight,
+    Positive,
+    Weight,
+    require,
+)
 
 
 def sparsity_loss(power_sums: Float[Tensor, "..."], d_in: int, p: float = 1.0) -> Float[Tensor, ""]:
@@ -99,6 +113,18 @@ def kl_to(clean_logits: Float[Tensor, "... vocab"]) -> ValueAndGradient:
     return value_and_gradient
 
 
+def fisher_loss(
+    output: Float[Tensor, "... d"], target: Float[Tensor, "... d"], score: Float[Tensor, "... d"]
+) -> Float[Tensor, ""]:
+    """Mean over tokens of ½ (score · (output − target))².
+
+    >>> one = torch.tensor([[1.0, 2.0]])
+    >>> float(fisher_loss(one, torch.zeros(1, 2), torch.tensor([[2.0, 1.0]])))
+    8.0
+    """
+    return ((output - target.detach()) * score).sum(-1).square().mean() / 2
+
+
 @dataclass(frozen=True)
 class Objective(Checked):
     """Weights of the loss terms. None leaves a term out; 0 computes and logs it, untrained.
@@ -117,21 +143,26 @@ class Objective(Checked):
     # Positions that the downstream term compares; empty = resid_pre of every later block.
     downstream_hooks: tuple[str, ...] = ()
     p_norm: Positive = 1.0  # the sparsity term's norm
+    fisher_coeff: OptionalWeight = None  # weight of the error seen through the output's gradients
+    balanced: Flag = False  # half reconstruction, half what is behind the splice, made as large
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not any((self.local_coeff, self.kl_coeff, self.downstream_coeff)):
+        if not any((self.local_coeff, self.kl_coeff, self.downstream_coeff, self.fisher_coeff)):
             raise ConfigError(
-                "local_coeff, kl_coeff and downstream_coeff are all 0 or None, but at least one "
-                "must be above 0."
+                "local_coeff, kl_coeff, downstream_coeff and fisher_coeff are all 0 or None, but "
+                "at least one must be above 0."
             )
+        allowed = "false, or local_coeff and one of kl_coeff and fisher_coeff above 0"
+        both = bool(self.local_coeff and (self.kl_coeff or self.fisher_coeff))
+        require(both or not self.balanced, "balanced", self.balanced, allowed)
 
     @property
     def name(self) -> str:
-        """`local`, `e2e`, `e2e_ds`, or `custom`, from which terms are trained on."""
-        trained = (bool(self.local_coeff), bool(self.kl_coeff), bool(self.downstream_coeff))
-        names = {(True, False, False): "local", (False, True, False): "e2e"}
-        return (names | {(False, True, True): "e2e_ds"}).get(trained, "custom")
+        """One of `names.EVERY_OBJECTIVE`, or `custom`, from which terms are trained on."""
+        weights = self.local_coeff, self.kl_coeff, self.downstream_coeff, self.fisher_coeff
+        trained = (*(bool(weight) for weight in weights), self.balanced)
+        return next((name for name, own in TERMS.items() if own == trained), "custom")
 
     @property
     def needs_splice(self) -> bool:
@@ -145,8 +176,28 @@ class Objective(Checked):
             "reconstruction": self.local_coeff,
             "kl": self.kl_coeff,
             "downstream": self.downstream_coeff,
+            "fisher": self.fisher_coeff,
+            "auxiliary": 1.0 if "auxiliary" in terms else None,
         }
-        return torch.stack([w * terms[name] for name, w in weights.items() if w]).sum()
+        weighted = {name: w * terms[name] for name, w in weights.items() if w}
+        if self.balanced:
+            seen = [name for name in ("kl", "downstream", "fisher") if name in weighted]
+            behind = [weighted.pop(name) for name in seen]
+            other, own = torch.stack(behind).sum(), weighted["reconstruction"]
+            scale = own.detach() / (other.detach() + 1e-8)
+            weighted["reconstruction"] = (scale * other + own) / 2
+        return torch.stack(list(weighted.values())).sum()
+
+
+# Which of local, kl, downstream and fisher each objective trains on, and whether balanced.
+TERMS = {
+    "local": (True, False, False, False, False),
+    "e2e": (False, True, False, False, False),
+    "e2e_ds": (False, True, True, False, False),
+    "finetune": (True, True, False, False, True),
+    "finetune_ds": (True, True, True, False, True),
+    "gradmse": (True, False, False, True, True),
+}
 
 
 def named_objective(
@@ -156,7 +207,7 @@ def named_objective(
     kl_coeff: float | None = None,
     downstream_coeff: float = 2.5,
 ) -> Objective:
-    """One of the paper's three objectives; kl_coeff defaults to 1 for e2e, 0.5 for e2e_ds (§1.4).
+    """One of `names.EVERY_OBJECTIVE`; kl_coeff defaults to 1, for e2e_ds to 0.5 (§1.4).
 
     >>> named_objective("e2e", 1.5).kl_coeff
     1.0
@@ -164,13 +215,17 @@ def named_objective(
     Raises:
         ConfigError: an unknown name or a weight that is not allowed.
     """
-    if name == "local":
-        return Objective(sparsity_coeff, local_coeff=1.0)
-    if name == "e2e":
-        return Objective(sparsity_coeff, kl_coeff=1.0 if kl_coeff is None else kl_coeff)
-    require(name in NAMES, "objective", name, f"one of {', '.join(NAMES)}")
-    kl_coeff = 0.5 if kl_coeff is None else kl_coeff
-    return Objective(sparsity_coeff, kl_coeff=kl_coeff, downstream_coeff=downstream_coeff)
+    require(name in TERMS, "objective", name, f"one of {', '.join(TERMS)}")
+    local, kl, downstream, fisher, balanced = TERMS[name]
+    usual = 0.5 if name == "e2e_ds" else 1.0
+    return Objective(
+        sparsity_coeff,
+        local_coeff=1.0 if local else None,
+        kl_coeff=(usual if kl_coeff is None else kl_coeff) if kl else None,
+        downstream_coeff=downstream_coeff if downstream else None,
+        fisher_coeff=1.0 if fisher else None,
+        balanced=balanced,
+    )
 
 
 def compute(
@@ -190,18 +245,25 @@ def compute(
         kls = dict(zip(compared, found, strict=True))
     every = []
     for i, (objective, own) in enumerate(zip(objectives, passes, strict=True)):
-        sparsities = [
-            sparsity_loss(coded.power_sum, coded.output.shape[-1], objective.p_norm)
-            for coded in own.coded.values()
-        ]
+        coded = own.coded.values()
+        sparsities = [sparsity_loss(c.penalty, c.output.shape[-1], objective.p_norm) for c in coded]
         terms = {"sparsity": torch.stack(sparsities).sum()}
         if objective.local_coeff is not None:
-            parts = [reconstruction_loss(own.outputs[h], own.inputs[h]) for h in own.outputs]
-            terms["reconstruction"] = torch.stack(parts).sum()
+            parts = [
+                torch.stack([reconstruction_loss(x, own.inputs[h]) for x in c.nested or [c.output]])
+                for h, c in own.coded.items()
+            ]
+            terms["reconstruction"] = torch.stack([part.mean() for part in parts]).sum()
         if i in kls:
             terms["kl"] = kls[i]
         if objective.downstream_coeff is not None:
             hooks = objective.downstream_hooks
             terms["downstream"] = downstream_loss(own.activations, clean.activations, hooks)
+        if objective.fisher_coeff is not None:
+            triples = [(own.outputs[h], own.inputs[h], clean.scores[h]) for h in own.coded]
+            terms["fisher"] = torch.stack([fisher_loss(*three) for three in triples]).sum()
+        auxiliary = [c.auxiliary for c in coded if c.auxiliary is not None]
+        if auxiliary:
+            terms["auxiliary"] = torch.stack(auxiliary).sum()
         every.append(terms | {"loss": objective.total(terms)})
     return every

@@ -3,6 +3,8 @@
     codes  = ReLU(x W_enc + b_enc)          no decoder bias is subtracted from the input
     output = codes D + b_dec                D = the rows of W_dec, each scaled to unit length
 
+In place of ReLU there may be another rule of which latents fire (`core.sparsifiers`).
+
 The rows are normalised in every forward pass and the gradient flows through the normalisation;
 the stored W_dec is free. Folders have the SAELens layout (`data/formats`).
 """
@@ -17,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from e2e_lib.core.sparsifiers import make_sparsifier
 from e2e_lib.data.formats.saelens import read_saelens, write_saelens
-from e2e_lib.engine.sae_kernel import Coded, autoencode
+from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import require
 
 
@@ -30,17 +33,22 @@ class SAEOutput(NamedTuple):
 
 
 class SAE(nn.Module):
-    """A ReLU autoencoder with unit-norm dictionary elements (paper section 2.1, appendix D).
+    """An autoencoder with unit-norm dictionary elements (paper section 2.1, appendix D).
 
     Args:
         d_in: width of the activation it reads.
         d_sae: number of latents, at least 1.
+        sparsifier: which latents fire: one of `names.SPARSIFIERS`, the paper's `relu` by default.
+        k: latents on a token, for topk, batchtopk and matryoshka.
 
     Initialisation follows the authors: encoder and both biases as `nn.Linear` does by default,
-    decoder orthogonal (the columns of W_dec are orthonormal when d_sae >= d_in).
+    decoder orthogonal (the columns of W_dec are orthonormal when d_sae >= d_in). Other sparsifiers
+    than relu start with biases of 0 and an encoder made from the dictionary.
     """
 
-    def __init__(self, d_in: int, d_sae: int) -> None:
+    def __init__(
+        self, d_in: int, d_sae: int, sparsifier: str = "relu", k: float | None = None
+    ) -> None:
         require(d_in >= 1, "d_in", d_in, "a whole number of at least 1")
         require(d_sae >= 1, "d_sae", d_sae, "a whole number of at least 1")
         super().__init__()
@@ -51,6 +59,13 @@ class SAE(nn.Module):
         self.b_enc = nn.Parameter(torch.empty(d_sae).uniform_(-encoder_bound, encoder_bound))
         self.W_dec = nn.Parameter(nn.init.orthogonal_(torch.empty(d_sae, d_in)))
         self.b_dec = nn.Parameter(torch.empty(d_in).uniform_(-decoder_bound, decoder_bound))
+        self.sparsifier = make_sparsifier(sparsifier, d_sae, k)
+        with torch.no_grad():
+            first = self.sparsifier.first_encoder(self.dictionary)
+            if first is not None:
+                self.W_enc.copy_(first)
+                self.b_enc.zero_()
+                self.b_dec.zero_()
 
     @property
     def dictionary(self) -> Float[Tensor, "d_sae d_in"]:
@@ -59,7 +74,7 @@ class SAE(nn.Module):
 
     def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_sae"]:
         """Codes, each >= 0."""
-        return F.relu(F.linear(x, self.W_enc.T, self.b_enc))
+        return self.sparsifier.codes(F.linear(x, self.W_enc.T, self.b_enc))
 
     def decode(self, codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
         """The sum of the dictionary elements weighted by their codes, plus b_dec."""
@@ -83,8 +98,20 @@ class SAE(nn.Module):
 
         Training and evaluation use this; `engine.sae_kernel` says how, and why.
         """
-        weights = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
-        return autoencode(x, *weights, p_norm, count=count)
+        return self.sparsifier.autoencode(self, x, p_norm, count)
+
+    @torch.no_grad()
+    def hold_near(self, start: Float[Tensor, "d_sae d_in"], cosine: float) -> None:
+        """Turn back what has left its start by more than `cosine` allows: rows of the dictionary.
+
+        start: where each row began, at unit length. Lengths of W_dec stay.
+        """
+        now = self.dictionary
+        along = (now * start).sum(-1, keepdim=True)
+        across = F.normalize(now - along * start, dim=-1)
+        edge = cosine * start + math.sqrt(1 - cosine**2) * across
+        length = self.W_dec.norm(dim=-1, keepdim=True)
+        self.W_dec.copy_(torch.where(along < cosine, edge * length, self.W_dec))
 
     def save(
         self,
@@ -111,15 +138,22 @@ class SAE(nn.Module):
         return cls.from_weights(read_saelens(Path(folder))).to(device)
 
     @classmethod
-    def from_weights(cls, weights: Mapping[str, Tensor]) -> "SAE":
+    def from_weights(
+        cls, weights: Mapping[str, Tensor], sparsifier: str = "relu", k: float | None = None
+    ) -> "SAE":
         """An SAE of these float32 tensors: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec.
 
-        Nothing is initialised first: at GPT-2's size an orthogonal decoder takes seconds.
+        A jumprelu's has `threshold` (d_sae) beside them. Nothing is initialised first: at GPT-2's
+        size an orthogonal decoder takes seconds.
         """
         d_in, d_sae = weights["W_enc"].shape
         with torch.device("meta"):
             sae = cls(d_in, d_sae)
-        sae.load_state_dict({**weights, "W_enc": _by_latent(weights["W_enc"])}, assign=True)
+        sae.sparsifier = make_sparsifier(sparsifier, d_sae, k)
+        own = {f"sparsifier.{name}": weights[name] for name in sae.sparsifier.state_dict()}
+        four = {name: weights[name] for name in ("b_enc", "W_dec", "b_dec")}
+        four["W_enc"] = _by_latent(weights["W_enc"])
+        sae.load_state_dict(four | own, assign=True)
         return sae
 
 

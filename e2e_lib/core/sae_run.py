@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from e2e_lib.core.config import TrainConfig, learning_rate_factor
+from e2e_lib.core.config import TrainConfig, learning_rate_factor, sparsity_factor
 from e2e_lib.core.hooks import (
     CleanPass,
     SplicedPass,
+    activation_scale,
     apply_saes,
     check_hook,
     hook_width,
@@ -21,12 +23,15 @@ from e2e_lib.core.hooks import (
 )
 from e2e_lib.core.losses import Objective
 from e2e_lib.core.sae import SAE
-from e2e_lib.engine.checkpoint import Checkpoint, layout_like
+from e2e_lib.engine.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
 from e2e_lib.engine.device import Clock
 from e2e_lib.engine.distributed import ALONE, Processes
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import E2EError, require
-from e2e_lib.names import TransformerBridge, layer_of
+from e2e_lib.names import SPARSIFIERS, TransformerBridge, layer_of
+
+NEAR = 0.8  # cosine that a decoder held near its start keeps to it
+STEER = 10.0  # how far log λ can be steered over a training, where an L0 is aimed at
 
 
 class DivergedError(E2EError):
@@ -51,19 +56,39 @@ class TrainedRun:
 class SAERun:
     """One configuration's SAEs, optimiser and records.
 
+    Args:
+        model, config: what is trained on, and how.
+        tokens: of the whole training.
+        rows: the first of them; some sparsifiers look at how large activations are.
+
     Raises:
         ConfigError: a hook or coefficient that this model cannot have.
     """
 
-    def __init__(self, model: TransformerBridge, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        model: TransformerBridge,
+        config: TrainConfig,
+        tokens: int,
+        rows: Int[Tensor, "micro pos"],
+    ) -> None:
         self.config, self.objective = config, resolved_objective(model, config)
         self.saes = build_saes(model, config)
+        sizes = dict.fromkeys(self.saes, 1.0)
+        if any(sae.sparsifier.scaled for sae in self.saes.values()):
+            sizes = activation_scale(model, rows, list(self.saes))
+        for hook, sae in self.saes.items():
+            sae.sparsifier.prepare(config, sizes[hook], tokens)
+        fixed = {"none": (), "near": (), "decoder": ("W_dec",), "encoder": ("W_enc",)}
         self.parameters = {
             f"{hook}.{name}": parameter
             for hook, sae in self.saes.items()
             if hook not in config.frozen
             for name, parameter in sae.named_parameters()
+            if name not in fixed.get(config.still, ())
         }
+        self.starts = {h: sae.dictionary.detach().clone() for h, sae in self.saes.items()}
+        self.current, self.steered = self.objective, 0.0  # log of what λ is multiplied by
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=config.lr, fused=True)
         self.curve: list[dict[str, float | int]] = []
         self.fired = {h: torch.zeros_like(s.b_enc, dtype=torch.bool) for h, s in self.saes.items()}
@@ -72,6 +97,18 @@ class SAERun:
         self.finite = "none"  # the last values that were finite, in words
         self.last: dict[str, Tensor] = {}
         self.coded: dict[str, Coded] = {}
+        self.step_fired = {h: torch.zeros_like(f) for h, f in self.fired.items()}
+        self.step_tokens = 0
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """Set `current`, the step's objective: its λ may rise or be steered."""
+        for sae in self.saes.values():
+            sae.sparsifier.begin_step(step)
+        factor = sparsity_factor(step, steps, self.config) * math.exp(self.steered)
+        coeff = self.objective.sparsity_coeff * factor
+        self.current = (
+            self.objective if factor == 1 else replace(self.objective, sparsity_coeff=coeff)
+        )
 
     def hooks(self, model: TransformerBridge) -> list[str]:
         """What it needs of the clean pass."""
@@ -80,6 +117,7 @@ class SAERun:
     def forward(self, model: TransformerBridge, clean: CleanPass, count: bool) -> SplicedPass:
         """The pass that its objective needs; `count` its codes only where somebody looks."""
         objective = self.objective
+        count = count or self.config.target_l0 is not None
         options: dict[str, Any] = {"p_norm": objective.p_norm, "count": count}
         if objective.needs_splice:
             record, logits = objective.downstream_hooks, objective.kl_coeff is not None
@@ -90,7 +128,10 @@ class SAERun:
         """Add the gradient of one micro-batch, a `share` of the batch, to its parameters'."""
         (terms["loss"] * share).backward()
         self.last = {name: term.detach() for name, term in terms.items()}
-        self.coded = {h: Coded(*(t.detach() for t in c)) for h, c in run.coded.items()}
+        self.coded = {hook: coded.measured() for hook, coded in run.coded.items()}
+        for hook, coded in self.coded.items():
+            self.step_fired[hook] |= coded.fired > 0
+        self.step_tokens += next(iter(self.coded.values())).l0.numel()
 
     def update(self, step: int, steps: int, processes: Processes = ALONE) -> None:
         """One optimiser step on the gradient, averaged over processes, its joint norm clipped."""
@@ -107,8 +148,21 @@ class SAERun:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip, self.grad_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr * learning_rate_factor(step, steps, self.config)
-        self.optimiser.step()
+        if self.config.still != "all":
+            self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        for hook, sae in self.saes.items():
+            fired, tokens = self.step_fired[hook], self.step_tokens * processes.count
+            if sae.sparsifier.tracks:
+                sae.sparsifier.end_step(processes.mean(fired.float()), tokens)
+            if self.config.still == "near":
+                sae.hold_near(self.starts[hook], NEAR)
+            fired.zero_()
+        self.step_tokens = 0
+        if self.config.target_l0 is not None and self.config.penalty != "quadratic":
+            l0 = processes.mean(torch.stack([c.l0.mean() for c in self.coded.values()]).mean())
+            off = math.log(max(float(l0), 1e-3) / self.config.target_l0)
+            self.steered += STEER / steps * min(1.0, max(-1.0, off))
 
     def check_finite(self, step: int, **others: float) -> None:
         """Raise DivergedError unless loss, gradient norm and `others` are finite numbers."""
@@ -153,29 +207,19 @@ class SAERun:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that later steps depend on: tensors, and what is none."""
-        tensors: dict[str, Tensor] = {f"weight/{name}": p for name, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimiser.state[parameter].items():
-                tensors[f"adam/{name}/{key}"] = value
+        tensors = optimiser_tensors(self.parameters, self.optimiser)
         tensors |= {f"fired/{hook}": fired for hook, fired in self.fired.items()}
-        return tensors, {"curve": self.curve, "seconds": self.clock.read()}
+        tensors |= {f"silent/{hook}": sae.sparsifier.silent for hook, sae in self.saes.items()}
+        facts = {"curve": self.curve, "seconds": self.clock.read(), "steered": self.steered}
+        return tensors, facts
 
-    @torch.no_grad()
     def restore(self, saved: Checkpoint) -> None:
         """Take up the state that `state` gave."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(saved.tensors[f"weight/{name}"])
-            prefix = f"adam/{name}/"
-            self.optimiser.state[parameter] = {
-                key.removeprefix(prefix): (
-                    layout_like(value, parameter) if value.ndim else value.to(parameter.device)
-                )
-                for key, value in saved.tensors.items()
-                if key.startswith(prefix)
-            }
+        restore_optimiser(self.parameters, self.optimiser, saved.tensors)
         for hook in self.fired:
             self.fired[hook].copy_(saved.tensors[f"fired/{hook}"])
-        self.curve = saved.facts["curve"]
+            self.saes[hook].sparsifier.silent.copy_(saved.tensors[f"silent/{hook}"])
+        self.curve, self.steered = saved.facts["curve"], saved.facts["steered"]
         self.clock = Clock(self.clock.device, saved.facts["seconds"])
 
     def finish(self, tokens: int, window_tokens: int, steps: int) -> TrainedRun:
@@ -226,11 +270,30 @@ def build_saes(model: TransformerBridge, config: TrainConfig) -> dict[str, SAE]:
         for hook, width in widths.items():
             d_sae = int(config.dict_ratio * width)
             require(d_sae >= 1, "dict_ratio", config.dict_ratio, f"at least 1/{width}: d_sae >= 1")
-            sae = SAE(width, d_sae)
+            sae = SAE(width, d_sae, config.sparsifier, config.k)
             if hook in config.init_from:
-                sae = SAE.load(Path(config.init_from[hook]))
-                require(sae.d_in == width, "init_from", config.init_from[hook], f"of d_in {width}")
+                sae = _started(sae, config.init_from[hook], config.sparsifier)
             saes[hook] = sae.to(model.cfg.device)
     for hook in config.frozen:
         saes[hook].requires_grad_(False)
     return saes
+
+
+def _started(new: SAE, folder: str, sparsifier: str) -> SAE:
+    """The SAE saved in `folder`, with the sparsifier and thresholds that its training goes on with.
+
+    From any start a top-k rule may follow, which looks at the order of codes alone; otherwise the
+    start's own rule, or jumprelu after relu, with thresholds of 0, the same at first.
+    """
+    sae = SAE.load(Path(folder))
+    require(sae.d_in == new.d_in, "init_from", folder, f"of d_in {new.d_in}")
+    own, after = sae.sparsifier, new.sparsifier
+    follows = SPARSIFIERS[sparsifier].holds_k or after.stored == own.stored
+    follows = follows or (own.stored, after.stored) == ("relu", "jumprelu")
+    allowed = f"one that may follow {own.stored}, which the SAE in init_from has"
+    require(follows, "sparsifier", sparsifier, allowed)
+    if after.stored == "jumprelu" and not after.calibrated:
+        start = own.inference().get("threshold", torch.zeros_like(sae.b_enc))
+        after.load_state_dict({"threshold": start})
+    sae.sparsifier = after
+    return sae

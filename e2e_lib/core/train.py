@@ -17,9 +17,15 @@ from torch import Tensor
 from e2e_lib.core import losses
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import ce_increases
-from e2e_lib.core.hooks import CleanPass, SplicedPass, clean_pass
+from e2e_lib.core.hooks import CleanPass, SplicedPass, clean_pass, output_scores
 from e2e_lib.core.sae_run import SAERun, TrainedRun
-from e2e_lib.engine.checkpoint import checkpoint_steps, load_checkpoint, save_checkpoint
+from e2e_lib.engine.checkpoint import (
+    checkpoint_steps,
+    load_checkpoint,
+    save_checkpoint,
+    stop_signals,
+    token_bar,
+)
 from e2e_lib.engine.device import (
     charged,
     check_precision,
@@ -29,7 +35,6 @@ from e2e_lib.engine.device import (
     tensor_cores,
 )
 from e2e_lib.engine.distributed import ALONE, Processes
-from e2e_lib.engine.interrupt import stop_signals, token_bar
 from e2e_lib.errors import E2EError, is_number, require
 from e2e_lib.names import TransformerBridge
 from e2e_lib.source_code import training_digest
@@ -163,12 +168,16 @@ class Trainer:
         allowed = f"a multiple of the number of processes ({processes.count})"
         require(share, "micro_batch_size", self.micro, allowed)
         self.model, self.rows, self.done, self.processes = model, rows, 0, processes
-        self.runs = [SAERun(model, config) for config in configs]
-        self.wanted = list(dict.fromkeys(h for run in self.runs for h in run.hooks(model)))
-        self.wants_logits = any(run.objective.kl_coeff is not None for run in self.runs)
         self.step_tokens = self.batch * rows.shape[1]
+        tokens, first = self.steps * self.step_tokens, rows[: self.micro].long()
+        self.runs = [SAERun(model, config, tokens, first) for config in configs]
+        self.wanted = list(dict.fromkeys(h for run in self.runs for h in run.hooks(model)))
+        by_output = [r for r in self.runs if r.objective.fisher_coeff is not None]
+        self.scored = list(dict.fromkeys(h for run in by_output for h in run.saes))
+        compared = any(run.objective.kl_coeff is not None for run in self.runs)
+        self.wants_logits = compared or bool(by_output)
         self.window = _paper_window(self.steps, self.step_tokens)
-        self.log_every = max(1, self.steps // logs)
+        self.log_every = -(-self.steps // logs)  # rounded up: at most `logs` entries and the last
         self.groups = _side_by_side(self.runs, model, self.micro * rows.shape[1])
         widths = {(sae.d_in, sae.d_sae) for run in self.runs for sae in run.saes.values()}
         self.shapes = f"{self.micro} × {rows.shape[1]} tokens and SAEs of " + " and ".join(
@@ -178,12 +187,14 @@ class Trainer:
     def step(self) -> list[dict[str, float | int]]:
         """One optimiser step of every run; the new curve entries, if this step is logged."""
         step, batch = self.done, self.batch
+        for run in self.runs:
+            run.begin_step(step, self.steps)
         logs_now = step % self.log_every == 0 or step == self.steps - 1
-        for micro in self.rows[step * batch : (step + 1) * batch].split(self.micro):
+        for i, micro in enumerate(self.rows[step * batch : (step + 1) * batch].split(self.micro)):
             own = micro.chunk(self.processes.count)[self.processes.rank]
             tokens = own.to(self.device, non_blocking=True).long()
             with tensor_cores(self.precision):
-                self._accumulate(tokens, count=logs_now)
+                self._accumulate(tokens, count=logs_now, draw=step * batch + i)
             if step in self.window:
                 for run in self.runs:
                     run.note_fired()
@@ -200,14 +211,18 @@ class Trainer:
         seen = self.done * self.step_tokens
         return [run.log(step, seen, ce) for run, ce in zip(self.runs, increases, strict=True)]
 
-    def _accumulate(self, tokens: Int[Tensor, "micro pos"], count: bool) -> None:
-        """Forward and backward of one micro-batch for every run.
+    def _accumulate(self, tokens: Int[Tensor, "micro pos"], count: bool, draw: int) -> None:
+        """Forward and backward of one micro-batch for every run; `draw` seeds what is drawn.
 
         Each run's clock counts its own work and an equal share of what is common.
         """
         everyone = [run.clock for run in self.runs]
         with charged(*everyone), low_products(self.precision, self.device):
             clean = clean_pass(self.model, tokens, self.wanted, logits=self.wants_logits)
+        if self.scored:
+            clocks = [run.clock for run in self.runs if run.objective.fisher_coeff is not None]
+            with charged(*clocks), low_products(self.precision, self.device):
+                clean.scores = output_scores(self.model, clean, self.scored, draw)
         for group in self.groups:
             self._accumulate_group(group, clean, count)
 
@@ -217,7 +232,7 @@ class Trainer:
             with charged(run.clock), low_products(self.precision, self.device):
                 passes.append(run.forward(self.model, clean, count))
         with charged(*(run.clock for run in group)):
-            terms = losses.compute([run.objective for run in group], clean, passes)
+            terms = losses.compute([run.current for run in group], clean, passes)
         for run, own, spliced in zip(group, terms, passes, strict=True):
             with charged(run.clock):
                 run.backward(own, spliced, self.micro / self.batch)

@@ -1,23 +1,29 @@
-"""What a training run needs to go on where it was, on disk: whole, verified, the last two kept.
+"""What a training needs to be stopped and to go on where it was: on disk, verified, two kept.
 
 A checkpoint is one safetensors file, `step-<n>-<digest>.safetensors`, with everything that is no
 tensor as JSON in its header. It is written beside its place, synced and renamed; the digest of its
-bytes is part of its name, so that a torn or damaged one is known and the one before it used.
+bytes is part of its name: a torn or damaged one is known, and the one before it used. Beside it:
+the bar that shows a training at work, and the signals that it heeds.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from e2e_lib.errors import ResultsError
 from e2e_lib.files import part_of
@@ -115,3 +121,63 @@ def _sync(folder: Path) -> None:
 def layout_like(saved: Tensor, current: Tensor) -> Tensor:
     """`saved` with the memory order of `current`: arithmetic on it then ends in the same bits."""
     return torch.empty_like(current).copy_(saved)
+
+
+def optimiser_tensors(
+    parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Parameters by `weight/NAME`, and what the optimiser keeps of each by `adam/NAME/…`."""
+    tensors = {f"weight/{name}": p for name, p in parameters.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimiser.state[parameter].items():
+            tensors[f"adam/{name}/{key}"] = value
+    return tensors
+
+
+@torch.no_grad()
+def restore_optimiser(
+    parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]
+) -> None:
+    """Take up what `optimiser_tensors` gave."""
+    for name, parameter in parameters.items():
+        parameter.copy_(saved[f"weight/{name}"])
+        prefix = f"adam/{name}/"
+        optimiser.state[parameter] = {
+            key.removeprefix(prefix): (
+                layout_like(value, parameter) if value.ndim else value.to(parameter.device)
+            )
+            for key, value in saved.items()
+            if key.startswith(prefix)
+        }
+
+
+def token_bar(saes: int, tokens: int, done: int, shown: bool) -> tqdm:
+    """A bar over the tokens of the whole training."""
+    return tqdm(
+        total=tokens,
+        initial=done,
+        unit="tok",
+        unit_scale=True,
+        disable=not shown,
+        desc=f"{saes} SAE{'s' * (saes > 1)}",
+        mininterval=1.0,  # executed notebooks keep every update
+    )
+
+
+@contextmanager
+def stop_signals(wanted: bool) -> Iterator[list[str]]:
+    """The names of the signals to stop that have come; only a main thread can ask for them."""
+    received: list[str] = []
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -86,6 +86,22 @@ def by_autograd(
     return against
 
 
+def fisher_sketch(
+    generator: torch.Generator, clean_logits: Float[Tensor, "one token vocab"]
+) -> ValueAndGradient:
+    """What gives each token 0, and as gradient a draw whose outer product has the mean of Fisher's.
+
+    With v a random sign for each word, √p v − p (√p · v): its second moment is diag(p) − p pᵀ, the
+    Fisher information of the logits, as that of a drawn word's [y] − p is; but every word takes
+    part, and rare ones do not come as seldom large steps.
+    """
+    p = clean_logits.softmax(-1)
+    signs = torch.randint(0, 2, p.shape, generator=generator, device=p.device).mul_(2).sub_(1)
+    root = p.sqrt() * signs
+    sketch = root - p * root.sum(-1, keepdim=True)
+    return lambda logits: (torch.zeros_like(logits[..., 0]), sketch)
+
+
 class _Known(torch.autograd.Function):
     """A number whose gradient with respect to `hidden` has been computed along with it."""
 

@@ -23,10 +23,20 @@ class Coded(NamedTuple):
     """What training and evaluation need of one pass through an SAE; `...` as the input's."""
 
     output: Float[Tensor, "... d_in"]
-    power_sum: Float[Tensor, "..."]  # Σ cᵖ over a token's codes c; at p = 1 its L1 norm
+    # What the sparsity term averages: Σ cᵖ over a token's codes c, at p = 1 their L1 norm; of a
+    # trained jumprelu another penalty.
+    penalty: Float[Tensor, "..."]
     # Number of tokens that each latent fired on; uncounted: above 0 if there was one.
     fired: Float[Tensor, " d_sae"]
     l0: Float[Tensor, "..."]  # a token's number of codes above 0; uncounted: NaN
+    auxiliary: Float[Tensor, ""] | None = None  # a loss of the sparsifier's own, weight included
+    nested: tuple[Float[Tensor, "... d_in"], ...] = ()  # outputs of prefixes of the latents
+    codes: tuple[Tensor, Tensor, Tensor] | None = None  # `selected.Selected`, where few were made
+
+    def measured(self) -> "Coded":
+        """What is left to look at once the gradient is known."""
+        output, penalty, fired, l0 = (part.detach() for part in self[:4])
+        return Coded(output, penalty, fired, l0)
 
 
 def autoencode(
@@ -37,18 +47,20 @@ def autoencode(
     b_dec: Float[Tensor, " d_in"],
     p: float = 1.0,
     *,
+    threshold: Float[Tensor, " d_sae"] | None = None,
     count: bool = True,
 ) -> Coded:
     """relu(x W_enc + b_enc) D + b_dec, D the rows of W_dec at unit length, and what it coded.
 
-    `output` and `power_sum` carry the gradient. Products run in the type of an enclosing autocast;
+    With a `threshold`, each at least 0, only codes above it count; it gets no gradient.
+    `output` and `penalty` carry the gradient. Products run in the type of an enclosing autocast;
     sums and gradients are float32. Without `count`, codes are not counted, which is faster.
     """
     tokens = x.reshape(-1, x.shape[-1]).to(W_enc.dtype)  # a hook inside an autocast is bfloat16
-    parts = _Autoencode.apply(tokens, W_enc, b_enc, W_dec, b_dec, p, count)
-    output, power_sum, fired, l0 = parts
+    parts = _Autoencode.apply(tokens, W_enc, b_enc, W_dec, b_dec, p, count, threshold)
+    output, penalty, fired, l0 = parts
     shape = x.shape[:-1]
-    return Coded(output.view(x.shape), power_sum.view(shape), fired, l0.view(shape))
+    return Coded(output.view(x.shape), penalty.view(shape), fired, l0.view(shape))
 
 
 class _Autoencode(torch.autograd.Function):
@@ -62,21 +74,24 @@ class _Autoencode(torch.autograd.Function):
         b_dec: Tensor,
         p: float,
         count: bool,
+        threshold: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         n, d_sae = len(x), len(b_enc)
         device = x.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         kept = any(ctx.needs_input_grad)
         output = b_dec.expand(n, -1).clone()
-        power_sum = torch.zeros(n, device=x.device)
+        penalty = torch.zeros(n, device=x.device)
         l0 = torch.full((n,), 0.0 if count else torch.nan, device=x.device)
         fired = torch.empty(d_sae, device=x.device)
         ones, column = torch.ones(n, device=x.device), None
         inputs, saved, picks = x.to(low), [], []
         for start, end in _blocks(n, x.shape[1], d_sae, device):
-            codes = torch.addmm(
-                b_enc[start:end].to(low), inputs, W_enc[:, start:end].to(low)
-            ).clamp_min_(0)
+            codes = torch.addmm(b_enc[start:end].to(low), inputs, W_enc[:, start:end].to(low))
+            if threshold is None:
+                codes.clamp_min_(0)
+            else:
+                codes.masked_fill_(codes <= threshold[start:end], 0)
             if column is None or len(column) != end - start:
                 column = torch.ones(end - start, device=x.device)
             if count:
@@ -86,7 +101,7 @@ class _Autoencode(torch.autograd.Function):
             else:
                 fired[start:end] = codes.amax(0)
             sums = codes.float() if p == 1 else torch.where(codes > 0, codes.float() ** p, 0)
-            power_sum += sums @ column
+            penalty += sums @ column
             pick = _in_use(fired[start:end])
             directions = W_dec[start:end]
             if pick is not None:
@@ -103,7 +118,7 @@ class _Autoencode(torch.autograd.Function):
         ctx.p, ctx.low, ctx.picks = p, low, picks
         ctx.save_for_backward(x, W_enc, W_dec, *saved)
         ctx.mark_non_differentiable(l0, fired)
-        return output, power_sum, fired, l0
+        return output, penalty, fired, l0
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -142,8 +157,8 @@ class _Autoencode(torch.autograd.Function):
                     _place(whole[rows], part, pick)
         to_b_dec = on_output.sum(0) if ctx.needs_input_grad[4] else None
         if not trains:
-            return to_x, None, None, None, to_b_dec, None, None
-        return to_x, to_enc.T, to_bias, to_dec, to_b_dec, None, None
+            return to_x, None, None, None, to_b_dec, None, None, None
+        return to_x, to_enc.T, to_bias, to_dec, to_b_dec, None, None, None
 
 
 def _product(

@@ -25,7 +25,7 @@ from e2e_lib.errors import (
     whole,
 )
 from e2e_lib.files import project_path
-from e2e_lib.names import OBJECTIVES, PRECISIONS
+from e2e_lib.names import EVERY_OBJECTIVE, PRECISIONS, SPARSIFIERS
 from e2e_lib.runs.provenance import content_digest, model_digest
 
 # What evaluating somebody else's SAEs takes too.
@@ -60,8 +60,8 @@ Hooks = Annotated[
 Objectives = Annotated[
     str,
     Rule(
-        lambda v: is_text(v) and list_of(OBJECTIVES.__contains__)(_names(v)),
-        f"some of {', '.join(OBJECTIVES)}, joined by commas, each once",
+        lambda v: is_text(v) and list_of(EVERY_OBJECTIVE.__contains__)(_names(v)),
+        f"some of {', '.join(EVERY_OBJECTIVE)}, joined by commas, each once",
     ),
 ]
 Context = Annotated[int, whole(2)]
@@ -93,8 +93,8 @@ def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
     good = all(is_number(v) and v >= 0 for grid in grids for v in grid)
     alone = len(found) == len(pairs) and all(len(set(grid)) == len(grid) for grid in grids)
     require(bool(found) and good and alone, "sparsity_coeffs", text, form)
-    allowed = f"for some of {', '.join(OBJECTIVES)}"
-    require(set(found) <= set(OBJECTIVES), "sparsity_coeffs", text, allowed)
+    allowed = f"for some of {', '.join(EVERY_OBJECTIVE)}"
+    require(set(found) <= set(EVERY_OBJECTIVE), "sparsity_coeffs", text, allowed)
     return found
 
 
@@ -112,7 +112,7 @@ class Training(Hyperparameters):
     validation_data: Data = "storyworld"  # the same kinds; never shares a document with train_data
     hook: Hooks = "blocks.2.hook_resid_pre"  # hook points, joined by + to splice several at once
     objectives: Objectives = "local,e2e,e2e_ds"  # which objectives to train
-    sparsity_coeffs: str = "local:5.1,9.5;e2e:0.5,1.3;e2e_ds:26,54"  # λ values for each objective
+    sparsity_coeffs: str = "local:5.1,9.5;e2e:0.5,1.3;e2e_ds:26,54"  # λ of each, or k
     dict_ratio: Positive = 10.0  # latents a dimension of the activation
     train_tokens: Count = 300_000  # tokens that every SAE is trained on; whole batches count
     batch_size: Count = 8  # rows an optimiser step
@@ -150,7 +150,7 @@ class Training(Hyperparameters):
 
     @property
     def grids(self) -> dict[str, list[float]]:
-        """λ of every objective that is trained."""
+        """λ of every objective that is trained; of topk, batchtopk and matryoshka, k."""
         wanted = _names(self.objectives)
         given = parse_sparsity_coeffs(self.sparsity_coeffs)
         return {name: coeffs for name, coeffs in given.items() if name in wanted}
@@ -188,11 +188,17 @@ class Training(Hyperparameters):
             "neuronpedia_id": None,
         }
 
+    @property
+    def calibration_rows(self) -> int:
+        """Rows of held-out text, after those of the evaluation, that thresholds are set on."""
+        return self.eval_rows if self.sparsifier in ("batchtopk", "matryoshka") else 0
+
     def weights(self, objective: str) -> dict[str, float]:
         """The weights of an objective's terms, but λ; those of local are not parameters."""
-        if objective == "e2e_ds":
-            return {"kl_coeff": self.ds_kl_coeff, "downstream_coeff": self.downstream_coeff}
-        return {"kl_coeff": self.e2e_kl_coeff} if objective == "e2e" else {}
+        kl = {"e2e": self.e2e_kl_coeff, "e2e_ds": self.ds_kl_coeff}.get(objective)
+        found = {} if kl is None else {"kl_coeff": kl}
+        later = objective in ("e2e_ds", "finetune_ds")
+        return found | ({"downstream_coeff": self.downstream_coeff} if later else {})
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -216,15 +222,17 @@ class Training(Hyperparameters):
 
         shared = {own.name: getattr(self, own.name) for own in fields(Hyperparameters)}
         shared["precision"] = chosen_precision(self.precision, self.device)
+        holds_k = SPARSIFIERS[self.sparsifier].holds_k
         return [
             TrainConfig(
-                named_objective(name, coeff, **self.weights(name)),
+                named_objective(name, 0.0 if holds_k else value, **self.weights(name)),
                 self.hook_names,
                 init_from=starts or {},
+                k=value if holds_k else None,
                 **shared,
             )
-            for name, coeffs in self.grids.items()
-            for coeff in coeffs
+            for name, values in self.grids.items()
+            for value in values
         ]
 
     def starts(self, results: Path) -> dict[str, str]:

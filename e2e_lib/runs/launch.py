@@ -66,7 +66,7 @@ def load_inputs(training: Training, device: str = "") -> tuple[TransformerBridge
         training.train_data,
         training.validation_data,
         n_train=training.train_rows,
-        n_validation=training.eval_rows,
+        n_validation=training.eval_rows + training.calibration_rows,
         n_paper=training.eval_rows,
         seed=training.seed,
         context_size=training.context_size,

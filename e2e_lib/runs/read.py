@@ -120,11 +120,15 @@ class Run(NamedTuple):
 
 
 def run_name(config: Mapping[str, Any]) -> str:
-    """`<objective>-<hook>-l<λ>-s<seed>-<hash>`; the hash covers every value of `config`."""
+    """`<objective>-<hook>-l<λ>-s<seed>-<hash>`; the hash covers every value of `config`.
+
+    Where a number k of latents is held, it stands there after the sparsifier's name.
+    """
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4)
     hooks = "+".join(config["hook_names"])
-    coeff = f"{config['objective']['sparsity_coeff']:g}"
-    slug = f"{config['objective_name']}-{hooks}-l{coeff}-s{config['seed']}"
+    k, coeff = config.get("k"), config["objective"]["sparsity_coeff"]
+    size = f"l{coeff:g}" if k is None else f"{config['sparsifier']}{k:g}"
+    slug = f"{config['objective_name']}-{hooks}-{size}-s{config['seed']}"
     return re.sub(r"[^\w.+-]", "_", slug) + f"-{digest.hexdigest()}"
 
 

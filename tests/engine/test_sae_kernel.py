@@ -22,7 +22,7 @@ def test_by_hand():
     # codes: (1, 0, 1) and (0, 1, 0)
     found = autoencode(x, W_enc, b_enc, W_dec, b_dec, 2.0)
     torch.testing.assert_close(found.output, torch.tensor([[[11.6, 20.8], [10.0, 19.0]]]))
-    assert found.power_sum.tolist() == [[2.0, 1.0]]
+    assert found.penalty.tolist() == [[2.0, 1.0]]
     assert found.l0.tolist() == [[2.0, 1.0]]
     assert found.fired.tolist() == [1.0, 1.0, 1.0]
     uncounted = autoencode(x, W_enc, b_enc, W_dec, b_dec, count=False)
@@ -54,7 +54,7 @@ def test_equal_to_the_plain_formulas(monkeypatch, p, block, shift):
     x = torch.randn(4, 5, sae.d_in, requires_grad=True)
     ours = [getattr(sae, name) for name in NAMES]
     found = autoencode(x, *ours, p)
-    norms = found.power_sum ** (1 / p) if shift > -9 else found.power_sum
+    norms = found.penalty ** (1 / p) if shift > -9 else found.power_sum
     loss, gradients = loss_and_gradients(found.output, norms, x, ours)
 
     plain = {name: getattr(sae, name).detach().clone().requires_grad_() for name in NAMES}
@@ -93,7 +93,7 @@ def test_gradients_are_finite_where_all_codes_are_zero(p):
     with torch.no_grad():
         sae.b_enc[:] = torch.tensor([-1e3, -1e3, -1e3])
     found = sae.autoencode(torch.randn(4, 2), p)
-    sparsity_loss(found.power_sum, 2, p).backward()
+    sparsity_loss(found.penalty, 2, p).backward()
     assert all(torch.isfinite(w.grad).all() and not w.grad.any() for w in (sae.W_enc, sae.b_enc))
 
 
@@ -117,7 +117,7 @@ def test_bfloat16_products_stay_close():
     plain = sae.autoencode(x).output
     with torch.autocast("cpu", torch.bfloat16):
         low = sae.autoencode(x)
-    assert low.output.dtype == low.power_sum.dtype == torch.float32
+    assert low.output.dtype == low.penalty.dtype == torch.float32
     assert (
         0
         < float((low.output - plain).detach().abs().max())
