@@ -9,15 +9,14 @@ named in provenance are all this digest, of other sources.
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from e2e_lib.names import SPARSIFIERS
-
 LIBRARY = Path(__file__).resolve().parent
 TRAINING = "from e2e_lib.core import train"  # what a training executes
-SPARSIFYING = "e2e_lib.core.sparsifiers"
+SPARSIFYING, PLACE = "e2e_lib.core.sparsifiers", re.compile(r'"(e2e_lib[\w.]+):\w+"')
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -152,7 +151,7 @@ def _names(node: ast.AST, library: Path) -> Iterator[str]:
             homes = public_names(library)
             yield from (homes[alias.name] for alias in node.names if alias.name in homes)
         if node.module == SPARSIFYING:  # whose classes are imported by name, when they are wanted
-            yield from (place.split(":")[0] for place, _ in SPARSIFIERS.values())
+            yield from PLACE.findall((library / "names.py").read_text("utf-8"))
 
 
 @cache

@@ -40,7 +40,8 @@ Clip = Annotated[
 ]
 Precision = Annotated[str, one_of(*PRECISIONS)]
 Rarely = Annotated[
-    float | None, Rule(lambda v: v is None or (is_number(v) and v > 0), "None or a number above 0")
+    int | float | None,
+    Rule(lambda v: v is None or (is_number(v) and v > 0), "None or a number above 0"),
 ]
 Warmup = Annotated[
     float | None, Rule(lambda v: v is None or (is_number(v) and 0 <= v <= 1), "None or in [0, 1]")

@@ -17,9 +17,9 @@ its codes:
     finetune, finetune_ds   ½ (α · (κ · kl + β · downstream) + reconstruction), where α, a number
                             that is not differentiated, makes both halves equal at every step: from
                             a finished SAE, and on the scale of its λ (Karvonen 2503.17272)
-    gradmse                 the same with fisher in kl's place: mean over tokens of
-                            ½ (g · (x̂ − x))², g as `hooks.output_scores` draws it: in expectation
-                            the error's KL to second order, positions apart, without a splice
+    gradmse                 the same with fisher in kl's place: of small errors the mean over
+                            tokens of ½ (g · (x̂ − x))², g as `hooks.output_scores` draws it: in
+                            expectation KL to second order, positions apart, without a splice
 
 `compute` is the loss: the training loop calls nothing else of this module.
 """
@@ -116,13 +116,17 @@ def kl_to(clean_logits: Float[Tensor, "... vocab"]) -> ValueAndGradient:
 def fisher_loss(
     output: Float[Tensor, "... d"], target: Float[Tensor, "... d"], score: Float[Tensor, "... d"]
 ) -> Float[Tensor, ""]:
-    """Mean over tokens of ½ (score · (output − target))².
+    """Mean over tokens of √(1 + (score · (output − target))²) − 1.
+
+    Of a small error that is half its square, the error's KL to second order; of a large one it
+    grows as slowly as KL does, where the square would let few tokens decide.
 
     >>> one = torch.tensor([[1.0, 2.0]])
-    >>> float(fisher_loss(one, torch.zeros(1, 2), torch.tensor([[2.0, 1.0]])))
-    8.0
+    >>> round(float(fisher_loss(one, torch.zeros(1, 2), torch.tensor([[2.0, 1.0]]))), 4)
+    3.1231
     """
-    return ((output - target.detach()) * score).sum(-1).square().mean() / 2
+    along = ((output - target.detach()) * score).sum(-1)
+    return torch.hypot(along, torch.ones_like(along)).mean() - 1
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class SAE(nn.Module):
     """
 
     def __init__(
-        self, d_in: int, d_sae: int, sparsifier: str = "relu", k: float | None = None
+        self, d_in: int, d_sae: int, sparsifier: str = "relu", k: int | float | None = None
     ) -> None:
         require(d_in >= 1, "d_in", d_in, "a whole number of at least 1")
         require(d_sae >= 1, "d_sae", d_sae, "a whole number of at least 1")
@@ -139,7 +139,7 @@ class SAE(nn.Module):
 
     @classmethod
     def from_weights(
-        cls, weights: Mapping[str, Tensor], sparsifier: str = "relu", k: float | None = None
+        cls, weights: Mapping[str, Tensor], sparsifier: str = "relu", k: int | float | None = None
     ) -> "SAE":
         """An SAE of these float32 tensors: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec.
 

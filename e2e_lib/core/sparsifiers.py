@@ -45,7 +45,7 @@ PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a matryoshka's latents
 THRESHOLD, BANDWIDTH, STEEPNESS, REVIVAL = 0.1, 2.0, 4.0, 3e-7
 
 
-def make_sparsifier(name: str, d_sae: int, k: float | None = None) -> "Sparsifier":
+def make_sparsifier(name: str, d_sae: int, k: int | float | None = None) -> "Sparsifier":
     """The rule of this name. Raises ConfigError: an unknown one, or a k that it cannot have."""
     require(name in SPARSIFIERS, "sparsifier", name, f"one of {', '.join(SPARSIFIERS)}")
     place, holds_k = SPARSIFIERS[name]
@@ -73,7 +73,7 @@ class Sparsifier(nn.Module):
 
     stored, calibrated, scaled, tracks = "relu", False, False, False
 
-    def __init__(self, d_sae: int, k: float | None = None) -> None:
+    def __init__(self, d_sae: int, k: int | float | None = None) -> None:
         super().__init__()
         self.d_sae, self.k = d_sae, k
         self.register_buffer("silent", torch.zeros(d_sae), persistent=False)
@@ -127,7 +127,7 @@ class JumpReLU(Sparsifier):
 
     stored, scaled, tracks = "jumprelu", True, True
 
-    def __init__(self, d_sae: int, k: float | None = None) -> None:
+    def __init__(self, d_sae: int, k: int | float | None = None) -> None:
         super().__init__(d_sae, k)
         self.threshold = nn.Parameter(torch.full((d_sae,), THRESHOLD))
         self.scale, self.bandwidth, self.revival = 1.0, BANDWIDTH, REVIVAL
@@ -209,7 +209,7 @@ class TopK(Sparsifier):
 
     stored, tracks = "topk", True
 
-    def __init__(self, d_sae: int, k: float | None = None) -> None:
+    def __init__(self, d_sae: int, k: int | float | None = None) -> None:
         super().__init__(d_sae, k)
         whole = k is not None and (float(k).is_integer() or self.calibrated)
         require(whole, "k", k, "a whole number: topk keeps as many latents on every token")
@@ -271,7 +271,7 @@ class BatchTopK(TopK):
 
     stored, calibrated = "jumprelu", True
 
-    def __init__(self, d_sae: int, k: float | None = None) -> None:
+    def __init__(self, d_sae: int, k: int | float | None = None) -> None:
         super().__init__(d_sae, k)
         self.register_buffer("threshold", torch.full((d_sae,), math.nan))
         self.threshold: Tensor
@@ -309,7 +309,7 @@ class Matryoshka(BatchTopK):
     which has the mean's gradient in expectation.
     """
 
-    def __init__(self, d_sae: int, k: float | None = None) -> None:
+    def __init__(self, d_sae: int, k: int | float | None = None) -> None:
         super().__init__(d_sae, k)
         self.widths = tuple(dict.fromkeys(max(1, int(share * d_sae)) for share in PREFIXES))
         self.spliced, self.seed = d_sae, 0
