@@ -43,9 +43,8 @@ Rarely = Annotated[
     int | float | None,
     Rule(lambda v: v is None or (is_number(v) and v > 0), "None or a number above 0"),
 ]
-Warmup = Annotated[
-    float | None, Rule(lambda v: v is None or (is_number(v) and 0 <= v <= 1), "None or in [0, 1]")
-]
+Firing = Annotated[str, one_of(*SPARSIFIERS)]
+Penalty = Annotated[str, one_of("tanh", "step", "quadratic")]
 # Parameters that 0.1.0 did not have.
 LATER = {
     *("sparsifier", "penalty", "target_l0", "sparsity_warmup", "auxk_coeff", "dead_share"),
@@ -74,10 +73,10 @@ class Hyperparameters(Checked):
     # The authors' GPT-2 runs do not, and their TinyStories runs do.
     downstream_last_block: Flag = False  # e2e_ds compares the last block's output too
     precision: Precision = "fp32"  # of products: fp32, tf32 or bf16
-    sparsifier: Annotated[str, one_of(*SPARSIFIERS)] = "relu"  # which latents fire
-    penalty: Annotated[str, one_of("tanh", "step", "quadratic")] = "tanh"  # of jumprelu's latents
-    target_l0: Rarely = None  # λ is steered to this L0 of the training text; None: λ stays
-    sparsity_warmup: Warmup = None  # share of the steps in which λ rises; None: jumprelu 1, else 0
+    sparsifier: Firing = "relu"  # which latents fire: relu, topk, batchtopk, jumprelu, matryoshka
+    penalty: Penalty = "tanh"  # of jumprelu's latents: tanh, step or quadratic
+    target_l0: Weight = 0.0  # λ is steered to this L0 of the training text; 0: λ stays
+    sparsity_warmup: Share = 0.0  # share of the steps in which λ rises; all of a new jumprelu's
     auxk_coeff: Weight = 1.0  # weight of the error that dead latents of a top-k SAE learn from
     dead_share: Share = 0.05  # a latent silent for this share of the training is dead
     # What of an SAE does not train: a sanity row. `near`: the decoder stays near its start.
@@ -88,11 +87,12 @@ class Hyperparameters(Checked):
         allowed = f"a divisor of batch_size ({self.batch_size})"
         divides = self.batch_size % self.micro_batch_size == 0
         require(divides, "micro_batch_size", self.micro_batch_size, allowed)
-        aims, wants = self.target_l0 is not None, self.penalty == "quadratic"
+        aims, wants = self.target_l0 > 0, self.penalty == "quadratic"
         allowed = "a number above 0, the L0 that penalty quadratic aims at"
         require(aims or not wants, "target_l0", self.target_l0, allowed)
-        allowed = f"None, for {self.sparsifier} has its own number of latents, k"
-        require(not (aims and SPARSIFIERS[self.sparsifier].holds_k), "target_l0", aims, allowed)
+        allowed = f"0, for {self.sparsifier} has its own number of latents, k"
+        held = SPARSIFIERS[self.sparsifier].holds_k
+        require(not (aims and held), "target_l0", self.target_l0, allowed)
 
 
 @dataclass(frozen=True)
@@ -147,10 +147,12 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def sparsity_factor(step: int, steps: int, config: TrainConfig) -> float:
-    """Share of λ used at `step`: it rises linearly over `sparsity_warmup` of the steps."""
-    share = config.sparsity_warmup
-    if share is None:
-        share = 1.0 if config.sparsifier == "jumprelu" else 0.0
+    """Share of λ used at `step`: it rises linearly over `sparsity_warmup` of the steps.
+
+    Over all of them with a jumprelu from scratch, whose latents would die before they are of use.
+    """
+    new = config.sparsifier == "jumprelu" and not config.init_from
+    share = 1.0 if new else config.sparsity_warmup
     return min(1.0, (step + 1) / (share * steps)) if share else 1.0
 
 

@@ -12,7 +12,7 @@ the stored W_dec is free. Folders have the SAELens layout (`data/formats`).
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from e2e_lib.core.sparsifiers import make_sparsifier
-from e2e_lib.data.formats.saelens import read_saelens, write_saelens
+from e2e_lib.data.formats import saelens
+from e2e_lib.data.formats.stored import StoredSAE
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import require
 
@@ -113,29 +114,41 @@ class SAE(nn.Module):
         length = self.W_dec.norm(dim=-1, keepdim=True)
         self.W_dec.copy_(torch.where(along < cosine, edge * length, self.W_dec))
 
+    def stored(self, metadata: Mapping[str, Any] | None = None) -> StoredSAE:
+        """What inference needs of it, for `data.formats`: W_dec at unit length, k or thresholds."""
+        tensors = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.dictionary}
+        own = self.sparsifier.inference()
+        k = own.pop("k", None)
+        tensors |= {"b_dec": self.b_dec} | own
+        weights = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in tensors.items()}
+        return StoredSAE(weights, self.sparsifier.stored, k, metadata=metadata or {})
+
     def save(
         self,
         folder: Path,
-        metadata: dict[str, object] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         frequency: Float[Tensor, " d_sae"] | None = None,
     ) -> None:
         """Write a SAELens folder; `frequency` is the share of tokens on which each latent fired.
 
-        W_dec is written at unit length, as SAELens expects. Raises ResultsError if it cannot be.
+        Raises ResultsError if it cannot be written, ConfigError if a threshold was never set.
         """
-        weights: dict[str, Tensor] = {"W_enc": self.W_enc, "b_enc": self.b_enc}
-        weights |= {"W_dec": self.dictionary, "b_dec": self.b_dec}
-        write_saelens(folder, weights, metadata or {}, frequency)
+        saelens.write(folder, self.stored(metadata), frequency)
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> "SAE":
-        """Read a SAELens folder that holds a standard (ReLU) autoencoder, of any of its versions.
+        """Read a SAELens folder, folded into this form (`from_stored` takes every other format).
 
         Raises:
-            ModelError: a file is missing, unreadable or truncated, the architecture is another
-                one, or a tensor's shape is not the configuration's.
+            ModelError: files are missing, damaged or not what they say, or hold what no SAE here
+                computes.
         """
-        return cls.from_weights(read_saelens(Path(folder))).to(device)
+        return cls.from_stored(saelens.read(Path(folder))).to(device)
+
+    @classmethod
+    def from_stored(cls, stored: StoredSAE) -> "SAE":
+        """The SAE that a file of any format describes: `data.formats.sae_files.read_sae`."""
+        return cls.from_weights(stored.weights, stored.sparsifier, stored.k)
 
     @classmethod
     def from_weights(

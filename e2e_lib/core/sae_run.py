@@ -117,7 +117,7 @@ class SAERun:
     def forward(self, model: TransformerBridge, clean: CleanPass, count: bool) -> SplicedPass:
         """The pass that its objective needs; `count` its codes only where somebody looks."""
         objective = self.objective
-        count = count or self.config.target_l0 is not None
+        count = count or self.config.target_l0 > 0
         options: dict[str, Any] = {"p_norm": objective.p_norm, "count": count}
         if objective.needs_splice:
             record, logits = objective.downstream_hooks, objective.kl_coeff is not None
@@ -159,7 +159,7 @@ class SAERun:
                 sae.hold_near(self.starts[hook], NEAR)
             fired.zero_()
         self.step_tokens = 0
-        if self.config.target_l0 is not None and self.config.penalty != "quadratic":
+        if self.config.target_l0 and self.config.penalty != "quadratic":
             l0 = processes.mean(torch.stack([c.l0.mean() for c in self.coded.values()]).mean())
             off = math.log(max(float(l0), 1e-3) / self.config.target_l0)
             self.steered += STEER / steps * min(1.0, max(-1.0, off))

@@ -143,7 +143,7 @@ class JumpReLU(Sparsifier):
         self.scale, self.bandwidth = scale, BANDWIDTH * scale
         self.revival = REVIVAL * config.objective.sparsity_coeff
         self.penalty, self.to_z = config.penalty, config.penalty == "tanh"
-        self.target = config.target_l0 or math.nan
+        self.target = config.target_l0
         if not config.init_from:
             with torch.no_grad():
                 self.threshold.fill_(THRESHOLD * scale)

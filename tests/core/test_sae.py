@@ -226,8 +226,9 @@ def _set(**values):
         (lambda f: (f / CONFIG).write_text("{"), CONFIG),
         (lambda f: (f / CONFIG).write_text("[1]"), CONFIG),
         (lambda f: (f / CONFIG).write_text("{}"), "d_in"),
-        (_set(architecture="topk"), "'topk'"),
-        (_set(apply_b_dec_to_input=True), "apply_b_dec_to_input"),
+        (_set(architecture="topk"), "k"),
+        (_set(architecture="temporal"), "'temporal'"),
+        (_set(apply_b_dec_to_input="yes"), "apply_b_dec_to_input"),
     ],
 )
 def test_unusable_configuration(tmp_path, damage, named):
@@ -235,4 +236,4 @@ def test_unusable_configuration(tmp_path, damage, named):
     damage(tmp_path)
     with pytest.raises(ModelError) as caught:
         SAE.load(tmp_path)
-    assert_sentence(caught, str(tmp_path), named)
+    assert_sentence(caught, tmp_path.name, named)

@@ -202,12 +202,13 @@ def test_the_largest_of_a_batch_are_found_whatever_the_sample_says(count):
 @pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
 @pytest.mark.parametrize("sparsifier", SPARSIFIERS)
 def test_every_pair_trains(sparsifier, objective):
-    rows = random_tokens(64)
-    [run] = train(tiny_model(), [config(sparsifier, objective)], rows, progress=False, logs=16)
-    first, last = run.curve[0], run.curve[-1]
-    assert last["loss"] < first["loss"] or objective in ("gradmse",)
+    rows = random_tokens(160)
+    [run] = train(tiny_model(), [config(sparsifier, objective)], rows, progress=False, logs=40)
+    # Without what dead latents learn from, which is none at first.
+    losses = [entry["loss"] - entry.get("auxiliary", 0.0) for entry in run.curve]
+    assert sum(losses[-8:]) < sum(losses[:8])  # of single steps, prefixes are drawn
     if sparsifier == "topk":
-        assert 0 < last["l0"] <= 5
+        assert 0 < run.curve[-1]["l0"] <= 5
 
 
 @pytest.mark.parametrize("sparsifier", ["topk", "batchtopk", "matryoshka"])
@@ -327,7 +328,7 @@ def test_what_stays_still(still):
     same = {name for name, tensor in sae.state_dict().items() if torch.equal(tensor, before[name])}
     expected = {"decoder": {"W_dec"}, "encoder": {"W_enc"}, "all": set(before)}
     assert same == expected.get(still, set())
-    cosine = (sae.dictionary * start).sum(-1)
+    cosine = (sae.dictionary * start).sum(-1).detach()
     assert (float(cosine.min()) > 0.799) == (still in ("near", "decoder", "all"))
 
 
@@ -340,8 +341,8 @@ def test_what_stays_still(still):
         ("topk", 2.5, ("k", "2.5", "whole number")),
         ("topk", None, ("k", "None", "above 0")),
         ("batchtopk", -1, ("k", "-1", "above 0")),
-        ("relu", 4, ("k", "4", "None with relu")),
-        ("jumprelu", 4, ("k", "4", "None with jumprelu")),
+        ("relu", 4, ("k", "4", "None: relu has no k")),
+        ("jumprelu", 4, ("k", "4", "None: jumprelu has no k")),
         ("top-k", 4, ("sparsifier", "'top-k'", "relu, topk, batchtopk, jumprelu, matryoshka")),
     ],
 )
@@ -354,8 +355,8 @@ def test_a_k_that_cannot_be(name, k, parts):
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
-        ({"sparsifier": "jumprelu", "penalty": "quadratic"}, ("target_l0", "None", "aims at")),
-        ({"sparsifier": "topk", "target_l0": 5.0}, ("target_l0", "None", "k")),
+        ({"sparsifier": "jumprelu", "penalty": "quadratic"}, ("target_l0", "0.0", "aims at")),
+        ({"sparsifier": "topk", "target_l0": 5.0}, ("target_l0", "5.0", "k")),
         ({"sparsifier": "swish"}, ("sparsifier", "'swish'", "relu, topk")),
         ({"penalty": "l1"}, ("penalty", "'l1'", "tanh, step, quadratic")),
         ({"sparsity_warmup": 2.0}, ("sparsity_warmup", "2.0", "[0, 1]")),

@@ -109,9 +109,9 @@ def test_where_one_that_is_there_is_written() -> None:
 
 def test_an_unknown_parameter_of_a_notebook_is_an_error_with_all_that_are_known() -> None:
     with pytest.raises(ConfigError) as caught:
-        check_parameters(NOTEBOOKS / TRAIN, {"sparsifier": "topk"})
+        check_parameters(NOTEBOOKS / TRAIN, {"colour": "red"})
     sentence = str(caught.value)
-    assert sentence.startswith("sparsifier is no parameter of 10_train.ipynb; allowed are ")
+    assert sentence.startswith("colour is no parameter of 10_train.ipynb; allowed are ")
     assert "objectives" in sentence and "min_lr_factor" in sentence
 
 
@@ -119,6 +119,6 @@ def test_what_a_reader_adds_to_the_cell_is_an_error_too() -> None:
     """Papermill is not asked there: the notebook hands every annotated name to `Training`."""
     names: dict[str, object] = {}
     parameters, opening = code_cells(NOTEBOOKS / TRAIN)[:2]
-    exec(parameters + '\nsparsifier: str = "topk"', names)
-    with pytest.raises(ConfigError, match="sparsifier is no parameter of Training; allowed are"):
+    exec(parameters + '\ncolour: str = "red"', names)
+    with pytest.raises(ConfigError, match="colour is no parameter of Training; allowed are"):
         exec(opening, names)

@@ -177,7 +177,7 @@ def test_objectives_choose_among_the_lambdas():
         ({"micro_batch_size": 3}, ("micro_batch_size", "3", "divisor of batch_size (4)")),
         ({"device": " "}, ("device", "' '", "cuda")),
         ({"tracker": "tensorboard"}, ("tracker", "none, wandb")),
-        ({"sparsifier": "topk"}, ("sparsifier", "parameter of Training", "objectives", "lr")),
+        ({"colour": "red"}, ("colour", "parameter of Training", "objectives", "lr")),
     ],
 )
 def test_what_a_library_call_may_not_say(values, parts):
@@ -212,8 +212,8 @@ def test_training_begins_at_exactly_the_saved_weights(tmp_path):
 
 def test_unknown_parameters_of_one_run_are_listed():
     with pytest.raises(ConfigError) as caught:
-        TrainConfig(named_objective("e2e", 1.0), (HOOK,), sparsifier="topk")
-    assert_sentence(caught, "sparsifier", "parameter of TrainConfig", "lr", "hook_names")
+        TrainConfig(named_objective("e2e", 1.0), (HOOK,), colour="red")
+    assert_sentence(caught, "colour", "parameter of TrainConfig", "lr", "hook_names")
     with pytest.raises(ConfigError) as caught:
         Objective(1.0, kl_coeff=1.0, topk_coeff=1.0)
     assert_sentence(caught, "topk_coeff", "parameter of Objective", "kl_coeff", "sparsity_coeff")
