@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from e2e_lib.analysis.interpret.continuations import generate as generate
     from e2e_lib.core.config import TrainConfig as TrainConfig
+    from e2e_lib.core.evaluate import calibrate as calibrate
     from e2e_lib.core.evaluate import evaluate as evaluate
     from e2e_lib.core.hooks import clean_pass as clean_pass
     from e2e_lib.core.hooks import spliced_pass as spliced_pass

@@ -135,9 +135,11 @@ def warm_start_runs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _comparable(table: pd.DataFrame) -> pd.DataFrame:
-    """Runs of the three objectives with one SAE each; `init_from` is "" for those from scratch."""
+    """The paper's kind of runs: its objectives, ReLU, one SAE; `init_from` "": from scratch."""
     start = table["init_from"].fillna("") if "init_from" in table else ""
     alone = ~table["run"].duplicated(keep=False)
+    if "sparsifier" in table:  # of older tables all are
+        alone &= (table["sparsifier"] == "relu") & (table["variant"].fillna("") == "")
     return table.assign(init_from=start)[table["objective"].isin(OBJECTIVES) & alone]
 
 

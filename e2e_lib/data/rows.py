@@ -28,6 +28,7 @@ class Rows:
     # Rows drawn from the training text with another shuffle seed, the paper's kind of
     # evaluation set; its overlap with `train` is left to chance. int64.
     paper: Int[Tensor, "n_paper pos"]
+    calibration: Int[Tensor, "n_calibration pos"]  # held-out rows behind `validation`, int64
     read: tuple[str, ...] = ()  # what was read for `train` and `validation`, in words
 
 
@@ -39,6 +40,7 @@ def load_rows(
     n_train: int,
     n_validation: int,
     n_paper: int = 0,
+    n_calibration: int = 0,
     seed: int = 0,
     context_size: int = 128,
     prepend_bos: bool = False,
@@ -69,14 +71,14 @@ def load_rows(
     held-out text storyworld: 3 documents of 100 tokens in the middle
     """
     pair = _Pair(model, *source_pair(train, validation, context_size, prepend_bos, revision))
-    held, held_tally = pair.held_out(n_validation)
+    held, held_tally = pair.held_out(n_validation + n_calibration)
     paper = pair.training(n_paper, seed + 42)[0].long() if n_paper else held[:0]
     rows, tally = pair.training(n_train, seed)
     read = (
         f"training text {read_in_words(tally, pair.opened[0])}",
         f"held-out text {read_in_words(held_tally, pair.opened[1])}",
     )
-    return Rows(rows, held, paper, read)
+    return Rows(rows, held[:n_validation], paper, held[n_validation:], read)
 
 
 def held_out_rows(

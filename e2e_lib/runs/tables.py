@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from e2e_lib.core.config import LATER
 from e2e_lib.errors import ResultsError
 from e2e_lib.files import shown_path, write_text
 from e2e_lib.names import layer_of
@@ -17,7 +18,7 @@ METRICS_FIRST = [
     *("run", "model", "objective", "layer", "hook", "sparsity_coeff", "kl_coeff"),
     *("downstream_coeff", "seed", "dict_ratio", "d_sae", "train_tokens", "lr", "init_from"),
     *("l0", "alive", "ce_clean", "ce_spliced", "ce_increase", "kl", "mse", "explained_variance"),
-    *("top1_agreement", "grad_norm", "train_seconds", "device", "sparsifier", "k"),
+    *("top1_agreement", "grad_norm", "train_seconds", "device", "sparsifier", "k", "variant"),
 ]
 DEAD_BELOW = 0.1  # share of latents that fire on held-out text
 DEAD, DENSE, UNKNOWN = "dead dictionary", "L0 beyond d_model", "loss unknown"
@@ -46,6 +47,8 @@ def metrics_table(results: Path) -> pd.DataFrame:
             "downstream_coeff": objective["downstream_coeff"],
         } | {k: config[k] for k in ("seed", "dict_ratio", "lr", "device")}
         shared |= {"sparsifier": config.get("sparsifier", "relu"), "k": config.get("k")}
+        others = (f"{key}={config[key]}" for key in LATER if key in config and key not in shared)
+        shared["variant"] = ", ".join(sorted(others))
         for hook, values in run.metrics["saes"].items():
             start = config.get("init_from", {}).get(hook, "")  # empty: from scratch
             place = {"hook": hook, "layer": layer_of(hook), "init_from": start}

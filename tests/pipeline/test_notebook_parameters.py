@@ -28,7 +28,7 @@ from pipeline.plan.notebook_parameters import NOTEBOOKS, check_parameters
 from pipeline.plan.profile import load_profile
 from pipeline.plan.stages import stages
 from pipeline.run import parse_overrides
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_models import random_tokens, tiny_model
 
 usual, chosen = (
     next(s for s in stages(load_profile("smoke", parse_overrides(given)), "x") if s.saes)
@@ -40,7 +40,8 @@ first, second = (Training(**stage.parameters) for stage in (usual, chosen))
 assert [t.configs()[0].momentum for t in (first, second)] == [0.9, 0.5]
 assert first.name(first.configs()[0]) != second.name(second.configs()[0])
 run = SAERun(tiny_model(), TrainConfig(named_objective("e2e", 1.0), ("blocks.1.hook_resid_pre",),
-                                       dict_ratio=2.0, momentum=0.25))
+                                       dict_ratio=2.0, momentum=0.25),
+             tokens=80, rows=random_tokens(4))
 assert run.optimiser.param_groups[0]["betas"][0] == 0.25
 for call in (
     lambda: Training(momentum=2.0),
