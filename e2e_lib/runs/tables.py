@@ -47,8 +47,8 @@ def metrics_table(results: Path) -> pd.DataFrame:
             "downstream_coeff": objective["downstream_coeff"],
         } | {k: config[k] for k in ("seed", "dict_ratio", "lr", "device")}
         shared |= {"sparsifier": config.get("sparsifier", "relu"), "k": config.get("k")}
-        others = (f"{key}={config[key]}" for key in LATER if key in config and key not in shared)
-        shared["variant"] = ", ".join(sorted(others))
+        varied = (f"{key}={config[key]}" for key in LATER if key in config and key not in shared)
+        shared["variant"] = ", ".join(sorted(varied))
         for hook, values in run.metrics["saes"].items():
             start = config.get("init_from", {}).get(hook, "")  # empty: from scratch
             place = {"hook": hook, "layer": layer_of(hook), "init_from": start}

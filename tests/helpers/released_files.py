@@ -95,5 +95,8 @@ def write_registry(folder: Path, layer: int, config: dict[str, Any], d_in: int, 
         "device": "cpu", "activation_fn_str": "relu", "normalize_activations": "none",
         "apply_b_dec_to_input": False,
     }  # fmt: skip
+    if "metadata" in config:  # since version 6 these stand there, or not at all
+        flat = ("model_name", "hook_point", "hook_point_layer", "activation_fn_str")
+        old = {key: value for key, value in old.items() if key not in flat}
     (folder / "cfg.json").write_text(json.dumps(old | config))
     return folder
