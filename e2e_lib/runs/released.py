@@ -99,6 +99,11 @@ def read_released(path: Path) -> list[ReleasedSAE]:
             )
         match, kind = sets[-1]
         sae = SAE.load(path)
+        if sae.sparsifier.stored != "relu":
+            raise ModelError(
+                f"SAE folder {path.name!r} holds a {sae.sparsifier.stored} SAE, but the paper's are "
+                "relu."
+            )
         return [_described({}, _printed(match, kind, layer_of(hook)), sae, hook, path)]
     saes = {prefix: SAE.from_weights(w) for prefix, w in read_tensors(path).items()}
     released = RELEASED.match(path.stem)

@@ -251,24 +251,34 @@ def test_checkpoints_with_unusable_descriptions(tmp_path, text, part):
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "part"),
     [
-        {"apply_b_dec_to_input": True},
-        {"apply_b_dec_to_input": None, "drop": True},
-        {"architecture": "jumprelu"},
-        {"activation_fn_str": "topk"},
-        {"normalize_activations": "expected_average_only_in"},
-        {"finetuning_scaling_factor": True},
+        ({"architecture": "jumprelu"}, "threshold"),
+        ({"activation_fn_str": "topk"}, "k None"),
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}, "topk"),
+        ({"normalize_activations": "expected_average_only_in"}, "normalize_activations"),
+        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
     ],
 )
-def test_registry_folders_of_other_kinds(tmp_path, config):
+def test_registry_folders_of_other_kinds(tmp_path, config, part):
     folder = write_registry(tmp_path / "res_sce-ajt" / "a", 6, config, D_IN, D_SAE)
-    if "drop" in config:  # an older configuration that says nothing means true
-        text = (folder / "cfg.json").read_text().replace('"apply_b_dec_to_input": null, ', "")
-        (folder / "cfg.json").write_text(text)
     with pytest.raises(ModelError) as caught:
         read_released(folder)
-    assert_sentence(caught, next(iter(config)))
+    assert_sentence(caught, part)
+
+
+@pytest.mark.parametrize("said", [True, None])
+def test_a_bias_taken_from_the_input_is_folded(tmp_path, said):
+    """An older configuration that says nothing about it means true."""
+    folder = write_registry(
+        tmp_path / "res_sce-ajt" / "a", 6, {"apply_b_dec_to_input": said}, D_IN, D_SAE
+    )
+    text = (folder / "cfg.json").read_text().replace(', "apply_b_dec_to_input": null', "")
+    (folder / "cfg.json").write_text(text)
+    raw, x = raw_weights(D_IN, D_SAE), torch.randn(3, D_IN)
+    [found] = read_released(folder)
+    raw["encoder.bias"] = raw["encoder.bias"] - raw["encoder.weight"] @ raw["decoder.bias"]
+    torch.testing.assert_close(found.sae(x).output, expected(raw, x))
 
 
 def test_names_that_hold_no_saes(tmp_path):
