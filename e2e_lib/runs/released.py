@@ -101,7 +101,7 @@ def read_released(path: Path) -> list[ReleasedSAE]:
         sae = SAE.load(path)
         if sae.sparsifier.stored != "relu":
             raise ModelError(
-                f"SAE folder {path.name!r} holds a {sae.sparsifier.stored} SAE, but the paper's are "
+                f"SAE folder {path.name!r} holds a {sae.sparsifier.stored} SAE; the paper's are "
                 "relu."
             )
         return [_described({}, _printed(match, kind, layer_of(hook)), sae, hook, path)]
