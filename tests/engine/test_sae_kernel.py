@@ -54,7 +54,7 @@ def test_equal_to_the_plain_formulas(monkeypatch, p, block, shift):
     x = torch.randn(4, 5, sae.d_in, requires_grad=True)
     ours = [getattr(sae, name) for name in NAMES]
     found = autoencode(x, *ours, p)
-    norms = found.penalty ** (1 / p) if shift > -9 else found.power_sum
+    norms = found.penalty ** (1 / p) if shift > -9 else found.penalty
     loss, gradients = loss_and_gradients(found.output, norms, x, ours)
 
     plain = {name: getattr(sae, name).detach().clone().requires_grad_() for name in NAMES}
