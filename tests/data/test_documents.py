@@ -261,3 +261,43 @@ def test_ids_of_a_json_table_and_of_one_row(tmp_path):
     assert [list(np.asarray(d)) for d in documents(tmp_path / "a.json")] == [[1, 2], [3]]
     (tmp_path / "b.json").write_text(json.dumps({"input_ids": [1, 2, 3]}))
     assert [list(np.asarray(d)) for d in documents(tmp_path / "b.json")] == [[1, 2, 3]]
+
+
+# ------------------------------------------------------------------ the hub
+@pytest.fixture
+def on_the_hub(tmp_path, monkeypatch):
+    """A data set of three shards that `datasets` finds under a hub name, with a description."""
+    import huggingface_hub
+
+    rows = [{"text": text, "url": "x"} for text in texts(60)]
+    whole = datasets.Dataset.from_list(rows)
+    stream = whole.to_iterable_dataset(num_shards=3)
+    found: dict[str, str] = {}
+
+    def download(name: str, file: str, **options: object) -> str:
+        if file not in found:
+            raise FileNotFoundError(file)
+        (tmp_path / file).write_text(found[file])
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **options: stream)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return stream, found
+
+
+@pytest.mark.parametrize("seed", [None, 0, 3])
+def test_a_stream_has_the_order_that_datasets_gives_it(on_the_hub, seed):
+    """Shuffled shards, then a buffer: the authors' order for the authors' data."""
+    stream, _ = on_the_hub
+    source = TextSource("someone/stories", shuffle_buffer=8)
+    plain = stream if seed is None else stream.shuffle(seed=seed, buffer_size=8)
+    assert list(read_documents(source, seed)) == [row["text"] for row in plain]
+
+
+def test_a_description_on_the_hub_is_read(on_the_hub):
+    _, found = on_the_hub
+    assert rows_of("someone/stories").train.shape == (4, 8)
+    found["sae_lens.json"] = json.dumps({"tokenizer_name": "no/such", "context_size": 8})
+    with pytest.raises(DataError) as caught:
+        rows_of("someone/stories")
+    assert_sentence(caught, "sae_lens.json", "'no/such'", "compare")
