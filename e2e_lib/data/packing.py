@@ -37,7 +37,7 @@ def pack_rows(
     source: TextSource,
     n_rows: int,
     tally: Tally | None = None,
-    what: str = "in",
+    what: str = "",
 ) -> Int[Tensor, "n_rows pos"]:
     """The first `n_rows` rows, int32, of the packed stream of documents.
 
@@ -46,7 +46,7 @@ def pack_rows(
 
     Args:
         tally: counts what is read.
-        what: where the documents stand in the data, for the sentence that there are too few.
+        what: `held out` or `for training`, for the sentence that there are too few.
 
     Raises:
         DataError: the documents end before `n_rows` rows are full, or hold tokens outside
@@ -83,11 +83,11 @@ def _too_few(source: TextSource, n_rows: int, found: int, tally: Tally, what: st
         )
         if n
     ]
-    every = f"of {there + tally.empty + tally.elsewhere:,} documents "
+    every = there + tally.empty + tally.elsewhere
     return (
-        f"data {source.name!r} has {found * width:,} tokens in whole rows of {width} {what} "
-        f"{every if left_out else f'its {there:,} documents '}"
-        f"{'(' + ', '.join(left_out) + ') ' if left_out else ''}"
+        f"data {source.name!r} has {found * width:,} tokens in whole rows of {width}"
+        f"{f' {what}' if what else ''}, of {every:,} document{'s' * (every != 1)}"
+        f"{' (' + ', '.join(left_out) + ')' if left_out else ''}, "
         f"but {n_rows * width:,} are asked for: ask for fewer or give more text."
     )
 

@@ -133,7 +133,7 @@ class _Pair:
                 self.seen.update(map(digest, known_documents(document, self.ends)))
                 yield document
 
-        what = "held out of" if self.shared else "in"
+        what = "held out" if self.shared else ""
         return self._packed(chosen(), self.sources[1], n_rows, tally, what).long(), tally
 
     def training(self, n_rows: int, seed: int) -> tuple[Int[Tensor, "n_rows pos"], Tally]:
@@ -148,7 +148,7 @@ class _Pair:
                 else:
                     yield document
 
-        what = "for training in"
+        what = "for training"
         return self._packed(chosen(), self.sources[0], n_rows, tally, what), tally
 
     def _packed(
