@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as empty:
         folder = Path(empty) / "learners"
         shutil.copytree(made / "learners", folder)
-        (folder / "execute.py").write_text(EXECUTE)
+        (folder / "exercises" / "execute.py").write_text(EXECUTE)  # sees no sources beside it
 
         def alone(*command: str) -> None:
             # Loopback is brought up: a notebook talks with its kernel over it.
@@ -55,7 +55,7 @@ def main() -> None:
         alone(sys.executable, "-m", "venv", ".venv")
         line = next(x.strip() for x in pack.README.splitlines() if "--no-index" in x)
         alone(*line.replace('"', "").split(), "--quiet", "--disable-pip-version-check")
-        alone(".venv/bin/python", "execute.py", *NOTEBOOKS)
+        alone(".venv/bin/python", "exercises/execute.py", *NOTEBOOKS)
     print("The pack installs and runs without a network.")
 
 

@@ -1,5 +1,6 @@
 """What the workshop's notebooks call: `check` an answer, `predict` a number before it is seen."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -79,12 +80,13 @@ class Guess:
 
     def beside(self, truth: float | str) -> None:
         """Print the truth, and draw it beside a guess that is a number."""
-        if isinstance(truth, str) or isinstance(self.value, str) or self.value is None:
-            mine = "no guess" if self.value is None else f"you said {self.value}"
+        guess = self.value
+        if isinstance(truth, str) or isinstance(guess, str | None) or not math.isfinite(truth):
+            mine = "no guess" if guess is None else f"you said {_shown(guess)}"
             print(f"{self.question}: {mine}, it is {_shown(truth)} {self.unit}".rstrip() + ".")
             return
-        print(f"{self.question}: you said {_shown(self.value)}, it is {_shown(truth)} {self.unit}.")
-        _draw(self.question, self.value, float(truth), self.unit)
+        print(f"{self.question}: you said {_shown(guess)}, it is {_shown(truth)} {self.unit}.")
+        _draw(self.question, guess, float(truth), self.unit)
 
 
 def predict(question: str, guess: Any = None, unit: str = "") -> Guess:
@@ -94,7 +96,7 @@ def predict(question: str, guess: Any = None, unit: str = "") -> Guess:
 
     >>> predict("CE increase of an untrained SAE", 2.0, "nats").beside("large")
     guess noted: 2
-    CE increase of an untrained SAE: you said 2.0, it is large nats.
+    CE increase of an untrained SAE: you said 2, it is large nats.
     """
     if isinstance(guess, str) and guess.strip():
         print(f"guess noted: {guess}")

@@ -66,6 +66,8 @@ def test_guesses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
         )
     predict("who", "local").beside("e2e")
     assert "who: you said local, it is e2e." in capsys.readouterr().out
+    predict("CE", 1.0).beside(float("nan"))
+    assert "CE: you said 1, it is nan." in capsys.readouterr().out
     assert len(drawn) == 1
 
 
