@@ -106,7 +106,8 @@ def sparsity(codes: Float[Tensor, "... d_sae"], d_in: int) -> Float[Tensor, ""]:
 
 
 def _codes(*sizes: int) -> Tensor:
-    return torch.relu(_seeded(*sizes)).requires_grad_()
+    """None of them 0, where sum and absolute value have different slopes and both are right."""
+    return _seeded(*sizes).abs().add(0.1).requires_grad_()
 
 
 SPARSITY = Exercise(

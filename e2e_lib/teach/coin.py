@@ -178,5 +178,4 @@ EXCHANGE = Exercise(
             _exchange_by(lambda place, at: place == at, lambda row: (row + 1) % len(row)),
         ),
     ),
-    large=lambda: (torch.randn(64, 6, 3), torch.randint(1, 4, (32,)).repeat_interleave(2)),
 )

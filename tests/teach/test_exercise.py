@@ -1,5 +1,6 @@
 """What an answer may do to the check: anything."""
 
+import copy
 import sys
 import threading
 import time
@@ -198,6 +199,73 @@ def test_three_wrong_ways_that_nobody_listed() -> None:
         for answer in answers:
             found = judge(exercise(name), answer)
             assert found.word != RIGHT and len(found.hint) > 20, (name, found)
+
+
+def by_gradient_descent(x: Any, words: Any, coin: Any) -> Any:
+    half, linear = len(x) // 2, torch.nn.Linear(x.shape[1], 1)
+    optimiser = torch.optim.Adam(linear.parameters(), lr=0.1, weight_decay=1e-2)
+    for _ in range(100):
+        loss = F.binary_cross_entropy_with_logits(linear(x[:half])[:, 0], coin[:half].float())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return ((linear(x[half:])[:, 0] > 0) == coin[half:].bool()).float().mean()
+
+
+def by_log_bisection(l0_of: Any, target: float, tolerance: float) -> float:
+    low, high = -4.0, 4.0
+    while True:
+        middle = (low + high) / 2
+        l0 = l0_of(10**middle)
+        if abs(l0 - target) <= tolerance:
+            return 10**middle
+        low, high = (middle, high) if l0 > target else (low, middle)
+
+
+def pair_by_pair(x: Any, at: Any) -> Any:
+    new = x.clone()
+    for i in range(0, len(x), 2):
+        new[i, at[i]], new[i + 1, at[i]] = x[i + 1, at[i]], x[i, at[i]]
+    return new
+
+
+@pytest.mark.parametrize(
+    "name, answer",
+    [
+        ("sparsity", lambda codes, d_in: codes.abs().sum(-1).mean() / d_in),
+        ("sparsity", lambda codes, d_in: codes.norm(p=1, dim=-1).div(d_in).mean()),
+        ("topk", lambda pre, k: pre.relu() * (pre >= pre.topk(k).values[..., -1:])),
+        (
+            "kl_loss",
+            lambda p, q: F.kl_div(
+                q.log_softmax(-1).flatten(0, -2),
+                p.softmax(-1).flatten(0, -2),
+                reduction="batchmean",
+            ),
+        ),
+        (
+            "downstream",
+            lambda a, b, layer: (
+                sum(((a[k] - b[k].detach()) ** 2).mean() for k in range(layer + 1, len(a) - 1))
+                / (len(a) - layer - 2)
+            ),
+        ),
+        (
+            "autoencode",
+            lambda x, W, b, D, c: (
+                (codes := (x @ W + b).clamp(min=0)) @ (D / D.norm(dim=1, keepdim=True)) + c,
+                codes,
+            ),
+        ),
+        ("warm_start", copy.deepcopy),
+        ("probe", by_gradient_descent),
+        ("find_lambda", by_log_bisection),
+        ("exchange", pair_by_pair),
+        ("rule", lambda t: t.kind == "child" and t.role == "name"),
+    ],
+)
+def test_other_right_answers_pass(name: str, answer: Any) -> None:
+    assert judge(exercise(name), answer) == Verdict(RIGHT)
 
 
 def test_numbers_of_any_kind_are_numbers() -> None:
