@@ -40,7 +40,7 @@ from pipeline.execution.progress import watch
 from pipeline.pages.result_files import read_all, read_json
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.pins import on_hub, pinned
-from pipeline.plan.preflight import try_model
+from pipeline.plan.preflight import tried_apart
 from pipeline.plan.profile import ROOT, Profile, load_profile, read_yaml, shrunk
 from pipeline.plan.stages import Stage, stages
 from pipeline.report import write_report
@@ -191,7 +191,7 @@ def run(
         todo = stages(profile, folder)
         prepare(profile, todo, results, folder, notebooks)
         if cluster is None:  # whose machines are others than this one
-            try_model(profile, results, todo)
+            tried_apart(profile, results, todo)
         where = f"{cores} side by side" if cluster is None else f"on {executor_of(cluster)}"
         saes = sum(stage.saes for stage in todo)
         print(

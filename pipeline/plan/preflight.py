@@ -4,78 +4,94 @@ An architecture may load and then fail, hours later, in the kernel: at a hook of
 an objective whose turn comes last. So whatever the kernel calls is called once, on a few tokens.
 """
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from e2e_lib.errors import E2EError, reworded
+from e2e_lib.errors import E2EError, ModelError, command, reworded
 from e2e_lib.names import TransformerBridge
 from e2e_lib.runs.experiment import Training
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.plan.grid import jobs
-from pipeline.plan.profile import Profile
+from pipeline.plan.profile import ROOT, Profile, read_profile
 from pipeline.plan.stages import Stage
 
-TOKENS = 8  # in the one row
+ROWS, TOKENS = 2, 8  # rows, for one alone is no batch
 
 
-def try_model(profile: Profile, results: Path, todo: Sequence[Stage]) -> None:
-    """Train and evaluate for one step at each hook and objective, if any training is to come.
+def tried_apart(profile: Profile, results: Path, todo: Sequence[Stage]) -> None:
+    """`try_model` in a process of its own, which gives memory and GPU back, if there is need.
+
+    Embedded models are known, and what is trained already needs no trial.
 
     Raises:
-        ModelError: the model cannot be loaded, or cannot be trained on in this way.
+        ModelError: what `try_model` raises, or the process was killed.
     """
     pending = [s for s in todo if s.saes and not (results / "done" / f"{s.name}.json").exists()]
-    training = profile.training
-    if not pending or profile.released or training.model in EMBEDDED_MODELS:
+    if not pending or profile.released or profile.training.model in EMBEDDED_MODELS:
         return
+    trial = [sys.executable, "-m", "pipeline.plan.preflight", str(results.resolve())]
+    done = subprocess.run(trial, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["killed, perhaps for want of memory"]
+        said = last[0].removeprefix("error: ")
+        known = done.returncode == 2 and last[0] != said
+        raise ModelError(said if known else f"model {profile.training.model!r} fails: {said}.")
+
+
+def try_model(profile: Profile) -> None:
+    """Train and evaluate for one step at each hook and objective of the profile.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        E2EError: it cannot be trained on in this way.
+    """
     from e2e_lib.data.models import load_model  # slow to import
 
-    start = time.monotonic()
+    start, training = time.monotonic(), profile.training
     model = load_model(
         training.model,
         training.device,
         processed=training.processed,
         revision=training.model_revision,
     )
-    tried = {
-        (job.training.hook, job.training.objectives): small(job.training) for job in jobs(profile)
-    }
-    for hook, one in [(hook, own) for (hook, _), own in tried.items()]:
-        with reworded(
-            E2EError, f"model is {training.model!r}, but it cannot be trained on at {hook}"
-        ):
-            _one_step(model, one, training.context_size)
+    tried = {(job.training.hook, job.training.objectives): job.training for job in jobs(profile)}
+    for (hook, _), one in tried.items():
+        what = f"model is {training.model!r}, but it cannot be trained on at {hook}"
+        with reworded(E2EError, what):
+            _one_step(model, small(one), training.context_size)
     hooks = ", ".join(dict.fromkeys(hook for hook, _ in tried))
     print(f"Tried one step at {hooks}: {time.monotonic() - start:.0f} s.", flush=True)
 
 
 def small(training: Training) -> Training:
-    """One step of `training`, on one short row, with one λ of each objective and few latents."""
+    """One step of `training`, on short rows, with one λ of each objective and few latents."""
     first = {name: coeffs[0] for name, coeffs in training.grids.items()}
     width = min(TOKENS, training.context_size)
     return replace(
         training,
         sparsity_coeffs=";".join(f"{name}:{coeff!r}" for name, coeff in first.items()),
         dict_ratio=0.5,
-        batch_size=1,
-        micro_batch_size=1,
+        batch_size=ROWS,
+        micro_batch_size=ROWS,
         context_size=width,
-        train_tokens=width,
+        train_tokens=ROWS * width,
         seed=0,
     )
 
 
 def _one_step(model: TransformerBridge, training: Training, context_size: int) -> None:
-    """What notebook 10_train does, of one row of random tokens; and a pass over a whole row."""
+    """What notebook 10_train does, of random tokens; and a pass over a row of full length."""
     import torch
 
     from e2e_lib import clean_pass, evaluate, train
 
     clean_pass(model, torch.zeros(1, context_size, dtype=torch.long, device=model.cfg.device))
     generator = torch.Generator().manual_seed(0)
-    size = (1, training.context_size)
+    size = (ROWS, training.context_size)
     rows = torch.randint(model.cfg.d_vocab, size, generator=generator)
     configs = training.configs()
     for spliced in (False, True):
@@ -83,3 +99,14 @@ def _one_step(model: TransformerBridge, training: Training, context_size: int) -
         if group:
             runs = train(model, group, rows, progress=False)
             evaluate(model, [run.saes for run in runs], rows)
+
+
+@command
+def main(arguments: list[str]) -> None:
+    """Try the model of the profile.json in a results folder."""
+    profile, _ = read_profile(Path(arguments[0]) / "profile.json")
+    try_model(profile)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -28,7 +28,7 @@ USUAL = {
 }
 # TransformerLens cannot process them, or makes another model of them: `model_checks` says so.
 NOT_PROCESSED = ("BitNet", "FalconH1", "GptOss", "VaultGemma")
-NO_GRADIENT = ("Rwkv",)  # Hugging Face's own class overwrites on a CPU what its gradient needs
+NO_GRADIENT = ("Rwkv",)  # the class overwrites on a CPU what a gradient needs: nothing is compared
 SAME = 1e-4
 CASES = [
     (name, processed)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from e2e_lib.errors import E2EError
+from e2e_lib.errors import E2EError, ModelError
 from pipeline.plan.model_size import model_shape
-from pipeline.plan.preflight import small, try_model
+from pipeline.plan.preflight import small, tried_apart, try_model
 from pipeline.plan.profile import Profile, load_profile
 from pipeline.plan.stages import stages
 from tests.helpers.architectures import BLOCKS, WIDTH, architecture_folder, configuration
@@ -22,10 +22,6 @@ def profile_on(architecture: str, **changes: Any) -> Profile:
     """One layer of three objectives, whose λ are given: nothing is measured for them."""
     values = {"model": str(architecture_folder(architecture)), "context_size": 16}
     return load_profile("smoke", values | TEXT | COEFFS | {"layers": [0]} | changes)
-
-
-def tried(profile: Profile, results: Path) -> None:
-    try_model(profile, results, stages(profile, "results/x"))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +43,7 @@ def test_a_training_is_tried_in_small() -> None:
     own = small(profile_on("OPT").training)
     assert own.grids.keys() <= {"local", "e2e", "e2e_ds"}
     assert all(len(coeffs) == 1 for coeffs in own.grids.values())
-    assert own.train_rows == 1 and own.context_size == 8
+    assert own.train_rows == 2 and own.context_size == 8
 
 
 @pytest.mark.parametrize(
@@ -55,9 +51,9 @@ def test_a_training_is_tried_in_small() -> None:
     [("OPT", "hook_resid_pre"), ("GraniteMoe", "hook_mlp_out"), ("Mamba2", "hook_resid_pre")],
 )
 def test_what_the_kernel_calls_is_called(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], architecture: str, hook: str
+    capsys: pytest.CaptureFixture[str], architecture: str, hook: str
 ) -> None:
-    tried(profile_on(architecture, hook_point=hook), tmp_path)
+    try_model(profile_on(architecture, hook_point=hook))
     assert f"Tried one step at blocks.0.{hook}: " in capsys.readouterr().out
 
 
@@ -65,25 +61,30 @@ def test_what_the_kernel_calls_is_called(
     ("architecture", "changes", "words"),
     [
         ("FalconMamba", {"hook_point": "hook_attn_out"}, "no such hook"),
-        ("Rwkv", {}, "inplace operation"),  # it has no gradient
         ("Qwen2", {"layers": [0, 1]}, "blocks.1.hook_resid_pre"),  # e2e_ds: nothing comes after
     ],
 )
 def test_what_will_fail_is_said_before(
-    tmp_path: Path, architecture: str, changes: dict[str, Any], words: str
+    architecture: str, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(E2EError) as caught:
-        tried(profile_on(architecture, **changes), tmp_path)
+        try_model(profile_on(architecture, **changes))
     assert_sentence(caught, words)
 
 
-def test_nothing_is_tried_where_nothing_is_to_be_trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_it_is_tried_in_a_process_of_its_own_where_there_is_something_to_train(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     profile = profile_on("FalconMamba", hook_point="hook_attn_out")
+    todo = stages(profile, "results/x")
+    (tmp_path / "profile.json").write_text(profile.to_json("results/x"))
+    with pytest.raises(ModelError) as caught:
+        tried_apart(profile, tmp_path, todo)
+    assert_sentence(caught, "hook is 'blocks.0.hook_attn_out'", "no such hook")
     (tmp_path / "done").mkdir()
-    for stage in stages(profile, "results/x"):
+    for stage in todo:
         (tmp_path / "done" / f"{stage.name}.json").write_text(json.dumps({"name": stage.name}))
-    tried(profile, tmp_path)
-    tried(load_profile("smoke"), tmp_path / "other")  # the embedded model
-    assert capsys.readouterr().out == ""
+    tried_apart(profile, tmp_path, todo)
+    known = load_profile("smoke")  # on the embedded model
+    tried_apart(known, tmp_path / "other", stages(known, "results/x"))
+    assert capfd.readouterr().out == ""
