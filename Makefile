@@ -88,7 +88,7 @@ lint: $(READY)
 
 # Without what the whole suite has: checked signatures, doctests, plug-ins, and most cases of what is
 # tried in many: two of four architectures, each in one of its two forms; one of four moments to stop.
-EXPENSIVE = at_a_null_channel or bf16_trains or gpt_neo or gpt2-raw or llama-processed or step-0 or step-9 or step-11
+EXPENSIVE = every_pair_trains or stays_still or at_a_null_channel or bf16_trains or gpt_neo or gpt2-raw or llama-processed or step-0 or step-9 or step-11
 QUICK = -o addopts="--import-mode=importlib --strict-markers -p no:nbval -p no:hypothesispytest" \
   -p no:anyio -p no:typeguard -p no:cacheprovider -n 2 --dist worksteal -q \
   -m "not slow" -k "not ($(EXPENSIVE))" tests/core tests/engine

@@ -23,6 +23,7 @@ from e2e_lib.core.hooks import (
 )
 from e2e_lib.core.losses import Objective
 from e2e_lib.core.sae import SAE
+from e2e_lib.core.sparsifiers import make_sparsifier
 from e2e_lib.engine.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
 from e2e_lib.engine.device import Clock
 from e2e_lib.engine.distributed import ALONE, Processes
@@ -268,30 +269,32 @@ def build_saes(model: TransformerBridge, config: TrainConfig) -> dict[str, SAE]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         for hook, width in widths.items():
-            d_sae = int(config.dict_ratio * width)
-            require(d_sae >= 1, "dict_ratio", config.dict_ratio, f"at least 1/{width}: d_sae >= 1")
-            sae = SAE(width, d_sae, config.sparsifier, config.k)
             if hook in config.init_from:
-                sae = _started(sae, config.init_from[hook], config.sparsifier)
+                sae = _started(config.init_from[hook], width, config)
+            else:
+                d_sae = int(config.dict_ratio * width)
+                allowed = f"at least 1/{width}: d_sae >= 1"
+                require(d_sae >= 1, "dict_ratio", config.dict_ratio, allowed)
+                sae = SAE(width, d_sae, config.sparsifier, config.k)
             saes[hook] = sae.to(model.cfg.device)
     for hook in config.frozen:
         saes[hook].requires_grad_(False)
     return saes
 
 
-def _started(new: SAE, folder: str, sparsifier: str) -> SAE:
+def _started(folder: str, width: int, config: TrainConfig) -> SAE:
     """The SAE saved in `folder`, with the sparsifier and thresholds that its training goes on with.
 
     From any start a top-k rule may follow, which looks at the order of codes alone; otherwise the
     start's own rule, or jumprelu after relu, with thresholds of 0, the same at first.
     """
     sae = SAE.load(Path(folder))
-    require(sae.d_in == new.d_in, "init_from", folder, f"of d_in {new.d_in}")
-    own, after = sae.sparsifier, new.sparsifier
-    follows = SPARSIFIERS[sparsifier].holds_k or after.stored == own.stored
+    require(sae.d_in == width, "init_from", folder, f"of d_in {width}")
+    own, after = sae.sparsifier, make_sparsifier(config.sparsifier, sae.d_sae, config.k)
+    follows = SPARSIFIERS[config.sparsifier].holds_k or after.stored == own.stored
     follows = follows or (own.stored, after.stored) == ("relu", "jumprelu")
     allowed = f"one that may follow {own.stored}, which the SAE in init_from has"
-    require(follows, "sparsifier", sparsifier, allowed)
+    require(follows, "sparsifier", config.sparsifier, allowed)
     if after.stored == "jumprelu" and not after.calibrated:
         start = own.inference().get("threshold", torch.zeros_like(sae.b_enc))
         after.load_state_dict({"threshold": start})
