@@ -11,8 +11,9 @@ the clean model. Each keeps its latents in their order, its format and its L0:
 | relu | λ, steered while it trains (`TrainConfig.target_l0`) |
 | jumprelu | the same, and at the end all thresholds are moved by one number, set on held-out text |
 
-FOLDER gets for each `sae/` (or a file), as it came in, and `card.json`: metrics on held-out text
-before and after, how far each latent turned, seconds. Stopped, the command goes on where it was.
+FOLDER gets for each a folder of its name: the SAE, as it came in, and `card.json`: metrics on
+held-out text before and after, the share of latents that kept their direction, seconds. Stopped,
+the command goes on where it was.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def finetune(paths: Sequence[str], settings: FineTuning, output: Path) -> list[d
         ModelError: no SAE, one that the model's activation does not fit, or one without a hook.
         ConfigError, DataError: a setting or text that cannot be.
     """
-    names = [Path(path).expanduser().resolve().name for path in paths]
+    names = [Path(path).expanduser().resolve().name.removesuffix(".pt") for path in paths]
     different = len(names) > 0 and len(set(names)) == len(names)
     require(different, "SAE", names, "paths that end in different names")
     places = [output / name for name in names]
@@ -204,9 +205,9 @@ def _write(
 ) -> None:
     """The SAE as it came in, then the card, which makes it count."""
     [(hook, sae)] = run.saes.items()
-    folder = bool(FORMATS[stored.format].files)
+    folder = bool(FORMATS[stored.format].files)  # whose name says a layer in some formats
     write_sae(
-        place / ("sae" if folder else "sae.pt"),
+        place / (place.name if folder else f"{place.name}.pt"),
         replace(stored, weights=sae.stored().weights),
         frequency=after.frequency[hook] if stored.format == "saelens" else None,
     )

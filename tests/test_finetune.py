@@ -1,0 +1,140 @@
+"""Fine-tuning of an SAE that is there: better, as many latents, its own format, all or nothing."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from e2e_lib import finetune as command_module
+from e2e_lib.core.config import TrainConfig
+from e2e_lib.core.evaluate import calibrate
+from e2e_lib.core.losses import named_objective
+from e2e_lib.core.train import train
+from e2e_lib.data.formats.sae_files import format_of, read_sae, write_sae
+from e2e_lib.errors import ConfigError, ModelError
+from e2e_lib.finetune import FineTuning, finetune, main
+from tests.helpers.tiny_models import (
+    assert_sentence,
+    copied_folder,
+    random_tokens,
+    tiny_model,
+    write_jsonl,
+)
+
+HOOK = "blocks.1.hook_resid_pre"
+FORMATS = {
+    "relu": "saelens",
+    "topk": "sparsify",
+    "batchtopk": "dictionary_learning",
+    "jumprelu": "saelens",
+}
+SETTINGS = {"tokens": 3200, "context_size": 10, "eval_tokens": 1200, "lr": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    """A model, a text, and an SAE of each kind, trained locally for a while."""
+    folder = tmp_path_factory.mktemp("there")
+    copied_folder(folder / "model")
+    rows = random_tokens(4000, positions=24, seed=5)
+    write_jsonl(folder / "text.jsonl", [{"input_ids": row} for row in rows.tolist()])
+    saes = {}
+    with torch.random.fork_rng():
+        for name, written in FORMATS.items():
+            k = 4 if name in ("topk", "batchtopk") else None
+            config = TrainConfig(
+                named_objective("local", 0.0 if k else 0.2), (HOOK,), sparsifier=name, k=k,
+                dict_ratio=4.0, batch_size=4, micro_batch_size=4, lr=1e-2,
+            )  # fmt: skip
+            [run] = train(tiny_model(), [config], random_tokens(400), progress=False)
+            if name == "batchtopk":
+                calibrate(tiny_model(), run.saes, random_tokens(80, seed=3))
+            path = folder / "saes" / ("layers.0" if written == "sparsify" else name)
+            write_sae(path, replace(run.saes[HOOK].stored(), hook=HOOK), written)
+            saes[name] = path
+    return folder, saes
+
+
+def settings(folder, **values):
+    return FineTuning(
+        model=str(folder / "model"),
+        data=str(folder / "text.jsonl"),
+        **{"hook": HOOK, **SETTINGS, **values},
+    )
+
+
+def test_every_kind_is_better_and_what_it_was(there, tmp_path):
+    folder, saes = there
+    before = {name: read_sae(path) for name, path in saes.items()}
+    cards = finetune([str(path) for path in saes.values()], settings(folder), tmp_path)
+    for (name, path), card in zip(saes.items(), cards, strict=True):
+        assert card["after"]["kl"] < 0.9 * card["before"]["kl"], name
+        tolerance = {"topk": 1e-6, "relu": 0.25}.get(name, 0.05)
+        assert card["after"]["l0"] == pytest.approx(card["before"]["l0"], rel=tolerance), name
+        made = tmp_path / path.name / path.name
+        assert format_of(made) == format_of(path)
+        after = read_sae(made)
+        assert (after.sparsifier, after.k) == (before[name].sparsifier, before[name].k)
+        assert sorted(f.name for f in made.parent.iterdir()) == sorted(["card.json", path.name])
+        cosine = (after.weights["W_dec"] * before[name].weights["W_dec"]).sum(-1)
+        assert cosine.median() > 0.9  # every latent is where it was
+        assert set(card["after"]["later_mse"]) == {
+            *(f"blocks.{i}.hook_resid_pre" for i in (2, 3)), "blocks.3.hook_resid_post"
+        }  # fmt: skip
+
+
+def test_what_is_done_is_not_done_again_unless_something_changed(there, tmp_path, monkeypatch):
+    folder, saes = there
+    path, given = str(saes["topk"]), settings(folder, tokens=400)
+    [card] = finetune([path], given, tmp_path)
+    monkeypatch.setattr(command_module, "train", None)
+    assert finetune([path], given, tmp_path) == [card]
+    with pytest.raises(TypeError):
+        finetune([path], replace(given, lr=1e-3), tmp_path)
+
+
+def test_the_command(there, tmp_path, capsys):
+    folder, saes = there
+    where = ["--model", str(folder / "model"), "--data", str(folder / "text.jsonl")]
+    small = ["--tokens", "400", "--context-size", "10", "--eval-tokens", "200", "--hook", HOOK]
+    out = ["--output", str(tmp_path / "out")]
+    assert main([str(saes["relu"]), *where, *small, "--objective", "e2e_ds", *out]) == 0
+    assert "relu: ce_increase" in capsys.readouterr().out
+    card = json.loads((tmp_path / "out" / "relu" / "card.json").read_text())
+    assert card["asked"]["objective"] == "e2e_ds"
+    assert str(folder) not in json.dumps(card)
+    assert main([str(saes["relu"]), *where, *small, "--objective", "local", *out]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: objective is 'local', but it must be one of finetune")
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "parts"),
+    [
+        ({"hook": "blocks.9.hook_resid_pre"}, ModelError, ("blocks.9", "blocks 0 to 3")),
+        ({"hook": "blocks.1.mlp.hook_pre"}, ModelError, ("width 12", "width 48")),
+        ({"tokens": 30}, ConfigError, ("tokens", "30", "80")),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    there, tmp_path, values, error, parts
+):
+    folder, saes = there
+    with pytest.raises(error) as caught:
+        finetune([str(saes["topk"])], settings(folder, **values), tmp_path)
+    assert_sentence(caught, *parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_of_one_name_and_one_without_a_hook(there, tmp_path):
+    folder, saes = there
+    path = str(saes["topk"])
+    with pytest.raises(ConfigError) as caught:
+        finetune([path, path], settings(folder), tmp_path)
+    assert_sentence(caught, "SAE", "different names")
+    nameless = tmp_path / "nameless"
+    write_sae(nameless, replace(read_sae(saes["relu"]), hook=None, metadata={}))
+    with pytest.raises(ModelError) as caught:
+        finetune([str(nameless)], settings(folder, hook=""), tmp_path / "out")
+    assert_sentence(caught, "nameless", "--hook")
