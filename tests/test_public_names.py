@@ -11,8 +11,9 @@ import e2e_lib
 from e2e_lib.source_code import imported, public_names
 
 NAMES = {
-    *("SAE", "Objective", "named_objective", "TrainConfig", "train", "evaluate", "load_model"),
-    *("load_rows", "clean_pass", "spliced_pass", "generate", "open_results", "metrics_table"),
+    *("SAE", "Objective", "named_objective", "TrainConfig", "train", "evaluate", "calibrate"),
+    *("load_model", "load_rows", "clean_pass", "spliced_pass", "generate", "open_results"),
+    "metrics_table",
 }
 ALONE = """
 import sys, time
