@@ -36,7 +36,7 @@ VERBS = [("has", "have"), ("is", "are"), ("goes", "go"), ("does", "do")]
 VOCABULARY = ["<|endoftext|>", *(w for own in (*WORDS.values(), *VERBS) for w in own), "."]
 
 
-def write_stand_in(folder: Path, n_rows: int = 1600, n_prompts: int = 24) -> dict[str, str]:
+def write_stand_in(folder: Path, n_rows: int = 3000, n_prompts: int = 24) -> dict[str, str]:
     """Write it all into `folder`; returns the overrides of `published` that name it."""
     torch.manual_seed(0)
     model = _write_model(folder / "gpt2")

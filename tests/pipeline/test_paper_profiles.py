@@ -175,6 +175,7 @@ def test_shrink_on_the_command_line(
         return 0
 
     monkeypatch.setattr("pipeline.run.run", stop)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert main(["--profile", "gpt2", "--shrink"]) == 0
     assert (seen["profile"].training.dict_ratio, seen["results"].name) == (2.0, "gpt2-shrunk")
     assert seen["cores"] == 1, "a GPU holds one training"
