@@ -17,19 +17,24 @@ EVERY_OBJECTIVE = (*OBJECTIVES, "finetune", "finetune_ds", "gradmse")  # that ca
 
 
 class SparsifierName(NamedTuple):
-    """Where its class is, and whether it holds a number k of latents a token."""
+    """What a plan knows of it without torch."""
 
-    place: str
-    holds_k: bool
+    place: str  # of its class
+    holds_k: bool = False  # whether it holds a number k of latents a token
+    calibrated: bool = False  # whether its threshold is set after training, on held-out text
 
 
 # Rules by which latents fire (`core.sparsifiers`).
 SPARSIFIERS = {
-    "relu": SparsifierName("e2e_lib.core.sparsifiers:Sparsifier", False),
+    "relu": SparsifierName("e2e_lib.core.sparsifiers:Sparsifier"),
     "topk": SparsifierName("e2e_lib.core.sparsifiers:TopK", True),
-    "batchtopk": SparsifierName("e2e_lib.core.sparsifiers:BatchTopK", True),
-    "jumprelu": SparsifierName("e2e_lib.core.sparsifiers:JumpReLU", False),
-    "matryoshka": SparsifierName("e2e_lib.core.sparsifiers:Matryoshka", True),
+    "batchtopk": SparsifierName(
+        "e2e_lib.core.sparsifiers:BatchTopK", holds_k=True, calibrated=True
+    ),
+    "jumprelu": SparsifierName("e2e_lib.core.sparsifiers:JumpReLU"),
+    "matryoshka": SparsifierName(
+        "e2e_lib.core.sparsifiers:Matryoshka", holds_k=True, calibrated=True
+    ),
 }
 PRECISIONS = ("fp32", "tf32", "bf16")  # what each means: `engine.device`
 

@@ -135,12 +135,20 @@ def warm_start_runs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _comparable(table: pd.DataFrame) -> pd.DataFrame:
-    """The paper's kind of runs: its objectives, ReLU, one SAE; `init_from` "": from scratch."""
+    """Runs of the paper's objectives, with one SAE and λ; `init_from` "": from scratch.
+
+    Of one sparsifier and variant: those that most runs have, ReLU's where as many have another.
+    """
     start = table["init_from"].fillna("") if "init_from" in table else ""
     alone = ~table["run"].duplicated(keep=False)
-    if "sparsifier" in table:  # of older tables all are
-        alone &= (table["sparsifier"] == "relu") & (table["variant"].fillna("") == "")
-    return table.assign(init_from=start)[table["objective"].isin(OBJECTIVES) & alone]
+    kept = table.assign(init_from=start)[table["objective"].isin(OBJECTIVES) & alone]
+    if "sparsifier" not in kept or kept.empty:  # of older tables all are ReLU's
+        return kept
+    kept = kept[kept["k"].isna()]
+    kind = kept["sparsifier"] + " " + kept["variant"].fillna("")
+    counts = kind.value_counts()
+    usual = max(counts.index, key=lambda one: (counts[one], one == "relu "), default="")
+    return kept[kind == usual]
 
 
 def middle_layer(table: pd.DataFrame) -> int:

@@ -126,6 +126,9 @@ class TrainConfig(Hyperparameters):
         holds = SPARSIFIERS[self.sparsifier].holds_k
         allowed = f"{'a number above 0' if holds else 'None'} with sparsifier {self.sparsifier}"
         require(holds == (self.k is not None), "k", self.k, allowed)
+        coeff = self.objective.sparsity_coeff
+        allowed = "above 0 where target_l0 steers it: what is multiplied must not be 0"
+        require(coeff > 0 or not self.target_l0, "sparsity_coeff", coeff, allowed)
 
 
 def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:

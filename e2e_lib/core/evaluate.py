@@ -206,12 +206,18 @@ def evaluate(
         rows: held-out text, at least one row of at least two tokens.
         batch_size: rows a pass. Only `explained_variance_paper` depends on it.
 
+    Raises:
+        ConfigError: an SAE whose latents still depend on the batch, or whose threshold is not set.
+
     >>> from e2e_lib import load_model
     >>> model, saes = load_model("storyworld"), {"blocks.2.hook_resid_pre": SAE(64, 128)}
     >>> [result] = evaluate(model, [saes], torch.randint(451, (2, 16)))
     >>> result.model["eval_tokens"], result.model["kl"] > 0
     (32, True)
     """
+    for sae in (sae for saes in sae_sets for sae in saes.values()):
+        alone = not (sae.training and sae.sparsifier.calibrated)  # else by the others of its batch
+        require(alone, "SAE", "in training mode", "in eval mode: call its eval() first")
     evaluators = [_Evaluator(model, saes) for saes in sae_sets]
     wanted = sorted({h for e in evaluators for h in [*hooks_to_keep(model, e.saes), *e.later]})
     for batch in rows.split(batch_size):

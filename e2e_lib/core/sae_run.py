@@ -88,7 +88,8 @@ class SAERun:
             for name, parameter in sae.named_parameters()
             if name not in fixed.get(config.still, ())
         }
-        self.starts = {h: sae.dictionary.detach().clone() for h, sae in self.saes.items()}
+        near = self.saes if config.still == "near" else {}
+        self.starts = {h: sae.dictionary.detach().clone() for h, sae in near.items()}
         self.current, self.steered = self.objective, 0.0  # log of what λ is multiplied by
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=config.lr, fused=True)
         self.curve: list[dict[str, float | int]] = []
@@ -156,7 +157,7 @@ class SAERun:
             fired, tokens = self.step_fired[hook], self.step_tokens * processes.count
             if sae.sparsifier.tracks:
                 sae.sparsifier.end_step(processes.mean(fired.float()), tokens)
-            if self.config.still == "near":
+            if hook in self.starts:
                 sae.hold_near(self.starts[hook], NEAR)
             fired.zero_()
         self.step_tokens = 0

@@ -48,7 +48,7 @@ THRESHOLD, BANDWIDTH, STEEPNESS, REVIVAL = 0.1, 2.0, 4.0, 3e-7
 def make_sparsifier(name: str, d_sae: int, k: int | float | None = None) -> "Sparsifier":
     """The rule of this name. Raises ConfigError: an unknown one, or a k that it cannot have."""
     require(name in SPARSIFIERS, "sparsifier", name, f"one of {', '.join(SPARSIFIERS)}")
-    place, holds_k = SPARSIFIERS[name]
+    place, holds_k, _ = SPARSIFIERS[name]
     allowed = (
         f"a number above 0 and at most d_sae ({d_sae})" if holds_k else f"None: {name} has no k"
     )

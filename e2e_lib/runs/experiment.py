@@ -139,6 +139,10 @@ class Training(Hyperparameters):
         super().__post_init__()
         allowed = f"for at least one of objectives = {self.objectives}"
         require(bool(self.grids), "sparsity_coeffs", self.sparsity_coeffs, allowed)
+        usual = self.sparsity_coeffs == type(self).sparsity_coeffs
+        allowed = f"given: with sparsifier {self.sparsifier} its numbers are k, latents on a token"
+        held = SPARSIFIERS[self.sparsifier].holds_k
+        require(not (held and usual), "sparsity_coeffs", self.sparsity_coeffs, allowed)
         batch = self.batch_size * self.context_size
         allowed = f"at least one batch: batch_size · context_size = {batch}"
         require(self.train_tokens >= batch, "train_tokens", self.train_tokens, allowed)
@@ -191,7 +195,7 @@ class Training(Hyperparameters):
     @property
     def calibration_rows(self) -> int:
         """Rows of held-out text, after those of the evaluation, that thresholds are set on."""
-        return self.eval_rows if self.sparsifier in ("batchtopk", "matryoshka") else 0
+        return self.eval_rows if SPARSIFIERS[self.sparsifier].calibrated else 0
 
     def weights(self, objective: str) -> dict[str, float]:
         """The weights of an objective's terms, but λ; those of local are not parameters."""

@@ -26,7 +26,7 @@ from e2e_lib.errors import (
     whole,
 )
 from e2e_lib.files import project_path
-from e2e_lib.names import OBJECTIVES
+from e2e_lib.names import OBJECTIVES, SPARSIFIERS
 from e2e_lib.runs.experiment import Revision, Training
 from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
@@ -265,6 +265,12 @@ def _check_trainable(plain: Mapping[str, Any], shape: ModelShape) -> None:
     """What training would refuse once it has begun, of this model's size."""
     if plain["released"]:
         return
+    allowed = (
+        f"one of {', '.join(n for n, own in SPARSIFIERS.items() if not own.holds_k)}: a profile's "
+        "numbers are λ, and its analyses compare λ; notebook 10 trains the others, by k"
+    )
+    good = not SPARSIFIERS[plain["sparsifier"]].holds_k
+    require(good, "sparsifier", plain["sparsifier"], allowed)
     last = shape.n_layers - 1
     compared = plain["downstream_last_block"] or "e2e_ds" not in plain["objectives"]
     allowed = (

@@ -172,3 +172,15 @@ def test_the_middle_lambda_is_compared():
     compared = matched.warm_start_runs(PLANE)
     assert compared.groupby("role").size().to_dict() == {"scratch": 2, "start": 2, "warm": 2}
     assert set(compared["sparsity_coeff"]) == {2.0}
+
+
+def test_main_runs_are_of_one_sparsifier_and_variant():
+    """A whole results folder may have another; runs that hold k have no λ to be compared by."""
+    table = TABLE.assign(sparsifier="relu", k=None, variant="")
+    expected = matched.main_runs(TABLE)["run"].tolist()
+    topk = table.assign(run=table["run"] + "-k", sparsifier="topk", k=8.0)
+    other = table.assign(run=table["run"] + "-v", variant="sparsity_warmup=0.5")
+    both = pd.concat([topk, other, table], ignore_index=True)
+    assert matched.main_runs(both)["run"].tolist() == expected
+    assert matched.main_runs(other)["run"].tolist() == [f"{run}-v" for run in expected]
+    assert matched.main_runs(topk).empty

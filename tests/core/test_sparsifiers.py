@@ -225,6 +225,13 @@ def test_l0_is_k_and_stays_so_on_held_out_text(sparsifier):
     assert found.saes[HOOK]["l0"] == pytest.approx(4, rel=tolerance)
 
 
+def test_an_sae_that_still_looks_at_its_batch_is_not_evaluated():
+    """Its metrics would be those of the batches, and another batch_size would change them."""
+    with pytest.raises(ConfigError) as caught:
+        evaluate(tiny_model(), [{HOOK: SAE(12, 48, "batchtopk", 4)}], random_tokens(4))
+    assert_sentence(caught, "training mode", "eval()")
+
+
 def test_calibration_is_exact_on_its_own_text():
     rows = random_tokens(60)
     for name, l0 in (("batchtopk", None), ("jumprelu", 6.0)):
@@ -357,6 +364,10 @@ def test_a_k_that_cannot_be(name, k, parts):
     [
         ({"sparsifier": "jumprelu", "penalty": "quadratic"}, ("target_l0", "0.0", "aims at")),
         ({"sparsifier": "topk", "target_l0": 5.0}, ("target_l0", "5.0", "k")),
+        (
+            {"objective": named_objective("e2e", 0.0), "target_l0": 5.0},
+            ("sparsity_coeff", "0.0", "target_l0"),
+        ),
         ({"sparsifier": "swish"}, ("sparsifier", "'swish'", "relu, topk")),
         ({"penalty": "l1"}, ("penalty", "'l1'", "tanh, step, quadratic")),
         ({"sparsity_warmup": 2.0}, ("sparsity_warmup", "2.0", "[0, 1]")),
@@ -395,7 +406,7 @@ class Doubled(Sparsifier):
 
 def test_a_sixth_is_a_file_and_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "sixth", SimpleNamespace(Doubled=Doubled))
-    table = names.SPARSIFIERS | {"doubled": names.SparsifierName("sixth:Doubled", False)}
+    table = names.SPARSIFIERS | {"doubled": names.SparsifierName("sixth:Doubled")}
     monkeypatch.setattr(sparsifiers, "SPARSIFIERS", table)
     sae = SAE(12, 24, "doubled")
     x = torch.randn(5, 12)

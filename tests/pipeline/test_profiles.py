@@ -61,6 +61,7 @@ AGREEMENT = "29_faithfulness"
 BAD = [
     ({"dict_rato": 3}, "dict_rato", "dict_ratio"),
     ({"sparsifier": "top"}, "sparsifier", "one of relu, topk, batchtopk"),
+    ({"sparsifier": "batchtopk"}, "'batchtopk'", "one of relu, jumprelu"),
     ({"train_tokens": 900}, "900", "batch_size · context_size = 1024"),
     ({"micro_batch_size": 3}, "micro_batch_size", "divisor of batch_size (8)"),
     ({"layers": [99]}, "99", "from 0 to"),

@@ -177,6 +177,10 @@ def test_objectives_choose_among_the_lambdas():
         ({"micro_batch_size": 3}, ("micro_batch_size", "3", "divisor of batch_size (4)")),
         ({"device": " "}, ("device", "' '", "cuda")),
         ({"tracker": "tensorboard"}, ("tracker", "none, wandb")),
+        (
+            {"sparsifier": "batchtopk", "sparsity_coeffs": Training.sparsity_coeffs},
+            ("sparsity_coeffs", "numbers are k"),
+        ),
         ({"colour": "red"}, ("colour", "parameter of Training", "objectives", "lr")),
     ],
 )
