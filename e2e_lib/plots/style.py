@@ -37,6 +37,7 @@ AXIS = {
 
 
 Data: TypeAlias = pd.DataFrame | Callable[[], pd.DataFrame]  # a table, or what would make it
+Finding: TypeAlias = str | Callable[[pd.DataFrame], str]  # a sentence, or what makes it of the data
 
 
 def use_house_style() -> None:
@@ -169,15 +170,16 @@ class Page:
 
     def figure(
         self, name: str, data: Data, draw: Callable[..., Figure],
-        *, title: str, alt: str, caption: str, paper: str,
+        *, title: str, alt: str, caption: str, paper: str, finding: Finding = "",
         when: object = None, otherwise: str = "there is nothing to plot", **options: Any,
     ) -> Figure | None:  # fmt: skip
         """Write figures/NAME.png, NAME.csv (the plotted data) and NAME.json (the texts).
 
         draw: makes the figure, of `data` and `options`. alt: what is to be seen, for who cannot see
-        it. paper: what the paper shows in its place. when: whether there is anything to draw; by
-        default, whether `data` has rows. If not, skipped/NAME.json says `otherwise`, and `data`,
-        where it is a function, is not called.
+        it. paper: what the paper shows in its place. finding: what is to be seen here, a sentence
+        computed from the numbers (`analysis.findings`); printed as "Here: …", and so in the texts.
+        when: whether there is anything to draw; by default, whether `data` has rows. If not,
+        skipped/NAME.json says `otherwise`, and `data`, where it is a function, is not called.
 
         Returns the figure, closed, so that as the last expression of a cell it is shown once; None
         where there is none.
@@ -188,6 +190,9 @@ class Page:
         figure, png = draw(table, **options), io.BytesIO()
         figure.savefig(png, format="png")
         texts = {"title": title, "alt": alt, "caption": caption, "paper": paper}
+        if found := finding if isinstance(finding, str) else finding(table):
+            texts["finding"] = f"Here: {found}"
+            print(texts["finding"])
         self._write("figures", name, table, texts)
         (self.write / "figures" / f"{name}.png").write_bytes(small_png(png.getvalue()))
         plt.close(figure)

@@ -101,7 +101,7 @@ def lines_of(node: Any) -> set[int]:
 
 
 def texts_of(call: ast.Call) -> set[int]:
-    texts = [k for k in call.keywords if k.arg in ("title", "alt", "caption", "paper")]
+    texts = [k for k in call.keywords if k.arg in ("title", "alt", "caption", "paper", "finding")]
     return {line for text in texts for line in lines_of(text)}
 
 

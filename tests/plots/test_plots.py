@@ -258,3 +258,16 @@ def test_the_diagrams_terms_are_those_that_are_trained_on():
         printed = own.set_index("term")["weight"].replace({"½": "0.5"})
         for term, weight in printed.items():
             assert weight in "λβ" or float(weight) == weights[term]
+
+
+@pytest.mark.parametrize("finding", ["three rows.", lambda table: f"{len(table)} rows."])
+def test_what_was_found_is_printed_and_kept_beside_the_caption(finding, tmp_path, capsys):
+    page, data = Page("20_pareto", tmp_path), pd.DataFrame({"x": range(3)})
+    draw_line = {"data": data, "draw": lambda table: table.plot().figure}
+    page.figure("f", **draw_line, **TEXTS, finding=finding)
+    texts = json.loads((tmp_path / "figures" / "f.json").read_text())
+    assert texts["finding"] in ("Here: three rows.", "Here: 3 rows.")
+    assert capsys.readouterr().out.strip() == texts["finding"]
+    page.figure("f", **draw_line, **TEXTS)
+    assert "finding" not in json.loads((tmp_path / "figures" / "f.json").read_text())
+    page.figure("f", data.head(0), lambda _: None, **TEXTS, finding=lambda _: 1 / 0)  # not asked
