@@ -23,7 +23,7 @@ from e2e_lib.runs.read import REFERENCE
 from e2e_lib.runs.tables import metrics_table
 from pipeline.plan.profile import ROOT
 
-FOLDERS = ("figures", "tables", "skipped")
+FOLDERS = ("figures", "tables", "skipped", "site")
 FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")
 NOTEBOOK_LINK = re.compile(r" \(<a href='notebooks/[^']*\.ipynb'>\.ipynb</a>\)")  # not copied
 WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")

@@ -9,14 +9,14 @@ are linked relative to it. The page is pages/report.html.j2, which escapes every
 import base64
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import unescape
 from pathlib import Path
 
 from e2e_lib.errors import command
 from e2e_lib.files import write_text
 from pipeline.pages.notebook_html import notebook_title, write_notebook_html, write_style_sheet
-from pipeline.pages.render import render, style
+from pipeline.pages.render import Extra, render, style
 from pipeline.pages.result_files import Json, read_all, read_json, read_rows
 from pipeline.plan.stages import ALL_NOTEBOOKS, TRAIN
 
@@ -24,6 +24,9 @@ PROVENANCE = (
     *("commit", "clean_tree", "code", "python", "packages", "machine", "system", "cpu", "cpus"),
     *("instruction_set", "memory_mb", "gpu"),
 )
+
+# Makers of the pages beside this one, in the order in which they are linked.
+EXTRAS: tuple[Callable[[Path], Extra], ...] = ()
 
 
 def write_report(results: Path) -> Path:
@@ -37,6 +40,7 @@ def write_report(results: Path) -> Path:
     titles = {notebook.stem: notebook_title(notebook) for notebook in notebooks}
     known = {stem: titles[stem] for stem in (*ALL_NOTEBOOKS, *titles) if stem in titles}
     profile = read_json(results / "profile.json", {})
+    extras = [make(results) for make in EXTRAS]
     page = render(
         "report.html.j2",
         style=style("report.css"),
@@ -45,7 +49,8 @@ def write_report(results: Path) -> Path:
         failures=read_all(results / "failed"),
         claims=read_json(results / "claims.json", []),
         figures=[_figure(results, facts, analyses) for facts in read_all(results / "figures")],
-        pages={p.name: page_title(p) for p in sorted(results.glob("*.html")) if p.stem != "index"},
+        extras=extras,
+        pages=_other_pages(results, {"index.html", *(extra.file for extra in extras)}),
         tables=[_table(results, facts, analyses) for facts in read_all(results / "tables")],
         skipped=read_all(results / "skipped"),
         notebooks={stem: title for stem, title in known.items() if not stem.startswith(TRAIN)},
@@ -75,6 +80,11 @@ def _table(results: Path, facts: Json, analyses: Mapping[str, str]) -> Json:
 def _maker(facts: Json, analyses: Mapping[str, str]) -> str:
     """The first executed notebook that names a figure or table; empty if none does."""
     return next((n for n, text in analyses.items() if f'\\"{facts["name"]}\\"' in text), "")
+
+
+def _other_pages(results: Path, known: set[str]) -> dict[str, str]:
+    """The titles of pages that notebooks wrote, by file."""
+    return {p.name: page_title(p) for p in sorted(results.glob("*.html")) if p.name not in known}
 
 
 def page_title(page: Path) -> str:

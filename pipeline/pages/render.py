@@ -1,14 +1,28 @@
 """HTML from the templates beside this file: every value escaped, a dash where there is none."""
 
 import json
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, Undefined
 from markupsafe import Markup
 
 PAGES = Path(__file__).parent
+
+
+class Extra(NamedTuple):
+    """A page beside the report, or why a results folder has none.
+
+    Its maker takes the results folder, writes the page there and the data that it loads into
+    `site/` below, which a copy of the folder takes along. Where it cannot, no old page is left.
+    """
+
+    title: str
+    file: str  # "" where it could not be made
+    text: str  # one sentence: what is to be seen there, or why it is not
+    runs: Collection[str] = ()  # runs that it shows, each at FILE#RUN
 
 
 def render(template: str, **values: Any) -> str:

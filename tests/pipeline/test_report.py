@@ -11,6 +11,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from e2e_lib.analysis.claims.verdicts import VERDICTS
+from pipeline import report
+from pipeline.pages.render import Extra
 from pipeline.report import write_report
 from tests.helpers.pages import EVIL, Page, browser, chromium, png, put
 
@@ -112,6 +114,21 @@ def test_what_failed_is_said(results: Path) -> None:
 
 def test_empty_folder_gives_a_page(tmp_path: Path) -> None:
     assert "<h1>" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_pages_beside_the_report_are_linked_or_missed_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(results: Path) -> Extra:
+        (results / "live.html").write_text("<title>its own</title>")
+        return Extra("Live", "live.html", EVIL)
+
+    makers = (made, lambda results: Extra("Features", "", "no weights are here"))
+    monkeypatch.setattr(report, "EXTRAS", makers)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    links = [link["href"] for link in Page(text).all("a")]
+    assert links.count("live.html") == 1 and EVIL not in text
+    assert "Features: no weights are here" in text
 
 
 PROBE = """<pre id="probe"></pre><script>
