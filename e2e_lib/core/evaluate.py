@@ -260,18 +260,23 @@ def calibrate(
     """Set the SAEs' thresholds so that their mean L0 on `rows` is `l0`, or each one's own k.
 
     batchtopk and matryoshka get one threshold: midway between the last code that counts and the
-    next. A jumprelu SAE's are all moved by one number, to 0 at the least. Several SAEs are
-    calibrated in the order of their hooks, each on what the ones before it leave.
+    next. A jumprelu SAE's are all moved by one number, to 0 at the least; a relu SAE's are 0, and
+    its encoder's biases are moved by that number instead. Several SAEs are calibrated in the order
+    of their hooks, each on what the ones before it leave.
 
     Raises:
-        ConfigError: a sparsifier without thresholds, or an `l0` that is not above 0.
+        ConfigError: a topk, which holds its own k, or an `l0` that is not above 0.
     """
     for i, (hook, sae) in enumerate(saes.items()):
         rule, wanted = sae.sparsifier, l0 if l0 is not None else sae.sparsifier.k or 0.0
-        require(rule.stored == "jumprelu", "sparsifier", hook, "one with thresholds to calibrate")
+        require(rule.stored != "topk", "sparsifier", hook, "one that does not hold its own k")
         require(wanted > 0, "l0", wanted, "a number above 0")
-        threshold: Tensor = rule.state_dict()["threshold"]  # shares the sparsifier's memory
-        start = torch.zeros_like(threshold) if rule.calibrated else threshold.clone()
+        threshold: Tensor | None = rule.state_dict().get(
+            "threshold"
+        )  # shares the sparsifier's memory
+        start = torch.zeros_like(sae.b_enc)
+        if threshold is not None and not rule.calibrated:
+            start = threshold.clone()
         count, best = round(wanted * rows.numel()), start[:0]
         before = {h: saes[h] for h in list(saes)[:i]}
         for batch in rows.split(batch_size):
@@ -282,4 +287,7 @@ def calibrate(
             over = (F.linear(x, sae.W_enc.T, sae.b_enc) - start).flatten()
             best, _ = torch.cat([best, over]).topk(min(count + 1, len(best) + len(over)))
         shift = float(best[count - 1] + best[count]) / 2 if count < len(best) else 0.0
-        threshold.copy_((start + shift).clamp_min(0))
+        if threshold is None:
+            sae.b_enc.sub_(shift)
+        else:
+            threshold.copy_((start + shift).clamp_min(0))

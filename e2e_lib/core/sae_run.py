@@ -32,7 +32,10 @@ from e2e_lib.errors import E2EError, require
 from e2e_lib.names import SPARSIFIERS, TransformerBridge, layer_of
 
 NEAR = 0.8  # cosine that a decoder held near its start keeps to it
-STEER = 10.0  # how far log λ can be steered over a training, where an L0 is aimed at
+# Where an L0 is aimed at, log λ moves over a training by up to STEER. An SAE that is there is near
+# it and answers over some steps: there log λ moves at once too, by up to PROMPT where log L0 is off
+# by BAND, or it would overshoot.
+STEER, PROMPT, BAND = 10.0, 2.0, 0.1
 
 
 class DivergedError(E2EError):
@@ -90,7 +93,8 @@ class SAERun:
         }
         near = self.saes if config.still == "near" else {}
         self.starts = {h: sae.dictionary.detach().clone() for h, sae in near.items()}
-        self.current, self.steered = self.objective, 0.0  # log of what λ is multiplied by
+        self.current, self.steered = self.objective, 0.0  # log of what λ is multiplied by, so far
+        self.off = 0.0  # log of the last step's L0 over the target
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=config.lr, fused=True)
         self.curve: list[dict[str, float | int]] = []
         self.fired = {h: torch.zeros_like(s.b_enc, dtype=torch.bool) for h, s in self.saes.items()}
@@ -106,7 +110,9 @@ class SAERun:
         """Set `current`, the step's objective: its λ may rise or be steered."""
         for sae in self.saes.values():
             sae.sparsifier.begin_step(step)
-        factor = sparsity_factor(step, steps, self.config) * math.exp(self.steered)
+        factor = sparsity_factor(step, steps, self.config)
+        prompt = PROMPT * max(-1.0, min(1.0, self.off / BAND)) if self.config.init_from else 0.0
+        factor *= math.exp(self.steered + prompt)
         coeff = self.objective.sparsity_coeff * factor
         self.current = (
             self.objective if factor == 1 else replace(self.objective, sparsity_coeff=coeff)
@@ -164,7 +170,8 @@ class SAERun:
         if self.config.target_l0 and self.config.penalty != "quadratic":
             l0 = processes.mean(torch.stack([c.l0.mean() for c in self.coded.values()]).mean())
             off = math.log(max(float(l0), 1e-3) / self.config.target_l0)
-            self.steered += STEER / steps * min(1.0, max(-1.0, off))
+            self.off = min(1.0, max(-1.0, off))
+            self.steered += STEER / steps * self.off
 
     def check_finite(self, step: int, **others: float) -> None:
         """Raise DivergedError unless loss, gradient norm and `others` are finite numbers."""
@@ -213,7 +220,7 @@ class SAERun:
         tensors |= {f"fired/{hook}": fired for hook, fired in self.fired.items()}
         tensors |= {f"silent/{hook}": sae.sparsifier.silent for hook, sae in self.saes.items()}
         facts = {"curve": self.curve, "seconds": self.clock.read(), "steered": self.steered}
-        return tensors, facts
+        return tensors, facts | {"off": self.off}
 
     def restore(self, saved: Checkpoint) -> None:
         """Take up the state that `state` gave."""
@@ -221,7 +228,8 @@ class SAERun:
         for hook in self.fired:
             self.fired[hook].copy_(saved.tensors[f"fired/{hook}"])
             self.saes[hook].sparsifier.silent.copy_(saved.tensors[f"silent/{hook}"])
-        self.curve, self.steered = saved.facts["curve"], saved.facts["steered"]
+        self.curve = saved.facts["curve"]
+        self.steered, self.off = saved.facts["steered"], saved.facts["off"]
         self.clock = Clock(self.clock.device, saved.facts["seconds"])
 
     def finish(self, tokens: int, window_tokens: int, steps: int) -> TrainedRun:

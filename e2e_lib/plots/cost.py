@@ -17,6 +17,13 @@ WAYS = {  # colour and marker
     "warm start": ("#7a3e9d", "v"),
 }
 
+TUNED = {  # colour and marker of an objective that an SAE was fine-tuned by
+    "finetune": ("#d55e00", "D"),
+    "finetune_ds": ("#7a3e9d", "s"),
+    "e2e": ("#0072b2", "v"),
+    "e2e_ds": ("#56b4e9", "P"),
+}
+
 
 def plot_training_cost(cost: pd.DataFrame) -> Figure:
     """Table 6: seconds a token over local's, with intervals; open markers: the paper's GPT-2.
@@ -86,6 +93,59 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
     axes.invert_yaxis()
     axes.set_ylabel("CE increase at equal L0,\nover the full run's")
     style.legend_above(figure, list(grid[0]), most=4)
+    return figure
+
+
+def plot_fine_tuning(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """CE increase against L0: arrows from local SAEs to what a short fine-tuning made of them.
+
+    table: `pareto.beside_full_training`. runs: `matched.main_runs` of the layer; each λ is a mean
+    over seeds. Better is up.
+    """
+    figure, grid = style.grid_of(1, 1, 4.4)
+    axes = grid[0, 0]
+    for name, own in style.by_objective(runs):
+        points = own.groupby("sparsity_coeff")[["l0", "ce_increase"]].mean().sort_values("l0")
+        label = f"{style.LABELS[name]}, full training"
+        axes.plot(points["l0"], points["ce_increase"], label=label, **style.of(name))
+    for name, (colour, marker) in TUNED.items():
+        own = table[table["objective"] == name]
+        for row in own.itertuples():
+            axes.annotate(
+                "", (row.l0, row.ce_increase), (row.l0_before, row.ce_before),
+                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1, "alpha": 0.6},
+            )  # fmt: skip
+        axes.plot(
+            own["l0"], own["ce_increase"], marker, color=colour, mec="white", markersize=8,
+            label=f"local, then {name}" if len(own) else None,
+        )  # fmt: skip
+    axes.set_yscale("log")
+    style.plain_numbers(axes)
+    axes.invert_yaxis()
+    axes.set_xlabel(style.AXIS["l0"])
+    axes.set_ylabel(style.AXIS["ce_increase"])
+    style.legend_above(figure, [axes], most=3)
+    return figure
+
+
+def plot_errors(table: pd.DataFrame) -> Figure:
+    """Squared error at an SAE and before every later block, before and after its fine-tuning.
+
+    table: hook, side (before, after), mse, as `finetune.card.error_table` gives it.
+    """
+    hooks = list(dict.fromkeys(table["hook"]))
+    figure, grid = style.grid_of(1, 1, 3.2)
+    axes = grid[0, 0]
+    for side, look in {"before": ("#999999", "s"), "after": ("#d55e00", "o")}.items():
+        own = table[table["side"] == side].set_index("hook")["mse"].reindex(hooks)
+        colour, marker = look
+        axes.plot(range(len(hooks)), own, color=colour, marker=marker, mec="white", label=side)
+    axes.set_yscale("log")
+    style.plain_numbers(axes)
+    axes.set_xticks(range(len(hooks)), [hook.replace("blocks.", "") for hook in hooks])
+    axes.set_xlabel("where (the first is the SAE)")
+    axes.set_ylabel("squared error")
+    style.legend_above(figure, [axes])
     return figure
 
 

@@ -147,6 +147,14 @@ def small_png(picture: bytes) -> bytes:
     return small.getvalue()
 
 
+def png_of(figure: Figure) -> bytes:
+    """The figure as a small PNG; it is closed, so that a notebook's cell shows it once at most."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    plt.close(figure)
+    return small_png(png.getvalue())
+
+
 def picture(path: Path) -> Figure:
     """A picture that was drawn before, pixel by pixel, as a figure."""
     pixels = plt.imread(path)
@@ -187,15 +195,14 @@ class Page:
         table = self._made("figures", name, data, when, otherwise)
         if table is None:
             return None
-        figure, png = draw(table, **options), io.BytesIO()
-        figure.savefig(png, format="png")
+        figure = draw(table, **options)
+        png = png_of(figure)
         texts = {"title": title, "alt": alt, "caption": caption, "paper": paper}
         if found := finding if isinstance(finding, str) else finding(table):
             texts["finding"] = f"Here: {found}"
             print(texts["finding"])
         self._write("figures", name, table, texts)
-        (self.write / "figures" / f"{name}.png").write_bytes(small_png(png.getvalue()))
-        plt.close(figure)
+        (self.write / "figures" / f"{name}.png").write_bytes(png)
         return figure
 
     def table(

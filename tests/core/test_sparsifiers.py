@@ -234,18 +234,24 @@ def test_an_sae_that_still_looks_at_its_batch_is_not_evaluated():
 
 def test_calibration_is_exact_on_its_own_text():
     rows = random_tokens(60)
-    for name, l0 in (("batchtopk", None), ("jumprelu", 6.0)):
+    for name, l0 in (("batchtopk", None), ("jumprelu", 6.0), ("relu", 6.0)):
         torch.manual_seed(0)
         sae = SAE(12, 48, name, 4 if l0 is None else None).eval()
         calibrate(tiny_model(), {HOOK: sae}, rows, l0)
         [found] = evaluate(tiny_model(), [{HOOK: sae}], rows)
         assert found.saes[HOOK]["l0"] == pytest.approx(l0 or 4, abs=2 / rows.numel())
+    with pytest.raises(ConfigError) as caught:
+        calibrate(tiny_model(), {HOOK: SAE(12, 48, "topk", 4)}, rows, 6.0)
+    assert_sentence(caught, "sparsifier", "own k")
 
 
-@pytest.mark.parametrize("sparsifier", ["topk", "batchtopk", "matryoshka", "jumprelu"])
+@pytest.mark.parametrize("sparsifier", ["topk", "batchtopk", "matryoshka", "jumprelu", "relu"])
 def test_stopped_and_resumed_ends_in_the_same_bits(tmp_path, sparsifier):
     rows = random_tokens(64)
     settings = {"dead_share": 0.05}
+    if sparsifier == "relu":  # from a start, with its λ steered
+        SAE(12, 48).save(tmp_path / "start")
+        settings |= {"target_l0": 6.0, "init_from": {HOOK: str(tmp_path / "start")}}
     whole = Trainer(tiny_model(), [config(sparsifier, "e2e", **settings)], rows)
     for _ in range(16):
         whole.step()

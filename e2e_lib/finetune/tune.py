@@ -1,26 +1,8 @@
-"""Make a trained SAE better end to end, in its own format, and say by how much.
+"""The training of SAEs that are there: `finetune`, and what it takes."""
 
-    python -m e2e_lib.finetune SAE [SAE ...] --model MODEL --data TEXT --output FOLDER
-
-SAE is a folder or file of any format of `data.formats`; several are trained in one pass and share
-the clean model. Each keeps its latents in their order, its format and its L0:
-
-| it is | its L0 is held by |
-|---|---|
-| topk | k, exactly |
-| relu | λ, steered while it trains (`TrainConfig.target_l0`) |
-| jumprelu | the same, and at the end all thresholds are moved by one number, set on held-out text |
-
-FOLDER gets for each a folder of its name: the SAE, as it came in, and `card.json`: metrics on
-held-out text before and after, the share of latents that kept their direction, seconds. Stopped,
-the command goes on where it was.
-"""
-
-import argparse
-import json
-import math
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,9 +13,8 @@ from e2e_lib.core.evaluate import Evaluation, calibrate, evaluate
 from e2e_lib.core.hooks import check_hook, clean_pass, hook_width
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
-from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.core.train import train
-from e2e_lib.data.formats.sae_files import FORMATS, read_sae, write_sae
+from e2e_lib.data.formats.sae_files import read_sae
 from e2e_lib.data.formats.stored import StoredSAE
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import Rows, load_rows
@@ -45,17 +26,17 @@ from e2e_lib.errors import (
     ModelError,
     Positive,
     Weight,
-    command,
     one_of,
     require,
     whole,
 )
-from e2e_lib.files import write_json
+from e2e_lib.finetune.card import read_card, write_outcome
 from e2e_lib.names import TransformerBridge
-from e2e_lib.runs.provenance import content_digest, provenance
+from e2e_lib.runs.provenance import content_digest, model_digest
+from e2e_lib.source_code import digest
 
-START_LAMBDA = 0.2  # of the loss that the sparsity term makes before λ is steered
-STAYED = 0.9  # cosine from which a latent counts as having kept its direction
+START_LAMBDA = 0.5  # of the loss that the sparsity term makes before λ is steered
+CODE = "from e2e_lib.finetune import tune"  # what decides the result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,29 +63,30 @@ class FineTuning(Checked):
     precision: Precision = "fp32"
     processed: Flag = False  # fold LayerNorm and centre weights first
     prepend_bos: Flag = False  # every row starts with the beginning-of-text token
+    model_revision: str = "main"  # commit, tag or branch of a hub model
+    data_revision: str = "main"  # the same of hub data sets
 
 
 def finetune(paths: Sequence[str], settings: FineTuning, output: Path) -> list[dict[str, Any]]:
     """Fine-tune the SAEs in `paths` and write each into its own folder of `output`.
 
-    Returns the cards, which are in `card.json` too; one that is there of the same SAE and settings
-    is not made again.
+    Returns the cards, which are in `card.json` too; one that is there of the same SAE, settings
+    and code is not made again.
 
     Raises:
         ModelError: no SAE, one that the model's activation does not fit, or one without a hook.
         ConfigError, DataError: a setting or text that cannot be.
     """
-    names = [Path(path).expanduser().resolve().name.removesuffix(".pt") for path in paths]
-    different = len(names) > 0 and len(set(names)) == len(names)
-    require(different, "SAE", names, "paths that end in different names")
-    places = [output / name for name in names]
+    places = [output / _name(path) for path in paths]
+    different = len(places) > 0 and len(set(places)) == len(places)
+    require(different, "SAE", [p.name for p in places], "paths that end in different names")
     asked = [_asked(path, settings) for path in paths]
-    todo = [i for i, place in enumerate(places) if _card(place).get("asked") != asked[i]]
+    todo = [i for i, place in enumerate(places) if read_card(place).get("asked") != asked[i]]
     if todo:
         _run(
             [paths[i] for i in todo], [places[i] for i in todo], [asked[i] for i in todo], settings
         )
-    return [_card(place) for place in places]
+    return [read_card(place) for place in places]
 
 
 def _run(
@@ -114,7 +96,12 @@ def _run(
     settings: FineTuning,
 ) -> None:
     stored = [read_sae(path) for path in paths]
-    model = load_model(settings.model, settings.device, processed=settings.processed)
+    model = load_model(
+        settings.model,
+        settings.device,
+        processed=settings.processed,
+        revision=settings.model_revision,
+    )
     hooks = [
         _fitting_hook(model, path, one, settings.hook)
         for path, one in zip(paths, stored, strict=True)
@@ -133,6 +120,7 @@ def _run(
         seed=settings.seed,
         context_size=settings.context_size,
         prepend_bos=settings.prepend_bos,
+        revision=settings.data_revision,
     )
     starts = [
         {hook: SAE.from_stored(one).eval().requires_grad_(False).to(settings.device)}
@@ -146,14 +134,17 @@ def _run(
         configs.append(_config(model, rows, hook, place / "start", sae, own, settings))
     trained = train(model, configs, rows.train, checkpoints=[p / "checkpoints" for p in places])
     for run, own in zip(trained, before, strict=True):
-        if any(sae.sparsifier.stored == "jumprelu" for sae in run.saes.values()):
-            [l0] = [metrics["l0"] for metrics in own.saes.values()]
+        [(hook, sae)] = run.saes.items()
+        l0 = own.saes[hook]["l0"]
+        if sae.sparsifier.stored != "topk" and l0 > 0:
             calibrate(model, run.saes, rows.calibration, l0, batch_size=settings.batch_size)
     after = evaluate(
         model, [run.saes for run in trained], rows.validation, batch_size=settings.batch_size
     )
     for i, place in enumerate(places):
-        _write(place, stored[i], trained[i], before[i], after[i], asked[i])
+        write_outcome(place, stored[i], trained[i], before[i], after[i], asked[i])
+        clear_checkpoints(place / "checkpoints")
+        shutil.rmtree(place / "start")
 
 
 def _config(
@@ -195,54 +186,6 @@ def _config(
     )
 
 
-def _write(
-    place: Path,
-    stored: StoredSAE,
-    run: TrainedRun,
-    before: Evaluation,
-    after: Evaluation,
-    asked: dict[str, Any],
-) -> None:
-    """The SAE as it came in, then the card, which makes it count."""
-    [(hook, sae)] = run.saes.items()
-    folder = bool(FORMATS[stored.format].files)  # whose name says a layer in some formats
-    write_sae(
-        place / (place.name if folder else f"{place.name}.pt"),
-        replace(stored, weights=sae.stored().weights),
-        frequency=after.frequency[hook] if stored.format == "saelens" else None,
-    )
-    cosine = (sae.dictionary.cpu() * stored.weights["W_dec"]).sum(-1)
-    alive = after.frequency[hook] > 0
-    card = {
-        "asked": asked,
-        "hook": hook,
-        "format": stored.format,
-        "sparsifier": stored.sparsifier,
-        "before": _metrics(before, hook, sae.d_sae),
-        "after": _metrics(after, hook, sae.d_sae),
-        "stayed": float((cosine[alive] > STAYED).float().mean()) if bool(alive.any()) else math.nan,
-        "train_tokens": run.train_tokens,
-        "train_seconds": run.train_seconds,
-        "provenance": provenance(),
-    }
-    write_json(place / "card.json", card)
-    clear_checkpoints(place / "checkpoints")
-    for file in (place / "start").iterdir():
-        file.unlink()
-    (place / "start").rmdir()
-
-
-def _metrics(found: Evaluation, hook: str, d_sae: int) -> dict[str, Any]:
-    own, model = found.saes[hook], found.model
-    blocks = found.blocks[found.blocks["hook"] != hook]
-    return {
-        **{key: model[key] for key in ("ce_clean", "ce_increase", "kl", "eval_tokens")},
-        **{key: own[key] for key in ("l0", "mse", "explained_variance")},
-        "dead": d_sae - int(own["alive"]),
-        "later_mse": dict(zip(blocks["hook"], blocks["mse"].tolist(), strict=True)),
-    }
-
-
 def _fitting_hook(model: TransformerBridge, path: str, stored: StoredSAE, given: str) -> str:
     hook = given or stored.hook
     if not hook:
@@ -257,53 +200,16 @@ def _fitting_hook(model: TransformerBridge, path: str, stored: StoredSAE, given:
     return hook
 
 
+def _name(path: str) -> str:
+    return Path(path).expanduser().resolve().name.removesuffix(".pt")
+
+
 def _asked(path: str, settings: FineTuning) -> dict[str, Any]:
-    """What decides the result: the SAE's content, and every setting."""
+    """What decides the result: the SAE's content, every setting, the code."""
     values = asdict(settings)
     local = {key: values.pop(key) for key in ("model", "data", "validation")}
     shown = {key: Path(value).name for key, value in local.items()}
-    contents = {key: content_digest(value) for key, value in local.items() if value}
-    sae = content_digest(str(Path(path).expanduser().resolve()))
-    return shown | values | {"contents": contents | {"sae": sae}}
-
-
-def _card(place: Path) -> dict[str, Any]:
-    try:
-        card: dict[str, Any] = json.loads((place / "card.json").read_text("utf-8"))
-        return card
-    except (OSError, ValueError):
-        return {}
-
-
-@command
-def main(arguments: list[str]) -> int:
-    """Read the command line, fine-tune, print the cards."""
-    parser = argparse.ArgumentParser(
-        prog="python -m e2e_lib.finetune",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("sae", nargs="+", metavar="SAE")
-    parser.add_argument("--output", required=True)
-    for own in fields(FineTuning):
-        kind: Any = getattr(own.type, "__origin__", own.type)  # of Annotated, what it annotates
-        name = f"--{own.name.replace('_', '-')}"
-        if kind is bool:
-            parser.add_argument(name, action="store_true", dest=own.name)
-        else:
-            needed = own.name in ("model", "data")
-            default = None if needed else own.default
-            parser.add_argument(name, type=kind, required=needed, default=default, dest=own.name)
-    given = vars(parser.parse_args(arguments))
-    paths, output = given.pop("sae"), Path(given.pop("output")).expanduser()
-    for card, path in zip(finetune(paths, FineTuning(**given), output), paths, strict=True):
-        before, after = card["before"], card["after"]
-        words = [
-            f"{key} {before[key]:.4g} -> {after[key]:.4g}" for key in ("ce_increase", "kl", "l0")
-        ]
-        print(f"{Path(path).name}: {', '.join(words)}, {card['stayed']:.0%} of latents stayed")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    contents = {key: content_digest(local[key]) for key in ("data", "validation") if local[key]}
+    contents["model"] = model_digest(settings.model)
+    contents["sae"] = content_digest(str(Path(path).expanduser().resolve()))
+    return {"sae": _name(path)} | shown | values | {"contents": contents, "code": digest([CODE])}
