@@ -29,7 +29,7 @@ from pipeline.compare.differences import FILES, Lacking, Outcome, compare_folder
 from pipeline.execution.executor import environment
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT, read_profile
-from pipeline.plan.stages import CLAIMS, Stage, stages
+from pipeline.plan.stages import CLAIMS, FINETUNE, Stage, stages
 from pipeline.run_notebook import run_notebook
 
 SCRATCH = "build/verify"
@@ -72,7 +72,9 @@ def verify(reference: Path, scratch: Path, weights: Path | None = None) -> Outco
 
 
 def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None:
-    """A scratch folder with the reference's runs and profile, and further weights if given.
+    """A scratch folder with the reference's records and profile, and further weights if given.
+
+    Records are its runs, and what was measured as SAEs were fine-tuned, which is training too.
 
     Raises:
         ResultsError: the reference is none.
@@ -82,6 +84,10 @@ def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(reference / "saes", scratch / "saes")
     shutil.copy(reference / "profile.json", scratch)
+    for kind in ("figures", "tables", "skipped"):
+        for file in (reference / kind).glob(f"{FINETUNE[:3]}*"):
+            (scratch / kind).mkdir(exist_ok=True)
+            shutil.copy(file, scratch / kind)
     for run in (scratch / "saes").iterdir() if weights else ():
         for name in (WEIGHTS, "cfg.json", SPARSITY):
             source = (weights or scratch) / "saes" / run.name / name
@@ -93,7 +99,8 @@ def analyses(results: Path) -> list[Stage]:
     """The stages of the folder's profile that read runs and write results."""
     profile, _ = read_profile(results / "profile.json")
     todo = stages(profile, os.path.relpath(results, ROOT))
-    return [s for s in todo if not s.saes and "results_folder" in s.parameters]
+    reads = [s for s in todo if not s.saes and "results_folder" in s.parameters]
+    return [s for s in reads if s.notebook != FINETUNE]
 
 
 def run_stages(todo: Sequence[Stage], results: Path) -> list[str]:

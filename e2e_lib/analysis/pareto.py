@@ -227,3 +227,44 @@ def summary_ratios(
             axes: dict[str, Any] = {"reference": second, "x": x, "y": y, "window": window}
             table.append(labels | interpolated_ratio(group, rows, first, **axes, **options))
     return pd.DataFrame(table)
+
+
+def beside_full_training(
+    tuned: pd.DataFrame, runs: pd.DataFrame, reference: str = "e2e"
+) -> pd.DataFrame:
+    """Fine-tuned SAEs beside SAEs that were trained by `reference` from the start, at equal L0.
+
+    tuned: a row a fine-tuned SAE: run, the local run that it was; objective, l0, ce_increase,
+        train_tokens and train_seconds of the fine-tuning alone. runs: `matched.main_runs`.
+
+    The reference's CE increase is interpolated linearly between its λ of the same layer and seed.
+    Columns: run, layer, seed, objective, l0, ce_increase; l0_before, ce_before (of `run`);
+    ce_full (the reference's), ratio (ce_increase over it), tokens_share (of the reference's),
+    seconds_ratio (local's and the fine-tuning's over local's), full_seconds_ratio (the reference's
+    over local's), note (why there is no ratio).
+    """
+    table = []
+    before = runs.set_index("run")
+    for row in tuned.to_dict("records"):
+        start = before.loc[row["run"]]
+        same = (runs["layer"] == start["layer"]) & (runs["seed"] == start["seed"])
+        full = runs[same & (runs["objective"] == reference)].sort_values("l0")
+        names = ("run", "objective", "l0", "ce_increase")
+        own = {name: row[name] for name in names} | {"layer": start["layer"], "seed": start["seed"]}
+        own |= {"l0_before": start["l0"], "ce_before": start["ce_increase"], "note": ""}
+        if len(full) < 2:
+            own["note"] = f"fewer than 2 λ of {reference}"
+        elif not full["l0"].iloc[0] <= row["l0"] <= full["l0"].iloc[-1]:
+            own["note"] = f"no λ of {reference} has as small or as large an L0"
+        else:
+            x, y = (full[[name]].to_numpy(dtype=float).T for name in ("l0", "ce_increase"))
+            own["ce_full"] = float(interpolate(np.array([row["l0"]]), x, y)[0, 0])
+            own["ratio"] = row["ce_increase"] / own["ce_full"] if own["ce_full"] > 0 else np.nan
+        if len(full):
+            own["tokens_share"] = row["train_tokens"] / full["train_tokens"].mean()
+            own["full_seconds_ratio"] = full["train_seconds"].mean() / start["train_seconds"]
+        own["seconds_ratio"] = 1 + row["train_seconds"] / start["train_seconds"]
+        table.append(own)
+    columns = ["run", "layer", "seed", "objective", "l0", "ce_increase", "l0_before", "ce_before"]
+    columns += ["ce_full", "ratio", "tokens_share", "seconds_ratio", "full_seconds_ratio", "note"]
+    return pd.DataFrame(table).reindex(columns=columns)

@@ -30,9 +30,9 @@ from e2e_lib.runs.experiment import Training
 
 FIELD = re.compile(r"\n    (\w+): \w+ = (.+)  # (.+)")
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-# All that these two take comes from the profile's own keys; of the other notebooks, these four.
+# All that these two take comes from the profile's own keys; of the other notebooks, these five.
 BY_PROFILE = ("10_train", "11_published")
-SET_BY_PIPELINE = ("results_folder", "model", "validation_data", "device")
+SET_BY_PIPELINE = ("results_folder", "model", "train_data", "validation_data", "device")
 TYPES = {
     "str": Rule(lambda v: isinstance(v, str), "a text"),
     "int": Rule(is_integer, "a whole number"),

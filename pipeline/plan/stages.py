@@ -17,7 +17,9 @@ BY_HAND = "02_one_sae_by_hand"  # the one introduction that writes a figure
 INTRODUCTIONS = ("00_start_here", "01_language_model", BY_HAND)
 TRAIN = "10_train"
 PUBLISHED = "11_published"  # in place of training, in profiles with `released`
+FINETUNE = "12_finetune"  # trains too, but reads what was trained, and makes no run
 ANALYSES = (
+    FINETUNE,
     *("20_pareto", "21_similar_ce", "22_downstream_reconstruction", "23_geometry"),
     *("24_umap", "25_activations", "26_pca_direction", "27_hyperparameters"),
     *("28_interpretability", "29_faithfulness", "30_training_cost"),
@@ -25,6 +27,7 @@ ANALYSES = (
 )
 # Analyses that run the language model again, on held-out text.
 WITH_MODEL = (
+    FINETUNE,
     *("25_activations", "26_pca_direction", "28_interpretability", "29_faithfulness"),
     *("40_what_the_network_uses", "41_functional_importance", "42_loudness"),
 )
@@ -77,14 +80,23 @@ def _stages(profile: Profile, results: str) -> list[Stage]:
     subject: dict[str, Parameter] = {
         name: getattr(profile.training, name) for name in ("model", "validation_data", "device")
     }
+    text: dict[str, Parameter] = {"train_data": profile.training.train_data}
+    analyses = tuple(name for name in ANALYSES if not (profile.released and name == FINETUNE))
     return [
         *training,
         *(Stage(name, name, folder if name == BY_HAND else {}, ()) for name in INTRODUCTIONS),
         *(
-            Stage(name, name, folder | subject if name in WITH_MODEL else folder, trained)
-            for name in ANALYSES
+            Stage(
+                name,
+                name,
+                folder
+                | (subject if name in WITH_MODEL else {})
+                | (text if name == FINETUNE else {}),
+                trained,
+            )
+            for name in analyses
         ),
-        Stage(CLAIMS, CLAIMS, folder, ANALYSES),
+        Stage(CLAIMS, CLAIMS, folder, analyses),
         Stage(CHECKLIST, CHECKLIST, folder, trained),
     ]
 

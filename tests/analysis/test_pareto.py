@@ -141,3 +141,22 @@ def test_a_curve_that_costs_nothing_gives_no_ratio():
     runs = runs_of()
     runs.loc[runs["objective"] == "local", "ce_increase"] = -0.01
     assert np.isnan(pareto.interpolated_ratio(runs, rows_of(runs), "e2e")["value"])
+
+
+def test_a_fine_tuned_sae_beside_full_training_by_hand():
+    runs = runs_of(seeds=(0, 1)).assign(train_tokens=1000, train_seconds=4.0)
+    runs.loc[runs["objective"] == "e2e", "train_seconds"] = 10.0
+    tuned = pd.DataFrame(
+        [("local1s1", "finetune", 20.0, 0.9, 100, 1.0), ("local1s1", "e2e", 60.0, 0.9, 100, 1.0)],
+        columns=["run", "objective", "l0", "ce_increase", "train_tokens", "train_seconds"],
+    )
+    first, second = pareto.beside_full_training(tuned, runs).to_dict("records")
+    # At L0 20 e2e has 0.5 - 0.2 · 15/20 = 0.35, in seed 1 half as much again.
+    assert first["ce_full"] == pytest.approx(1.5 * 0.35)
+    assert first["ratio"] == pytest.approx(0.9 / (1.5 * 0.35))
+    assert (first["l0_before"], first["seed"], first["tokens_share"]) == (20, 1, 0.1)
+    assert (first["seconds_ratio"], first["full_seconds_ratio"]) == (1.25, 2.5)
+    assert np.isnan(second["ratio"]) and "as large an L0" in second["note"]
+    alone = pareto.beside_full_training(tuned, runs[runs["objective"] == "local"])
+    assert set(alone["note"]) == {"fewer than 2 λ of e2e"}
+    assert not len(pareto.beside_full_training(tuned.head(0), runs))
