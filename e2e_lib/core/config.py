@@ -48,7 +48,7 @@ Penalty = Annotated[str, one_of("tanh", "step", "quadratic")]
 # Parameters that 0.1.0 did not have.
 LATER = {
     *("sparsifier", "penalty", "target_l0", "sparsity_warmup", "auxk_coeff", "dead_share"),
-    *("still", "k", "fisher_coeff", "balanced"),
+    *("still", "k", "fisher_coeff", "balanced", "random_weights"),
 }
 Still = Annotated[str, one_of("none", "decoder", "encoder", "near", "all")]
 

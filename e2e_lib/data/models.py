@@ -52,7 +52,12 @@ def model_path(name_or_folder: str) -> str:
 
 
 def load_model(
-    name_or_folder: str, device: str = "cpu", *, processed: bool = False, revision: str = "main"
+    name_or_folder: str,
+    device: str = "cpu",
+    *,
+    processed: bool = False,
+    revision: str = "main",
+    random_weights: int = 0,
 ) -> TransformerBridge:
     """A frozen language model with hooks, in evaluation mode and float32.
 
@@ -63,6 +68,8 @@ def load_model(
         processed: fold LayerNorm and centre the weights that write to the residual stream: the
             basis of the paper's GPT-2 SAEs. CE and KL do not change by it.
         revision: commit, tag or branch of a hub model.
+        random_weights: seed by which each weight tensor's elements are shuffled in the end: a model
+            of the same sizes that has learnt nothing, a sanity row; 0: its own weights.
 
     Raises:
         ModelError: no such device, folder or hub model, files that cannot be read, a model too
@@ -107,6 +114,18 @@ def load_model(
     model.eval()
     for parameter in model.original_model.parameters():
         parameter.requires_grad_(False)
+    return with_random_weights(model, random_weights) if random_weights else model
+
+
+def with_random_weights(model: TransformerBridge, seed: int) -> TransformerBridge:
+    """Shuffle the elements of every weight of `model`, in place: sizes stay, what was learnt goes.
+
+    Give it a model that nothing has run yet, as `load_model` returns it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.original_model.parameters():
+        order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+        parameter.data = parameter.data.flatten()[order].view_as(parameter)
     return model
 
 

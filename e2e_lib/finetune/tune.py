@@ -63,6 +63,7 @@ class FineTuning(Checked):
     precision: Precision = "fp32"
     processed: Flag = False  # fold LayerNorm and centre weights first
     prepend_bos: Flag = False  # every row starts with the beginning-of-text token
+    random_weights: Seed = 0  # as in `load_model`
     model_revision: str = "main"  # commit, tag or branch of a hub model
     data_revision: str = "main"  # the same of hub data sets
 
@@ -101,6 +102,7 @@ def _run(
         settings.device,
         processed=settings.processed,
         revision=settings.model_revision,
+        random_weights=settings.random_weights,
     )
     hooks = [
         _fitting_hook(model, path, one, settings.hook)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from e2e_lib.core.config import HOOKS, Divisor, Hyperparameters, TrainConfig, config_dict
+from e2e_lib.core.config import HOOKS, Divisor, Hyperparameters, Seed, TrainConfig, config_dict
 from e2e_lib.errors import (
     Count,
     Flag,
@@ -133,6 +133,7 @@ class Training(Hyperparameters):
     model_revision: Revision = "main"  # commit, tag or branch of a hub model
     data_revision: Revision = "main"  # the same of hub data sets
     prepend_bos: Flag = False  # start every row with the beginning-of-text token
+    random_weights: Seed = 0  # a sanity row: seed that the model's weights are shuffled by; 0: not
     init_from: Start = ""  # a finished run here, or a folder, whose SAE every run starts from
 
     def __post_init__(self) -> None:

@@ -60,6 +60,7 @@ def load_inputs(training: Training, device: str = "") -> tuple[TransformerBridge
         device or training.device,
         processed=training.processed,
         revision=training.model_revision,
+        random_weights=training.random_weights,
     )
     rows = load_rows(
         model,

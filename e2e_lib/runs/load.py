@@ -82,6 +82,7 @@ def load_subject(
         device,
         processed=config["processed"],
         revision=config.get("model_revision", "main"),
+        random_weights=config.get("random_weights", 0),
     )
     named = [(config.get(f"{k}_data"), contents.get(k)) for k in ("train", "validation")]
     rows = held_out_rows(

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
+from e2e_lib.core.hooks import clean_pass
 from e2e_lib.data.models import check_device, load_model, model_path
 from e2e_lib.errors import ModelError
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
@@ -51,6 +52,24 @@ def test_a_loaded_model_is_frozen_and_in_evaluation_mode():
     assert model.tokenizer("w3 w1", add_special_tokens=False)["input_ids"] == [3, 1]
     tokens = random_tokens(2)
     assert torch.equal(model(tokens), model(tokens)), "no dropout"
+
+
+@pytest.mark.parametrize("processed", [False, True])
+def test_random_weights_keep_sizes_and_lose_the_rest(processed):
+    own = tiny_model(processed=processed)
+    folder, tokens = str(model_folder("gpt2")), random_tokens(2)
+    one, again, other = (
+        load_model(folder, processed=processed, random_weights=seed) for seed in (1, 1, 2)
+    )
+    pairs = zip(one.original_model.parameters(), own.original_model.parameters(), strict=True)
+    for shuffled, kept in pairs:
+        assert not shuffled.requires_grad and shuffled.shape == kept.shape
+        torch.testing.assert_close(shuffled.flatten().sort().values, kept.flatten().sort().values)
+    assert torch.equal(one(tokens), again(tokens))
+    for different in (other, own):
+        assert not torch.allclose(one(tokens), different(tokens), atol=1e-2)
+    found = clean_pass(one, tokens, []).logits
+    torch.testing.assert_close(found, one(tokens), atol=1e-4, rtol=1e-4)
 
 
 def test_half_precision_weights_are_widened(tmp_path):

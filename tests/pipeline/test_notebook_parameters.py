@@ -103,7 +103,7 @@ def test_where_one_that_is_there_is_written() -> None:
     }
     assert lines == {
         "e2e_lib/core/config.py": 2,
-        "e2e_lib/finetune.py": 1,
+        "e2e_lib/finetune/tune.py": 1,
         "e2e_lib/runs/released.py": 2,
         f"notebooks/{TRAIN}": 1,
     }

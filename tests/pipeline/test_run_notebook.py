@@ -369,7 +369,7 @@ def test_runs_of_sweeps_are_wanted() -> None:
         {"warmup_fraction": 0.1}, {"ds_kl_coeff": 1.0}, {"downstream_coeff": 1.0},
         {"downstream_last_block": True}, {"threads": 2}, {"eval_tokens": 4096},
         {"precision": "bf16"}, {"processed": True}, {"prepend_bos": True},
-        {"hook_point": "hook_mlp_out"},
+        {"hook_point": "hook_mlp_out"}, {"random_weights": 1},
     ],
     ids=lambda changed: next(iter(changed)),
 )  # fmt: skip

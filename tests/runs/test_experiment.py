@@ -88,6 +88,9 @@ def test_a_parameter_that_nobody_described_is_in_the_name():
     trainings = Training(), WithOneMore(), WithOneMore(one_more=1.0)
     plain, usual, other = (t.name(t.configs()[0]) for t in trainings)
     assert plain == usual != other
+    shuffled = Training(random_weights=1)
+    assert shuffled.name(shuffled.configs()[0]) not in (plain, other)
+    assert shuffled.describe(shuffled.configs()[0])["random_weights"] == 1
 
 
 def test_pending_skips_what_is_finished(tmp_path):

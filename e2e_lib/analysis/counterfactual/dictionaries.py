@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from e2e_lib.analysis.counterfactual.swaps import Coded, Dictionary, Site, partners
 from e2e_lib.core.sae import SAE
-from e2e_lib.names import TransformerBridge
 
 FLOORS = ("untrained", "frozen decoder", "frozen encoder", "pca")
 RIDGE = 1e-3  # of the mean squared code or count, so that rare latents and values stay small
@@ -129,15 +128,3 @@ def oracle(site: Site, directions: Float[Tensor, "vocabulary d"] | None) -> Code
     else:
         codes = F.one_hot(site.values, len(directions)).to(codes)
     return Coded(site.activation, codes, directions, codes.sum(0))
-
-
-def with_random_weights(model: TransformerBridge, seed: int = 0) -> TransformerBridge:
-    """Shuffle the elements of every weight of `model`, in place: sizes stay, what was learnt goes.
-
-    Give it a model that nothing has run yet, as `load_model` returns it.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.original_model.parameters():
-        order = torch.randperm(parameter.numel(), generator=generator)
-        parameter.data = parameter.data.flatten()[order].view_as(parameter)
-    return model
