@@ -1,12 +1,14 @@
-"""Write index.html: every figure beside the paper's number, readable offline, in one file.
+"""Write index.html: what was found, by question, beside the paper's words, readable offline.
 
     python -m pipeline.report            # of the results folder that is the working directory
 
-Pictures are embedded, so that the page can be mailed; tables of data and the executed notebooks
-are linked relative to it. The page is pages/report.html.j2, which escapes every text.
+Pictures are embedded, so that the page can be mailed; tables of data, the executed notebooks and
+pages beside it are linked relative to it. The page is pages/report.html.j2, which escapes every
+text; what stands where is pages/questions.yaml.
 """
 
 import base64
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +17,9 @@ from pathlib import Path
 
 from e2e_lib.errors import command
 from e2e_lib.files import write_text
-from pipeline.pages.notebook_html import notebook_title, write_notebook_html, write_style_sheet
+from pipeline.pages import pareto
+from pipeline.pages.notebook_html import notebook_title, write_pages
+from pipeline.pages.questions import answer, linked, sections
 from pipeline.pages.render import Extra, render, style
 from pipeline.pages.result_files import Json, read_all, read_json, read_rows
 from pipeline.plan.stages import ALL_NOTEBOOKS, TRAIN
@@ -24,6 +28,7 @@ PROVENANCE = (
     *("commit", "clean_tree", "code", "python", "packages", "machine", "system", "cpu", "cpus"),
     *("instruction_set", "memory_mb", "gpu"),
 )
+SYMBOLS = {"holds": "✓", "refuted": "✗", "undecided": "?", "not testable here": "–"}
 
 # Makers of the pages beside this one, in the order in which they are linked.
 EXTRAS: tuple[Callable[[Path], Extra], ...] = ()
@@ -31,30 +36,37 @@ EXTRAS: tuple[Callable[[Path], Extra], ...] = ()
 
 def write_report(results: Path) -> Path:
     """Write `results`/index.html and an HTML copy of every executed notebook; returns the page."""
-    notebooks = sorted((results / "notebooks").glob("*.ipynb"))
-    for notebook in notebooks:
-        write_notebook_html(notebook)
-    if notebooks:
-        write_style_sheet(results / "notebooks")
-    analyses = {n.stem: n.read_text(encoding="utf-8") for n in notebooks if TRAIN not in n.stem}
-    titles = {notebook.stem: notebook_title(notebook) for notebook in notebooks}
-    known = {stem: titles[stem] for stem in (*ALL_NOTEBOOKS, *titles) if stem in titles}
+    titles = notebook_titles(results)
+    write_pages(results / "notebooks", {name: one["title"] for name, one in titles.items()})
+    texts = {n: one["text"] for n, one in titles.items() if not n.startswith(TRAIN)}
     profile = read_json(results / "profile.json", {})
     extras = [make(results) for make in EXTRAS]
+    figures = [_figure(results, facts, texts) for facts in read_all(results / "figures")]
+    tables = [_table(results, facts, texts) for facts in read_all(results / "tables")]
+    claims = _claims(results, {one["name"]: one.get("title") for one in (*figures, *tables)})
+    saes = pareto.main_table(results)
     page = render(
         "report.html.j2",
         style=style("report.css"),
+        script=(script := style("report.js")),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         name=profile.get("name", ""),
         model=str(profile.get("model", "")).removesuffix("/").split("../")[-1],
         failures=read_all(results / "failed"),
-        claims=read_json(results / "claims.json", []),
-        figures=[_figure(results, facts, analyses) for facts in read_all(results / "figures")],
+        answer=answer(claims),
+        claims=claims,
+        symbols=SYMBOLS,
+        size=pareto,
+        layers=pareto.layers(saes),
+        saes=saes.to_dict("records"),
+        targets=pareto.targets(saes, extras),
+        sections=sections(figures, tables),
         extras=extras,
         pages=_other_pages(results, {"index.html", *(extra.file for extra in extras)}),
-        tables=[_table(results, facts, analyses) for facts in read_all(results / "tables")],
         skipped=read_all(results / "skipped"),
-        notebooks={stem: title for stem, title in known.items() if not stem.startswith(TRAIN)},
-        training={stem: title for stem, title in titles.items() if stem.startswith(TRAIN)},
+        notebooks={n: one for n, one in titles.items() if not n.startswith(TRAIN)},
+        training={n: one for n, one in titles.items() if n.startswith(TRAIN)},
+        has_metrics=(results / "metrics.csv").is_file(),
         parameters={**profile, **provenance(results)},
     )
     path = results / "index.html"
@@ -62,24 +74,61 @@ def write_report(results: Path) -> Path:
     return path
 
 
-def _figure(results: Path, facts: Json, analyses: Mapping[str, str]) -> Json:
+def notebook_titles(results: Path) -> dict[str, Json]:
+    """Title and text of every executed notebook, in the pipeline's order; of some only the page is
+    there, as in the committed reference."""
+    found: dict[str, Json] = {}
+    for path in sorted((results / "notebooks").glob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        found[path.stem] = {"title": page_title(path), "text": text, "ipynb": False}
+    for path in sorted((results / "notebooks").glob("*.ipynb")):
+        text = path.read_text(encoding="utf-8")
+        found[path.stem] = {"title": notebook_title(path), "text": text, "ipynb": True}
+    known = [name for name in ALL_NOTEBOOKS if name in found]
+    return {name: found[name] for name in dict.fromkeys((*known, *sorted(found)))}
+
+
+def _claims(results: Path, titles: Mapping[str, object]) -> list[Json]:
+    """Every claim with its verdict in a word, and which figure or table shows it.
+
+    titles: of the figures and tables there, by name.
+    """
+    claims = read_json(results / "claims.json", [])
+    shown = linked(claims, titles)
+
+    def word(verdict: object) -> str:
+        known = isinstance(verdict, str) and verdict in SYMBOLS
+        return str(verdict) if known else "not testable here"
+
+    return [
+        {**claim, "word": word(claim.get("verdict")), "shown": name, "shown_as": titles.get(name)}
+        for claim in claims
+        for name in [shown.get(claim.get("id"), "")]
+    ]
+
+
+def _figure(results: Path, facts: Json, notebooks: Mapping[str, str]) -> Json:
     """A figure's texts with its picture, which may be missing, and the notebook that made it."""
     picture = results / "figures" / f"{facts['name']}.png"
     data = picture.read_bytes() if picture.is_file() else b""
-    width = int.from_bytes(data[16:20], "big") * 5 // 8  # sharp on fine screens
+    width, height = (int.from_bytes(data[at : at + 4], "big") * 5 // 8 for at in (16, 20))  # sharp
     png = base64.b64encode(data).decode()
-    return {**facts, "maker": _maker(facts, analyses), "width": width, "png": png}
+    return {**_item(facts, notebooks), "width": width, "height": height, "png": png}
 
 
-def _table(results: Path, facts: Json, analyses: Mapping[str, str]) -> Json:
+def _table(results: Path, facts: Json, notebooks: Mapping[str, str]) -> Json:
     """A table's texts with its cells and the notebook that made it."""
     header, *rows = read_rows(results / "tables" / f"{facts['name']}.csv")
-    return {**facts, "maker": _maker(facts, analyses), "header": header, "rows": rows}
+    return {**_item(facts, notebooks), "header": header, "rows": rows}
 
 
-def _maker(facts: Json, analyses: Mapping[str, str]) -> str:
-    """The first executed notebook that names a figure or table; empty if none does."""
-    return next((n for n, text in analyses.items() if f'\\"{facts["name"]}\\"' in text), "")
+def _item(facts: Json, notebooks: Mapping[str, str]) -> Json:
+    """A figure's or table's texts, with the first executed notebook that names it, if one does."""
+    name = facts["name"]
+    named = (f'\\"{name}\\"', f'>"{name}"<')  # in a notebook's file, and in its page
+    maker = next((n for n, text in notebooks.items() if any(one in text for one in named)), "")
+    found = str(facts.get("finding") or "").removeprefix("Here: ")
+    return {**facts, "maker": maker, "finding": found}
 
 
 def _other_pages(results: Path, known: set[str]) -> dict[str, str]:

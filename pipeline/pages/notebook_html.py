@@ -1,19 +1,57 @@
-"""An executed notebook as a small page that needs no network."""
+"""Executed notebooks as small pages that need neither network nor script."""
 
 import base64
 import json
 import re
+import unicodedata
+from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from jinja2 import pass_context
 from markupsafe import Markup
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import Preprocessor
 from pygments.formatters import HtmlFormatter
 
 from e2e_lib.errors import ResultsError, reworded
 from e2e_lib.files import write_text
-from pipeline.pages.render import render, style
+from pipeline.pages.render import PAGES, render, style
+
+START, END = "<!-- cells -->", "<!-- end of cells -->"  # between them is what a notebook holds
+SAVES = re.compile(r"\bstudy\.(?:figure|table)\(\s*[\"']([\w.-]+)[\"']")
+HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.S)
+
+
+class Formulas(IPythonRenderer):
+    """Formulas as MathML, which browsers draw by themselves."""
+
+    def block_math(self, body: str) -> str:
+        """A formula on a line of its own."""
+        return mathml(body, "block")
+
+    def inline_math(self, body: str) -> str:
+        """A formula in a line of text."""
+        return mathml(body, "inline")
+
+
+class Cells(HTMLExporter):
+    """nbconvert's `basic` template keeps the alt text of pictures, which its default drops, and
+    comes without the default's 280 kB of style sheet."""
+
+    def __init__(self) -> None:
+        super().__init__(raw_template=(PAGES / "cells.html.j2").read_text(encoding="utf-8"))
+        for own in (SmallPictures, FoldedSaves):
+            self.register_preprocessor(own, enabled=True)
+
+    @pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        """As the class above does it, with formulas."""
+        attachments = context.get("cell", {}).get("attachments", {})
+        renderer = Formulas(escape=False, attachments=attachments)
+        return str(MarkdownWithMath(renderer=renderer).render(source))
 
 
 class SmallPictures(Preprocessor):
@@ -30,30 +68,89 @@ class SmallPictures(Preprocessor):
         return cell, resources
 
 
-def write_notebook_html(notebook: Path) -> Path:
-    """Write NAME.html beside NAME.ipynb, unless it is there and newer; returns it.
+class FoldedSaves(Preprocessor):
+    """Cells that save figures or tables say so, for the template to fold their code."""
 
-    nbconvert's `basic` template keeps the alt text of pictures, which its default drops, and comes
-    without the default's 280 kB of style sheet: all pages of a folder share one beside them.
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        """Note the names that a cell saves."""
+        if cell.cell_type == "code" and (names := SAVES.findall(cell.source)):
+            cell.metadata["saves"] = " and ".join(names)
+        return cell, resources
+
+
+def mathml(formula: str, display: str) -> str:
+    """A formula of LaTeX as MathML; as code where it cannot be read."""
+    from latex2mathml.converter import convert  # here: few pages have formulas
+
+    try:
+        made = convert(formula, display=display)
+    except Exception:  # whatever the package raises: a page is made all the same
+        return f"<code>{escape(formula)}</code>"
+    return re.sub(r'<mi mathvariant="script">([A-Z])</mi>', _script, made)
+
+
+def _script(letter: re.Match[str]) -> str:
+    """A script capital as a character: browsers know no such variant of others."""
+    try:
+        found = unicodedata.lookup(f"MATHEMATICAL SCRIPT CAPITAL {letter[1]}")
+    except KeyError:  # Unicode had these before
+        found = unicodedata.lookup(f"SCRIPT CAPITAL {letter[1]}")
+    return f"<mi>{found}</mi>"
+
+
+def write_pages(folder: Path, titles: Mapping[str, str]) -> None:
+    """Write NAME.html beside every NAME.ipynb of `folder`, and what all of them look like.
+
+    titles: of all pages in the order in which a reader turns them, by name.
+    """
+    names = list(titles)
+    for place, name in enumerate(names):
+        if not (notebook := folder / f"{name}.ipynb").is_file():
+            continue
+        before, after = names[max(place - 1, 0) : place], names[place + 1 : place + 2]
+        beside = {"before": before, "after": after}
+        turns = {k: (one[0], titles[one[0]]) if one else None for k, one in beside.items()}
+        write_notebook_html(notebook, **turns)
+    if names:
+        colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+        text = "\n".join([style("report.css", "notebook.css"), colours, ""])
+        write_text(folder / "page.css", text)
+
+
+def write_notebook_html(
+    notebook: Path,
+    before: tuple[str, str] | None = None,
+    after: tuple[str, str] | None = None,
+) -> Path:
+    """Write NAME.html beside NAME.ipynb; cells of a page that is newer are taken from it.
+
+    before, after: name and title of the pages that a reader turns to.
     """
     page = notebook.with_suffix(".html")
-    if page.is_file() and page.stat().st_mtime > notebook.stat().st_mtime:
-        return page
-    exporter = HTMLExporter(template_name="basic")
-    exporter.register_preprocessor(SmallPictures, enabled=True)
-    what = f"executed notebook {notebook.name!r} is damaged: delete it and run it again"
-    with reworded(ResultsError, what):
-        body, _ = exporter.from_filename(str(notebook))
-    title = notebook_title(notebook)
-    write_text(page, render("notebook.html.j2", title=title, body=Markup(body)))
+    body = _written(page, notebook) or _converted(notebook)
+    contents = [(id, Markup(text)) for id, text in HEADING.findall(body)]
+    text = render(
+        "notebook.html.j2", name=notebook.stem, title=notebook_title(notebook), contents=contents,
+        before=before, after=after, body=Markup(f"{START}\n{body}\n{END}"),
+    )  # fmt: skip
+    write_text(page, text)
     return page
 
 
-def write_style_sheet(folder: Path) -> None:
-    """Write what all pages of a folder look like: the report's style, notebooks', and code's."""
-    colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
-    text = "\n".join([style("report.css", "notebook.css"), colours, ""])
-    write_text(folder / "page.css", text)
+def _written(page: Path, notebook: Path) -> str:
+    """The cells of a page that is newer than its notebook and than how pages are made; else ""."""
+    made_of = (notebook, Path(__file__), PAGES / "cells.html.j2")
+    if not page.is_file() or page.stat().st_mtime <= max(p.stat().st_mtime for p in made_of):
+        return ""
+    text = page.read_text(encoding="utf-8")
+    start, end = text.find(START), text.rfind(END)
+    return text[start + len(START) : end].strip() if 0 <= start < end else ""
+
+
+def _converted(notebook: Path) -> str:
+    what = f"executed notebook {notebook.name!r} is damaged: delete it and run it again"
+    with reworded(ResultsError, what):
+        return str(Cells().from_filename(str(notebook))[0])
 
 
 def notebook_title(notebook: Path) -> str:

@@ -1,13 +1,14 @@
 """HTML from the templates beside this file: every value escaped, a dash where there is none."""
 
 import json
+import re
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, Undefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 PAGES = Path(__file__).parent
 
@@ -43,13 +44,25 @@ def number(text: str) -> str:
         return text
 
 
+def prose(text: Any) -> Any:
+    """A sentence with what stands between back-ticks as code; without a pair of them as it is."""
+    if not isinstance(text, str):
+        return text
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def plain(text: Any) -> Any:
+    """A sentence without its back-ticks, for where code cannot be marked."""
+    return text.replace("`", "") if isinstance(text, str) else text
+
+
 @cache
 def _environment() -> Environment:
     own = Environment(
         loader=FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         finalize=_shown, keep_trailing_newline=True,
     )  # fmt: skip
-    own.filters |= {"number": number, "compact": _compact}
+    own.filters |= {"number": number, "compact": _compact, "prose": prose, "plain": plain}
     return own
 
 

@@ -1,4 +1,4 @@
-"""The report: escaped, complete, readable without a network, in a real browser too."""
+"""The report: escaped, complete, readable without network or script, in a real browser too."""
 
 import base64
 import json
@@ -10,11 +10,15 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from e2e_lib.analysis.claims.ledger import CLAIMS
 from e2e_lib.analysis.claims.verdicts import VERDICTS
 from pipeline import report
-from pipeline.pages.render import Extra
+from pipeline.pages.questions import PLAN, linked
+from pipeline.pages.render import PAGES, Extra
 from pipeline.report import write_report
 from tests.helpers.pages import EVIL, Page, browser, chromium, png, put
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def results(tmp_path: Path) -> Path:
 def test_every_text_is_escaped(results: Path) -> None:
     text = write_report(results).read_text(encoding="utf-8")
     page = Page(text)
-    assert not page.all("script")
+    assert len(page.all("script")) == 1 and not page.all("script")[0]  # the page's own
     assert text.count("&lt;script&gt;") >= 12
     assert [image["alt"] for image in page.all("img")] == [f"alt {EVIL}"] * 2
 
@@ -66,7 +70,7 @@ def test_figures_claims_and_skips_are_there(results: Path) -> None:
         assert words in text
     assert "0.1235" in text  # a table's float, shortened
     links = {link["href"] for link in page.all("a")}
-    assert {"figures/pareto.csv", "tables/t.csv", "metrics.csv"} <= links
+    assert {"figures/pareto.csv", "tables/t.csv"} <= links
     assert {"notebooks/20_pareto.html", "notebooks/20_pareto.ipynb"} <= links
 
 
@@ -131,6 +135,98 @@ def test_pages_beside_the_report_are_linked_or_missed_in_words(
     assert "Features: no weights are here" in text
 
 
+RUNS = """run,model,objective,layer,hook,sparsity_coeff,kl_coeff,downstream_coeff,seed,dict_ratio,\
+train_tokens,lr,init_from,l0,alive,ce_increase
+a,m,local,1,blocks.1.hook_resid_pre,2.0,,,0,10,9,0.1,,12.0,600,0.2
+b,m,e2e,1,blocks.1.hook_resid_pre,2.0,1,,0,10,9,0.1,,9.0,500,0.1
+c,m,e2e,1,blocks.1.hook_resid_pre,3.0,1,,0,10,9,0.1,,5.0,400,-0.1
+d,m,e2e,1,blocks.1.hook_resid_pre,4.0,1,,0,10,9,0.1,,5.0,400,
+"""
+
+
+def dangling(page: Path) -> list[str]:
+    """Links of a page that lead nowhere."""
+    parsed = Page(page.read_text(encoding="utf-8"))
+    ids = {attributes.get("id") for _, attributes in parsed.tags}
+    links = [x.get("href") or "" for tag in ("a", "link") for x in parsed.all(tag)]
+    return [
+        link for link in links
+        if not link.startswith("data:")
+        and not (link[1:] in ids if link[0] == "#" else (page.parent / link).is_file())
+    ]  # fmt: skip
+
+
+def test_every_point_leads_to_an_sae_and_every_link_somewhere(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without weights or a page of features to its row; where a page shows it, there."""
+    (results / "metrics.csv").write_text(RUNS)
+    page = write_report(results)
+    assert not dangling(page) and not dangling(results / "notebooks" / "20_pareto.html")
+    parsed = Page(page.read_text(encoding="utf-8"))
+    points = [a for a in parsed.all("a") if "point" in (a.get("class") or "")]
+    assert [a["href"] for a in points] == 2 * ["#sae-a", "#sae-b", "#sae-c"]  # d has no number
+    assert all("L0" in (a["aria-label"] or "") for a in points)
+
+    shown = Extra("Features", "features.html", "every feature", runs=("a", "other"))
+    monkeypatch.setattr(report, "EXTRAS", (lambda folder: shown,))
+    text = write_report(results).read_text(encoding="utf-8")
+    assert "href='features.html#a'" in text and "href='#sae-b'" in text
+
+
+def test_half_a_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
+    texts = {"name": "20_pareto", "title": "t", "alt": "a", "caption": "of `ce_increase`"}
+    put(tmp_path / "figures" / "20_pareto.json", texts | {"finding": "Here: local is best."})
+    (tmp_path / "figures" / "20_pareto.csv").write_text("a\n1\n")
+    (tmp_path / "metrics.csv").write_text("".join(RUNS.splitlines(keepends=True)[:2]))
+    claims = [{"id": "C2a", "claim": "c", "value": 0.3, "low": None, "high": None, "n": 1}]
+    put(tmp_path / "claims.json", claims)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    for words in (
+        "<b>Here:</b> local is best.", "<code>ce_increase</code>", "Its picture is missing",
+        "30 % of local’s CE increase</a>", "not testable here", "None has been executed",
+    ):  # fmt: skip
+        assert words in text
+    assert len(re.findall("class='point", text)) == 2 and "`" not in text.split("<script>")[0]
+    (tmp_path / "metrics.csv").unlink()
+    (tmp_path / "claims.json").unlink()
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "No picture of the SAEs" in text and "No claim has a number yet" in text
+    assert dangling(tmp_path / "index.html") == []
+
+
+def test_a_notebook_s_page_has_formulas_ways_and_folds(results: Path) -> None:
+    cells = [
+        new_markdown_cell("# Loss `x`\n$$\\mathcal L=\\tfrac1d\\lVert c\\rVert_1$$ of $\\hat x$"),
+        new_markdown_cell("## One\n## Two\n$$\\frac{$$"),
+        new_code_cell('study.table("t", table)', outputs=[]),
+    ]
+    nbformat.write(new_notebook(cells=cells), results / "notebooks" / "21_similar_ce.ipynb")
+    for _ in range(2):  # the second time the cells are taken from the page
+        write_report(results)
+        text = (results / "notebooks" / "21_similar_ce.html").read_text(encoding="utf-8")
+        assert text.count("<math") >= 2 and "ℒ" in text and "$" not in text and "`" not in text
+        page = Page(text)
+        assert [a["href"] for a in page.all("a") if a.get("rel")] == 2 * ["20_pareto.html"]
+        assert text.count("Code that saves t</summary>") == 1 and not dangling(
+            results / "notebooks" / "21_similar_ce.html"
+        )
+        assert {"#One", "#Two"} <= {a["href"] for a in page.all("a")}
+
+
+def test_questions_name_what_notebooks_save_and_claims_there_are() -> None:
+    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "notebooks").glob("*.ipynb"))
+    named = {n for names in PLAN["shown_by"].values() for n in names}
+    named |= {question["first"] for question in PLAN["questions"]}
+    assert [name for name in sorted(named) if f'\\"{name}\\"' not in sources] == []
+    claims = [{"id": claim.id} for claim in CLAIMS]
+    assert set(linked(claims, named)) == {claim.id for claim in CLAIMS}
+    assert linked([{"id": "C10"}], named) == {"C10": "25_l2_ratio"}  # which is none of C1
+    told = {name for line in PLAN["answer"] for name in line["claims"].values()}
+    assert told <= {claim.id for claim in CLAIMS}
+    assert sum(len(p.read_text().splitlines()) for p in PAGES.glob("*.js")) < 600
+
+
 PROBE = """<pre id="probe"></pre><script>
 addEventListener("load", () => { document.getElementById("probe").textContent =
   JSON.stringify([...document.images].map(i => i.naturalWidth).concat(
@@ -146,7 +242,8 @@ def test_in_a_browser_every_figure_loads(results: Path, tmp_path: Path, width: i
     page = write_report(results)
     probed = page.with_name("probed.html")
     text = page.read_text(encoding="utf-8")
-    probed.write_text(text.replace("</body>", PROBE), encoding="utf-8")
+    text = text.replace("Content-Security-Policy", "x").replace("</body>", PROBE)
+    probed.write_text(text, encoding="utf-8")
     size = f"--window-size={max(width, 500)},900"  # a headless window is at least 500 wide
     dumped = chromium(probed, tmp_path / "a", size, "--dump-dom")
     found = re.search(r'<pre id="probe">(.*?)</pre>', dumped.stdout)
@@ -157,5 +254,6 @@ def test_in_a_browser_every_figure_loads(results: Path, tmp_path: Path, width: i
     assert "CONSOLE" not in dumped.stderr
 
     shot = tmp_path / "page.png"
-    chromium(page, tmp_path / "b", f"--window-size={width},1600", f"--screenshot={shot}")
+    taken = chromium(page, tmp_path / "b", f"--window-size={width},1600", f"--screenshot={shot}")
+    assert "CONSOLE" not in taken.stderr  # the page keeps to its own security policy
     assert shot.stat().st_size > 10_000
