@@ -1,0 +1,256 @@
+"use strict";
+/* Live splice: a GPT-2 and a sparse autoencoder in plain JavaScript.
+
+The first part is the arithmetic and knows nothing of the page: a word is an array of d numbers, a
+text is an array of words, a matrix is one long array, row after row. The second part is the page. */
+
+// ------------------------------------------------------------------ the arithmetic
+/** Numbers from text: of each 32-bit float the three highest bytes, which is precise enough. */
+function numbers(base64) {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  const bits = new Uint32Array(bytes.length / 3);
+  for (let i = 0, j = 0; i < bits.length; i++)
+    bits[i] = (bytes[j++] << 8) | (bytes[j++] << 16) | (bytes[j++] << 24);
+  return new Float32Array(bits.buffer);
+}
+
+/** Every tensor of a model or an SAE, decoded. */
+function unpacked(tensors) {
+  return Object.fromEntries(Object.entries(tensors).map(([name, text]) => [name, numbers(text)]));
+}
+
+function sum(x, y) {
+  return x.map((value, i) => value + y[i]);
+}
+
+function dot(x, y) {
+  let total = 0;
+  for (let i = 0; i < x.length; i++) total += x[i] * y[i];
+  return total;
+}
+
+/** x W + b, with a row of W for each number of x. */
+function affine(x, W, b) {
+  const y = new Float64Array(b);
+  for (let i = 0, at = 0; i < x.length; i++, at += y.length) {
+    const size = x[i];
+    if (size === 0) continue; // codes are mostly 0
+    for (let j = 0; j < y.length; j++) y[j] += size * W[at + j];
+  }
+  return y;
+}
+
+function softmax(scores) {
+  const most = scores.reduce((a, b) => Math.max(a, b));
+  const weights = scores.map((score) => Math.exp(score - most));
+  const total = weights.reduce((a, b) => a + b);
+  return weights.map((weight) => weight / total);
+}
+
+/** LayerNorm: mean 0 and variance 1 over the numbers of a word, then a gain and a bias for each. */
+function layerNorm(x, gain, bias, epsilon) {
+  const mean = x.reduce((a, b) => a + b) / x.length;
+  const centred = x.map((value) => value - mean);
+  const scale = Math.sqrt(dot(centred, centred) / x.length + epsilon);
+  return centred.map((value, i) => (value / scale) * gain[i] + bias[i]);
+}
+
+function gelu(x) {
+  return (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+}
+
+/** Every word looks back at itself and the words before it, once with each head. */
+function attention(words, heads, W, b) {
+  const d = words[0].length, width = d / heads;
+  const mixed = words.map((x) => affine(x, W, b)); // query, key, value of all heads, side by side
+  const part = (word, kind, head) => {
+    const start = kind * d + head * width;
+    return mixed[word].subarray(start, start + width);
+  };
+  return words.map((_, here) => {
+    const seen = new Float64Array(d);
+    for (let head = 0; head < heads; head++) {
+      const query = part(here, 0, head), scores = [];
+      for (let there = 0; there <= here; there++)
+        scores.push(dot(query, part(there, 1, head)) / Math.sqrt(width));
+      softmax(scores).forEach((weight, there) =>
+        part(there, 2, head).forEach((v, i) => (seen[head * width + i] += weight * v)));
+    }
+    return seen;
+  });
+}
+
+/** Logits of the next word after each token; `splice` = {layer, change} replaces what enters it. */
+function forward(model, tokens, splice) {
+  const w = model.weights, d = model.d_model;
+  const row = (W, i) => new Float64Array(W.subarray(i * d, (i + 1) * d));
+  const norm = (words, name) =>
+    words.map((x) => layerNorm(x, w[`${name}.weight`], w[`${name}.bias`], model.epsilon));
+  const linear = (words, name) =>
+    words.map((x) => affine(x, w[`${name}.weight`], w[`${name}.bias`]));
+  let stream = tokens.map((token, i) => sum(row(w["wte.weight"], token), row(w["wpe.weight"], i)));
+  for (let k = 0; k <= model.layers; k++) {
+    if (splice && splice.layer === k) stream = stream.map(splice.change);
+    if (k === model.layers) break;
+    const block = `h.${k}`, qkv = `${block}.attn.c_attn`;
+    const seen = attention(
+      norm(stream, `${block}.ln_1`), model.heads, w[`${qkv}.weight`], w[`${qkv}.bias`]);
+    const moved = linear(seen, `${block}.attn.c_proj`);
+    stream = stream.map((x, i) => sum(x, moved[i]));
+    const inner = linear(norm(stream, `${block}.ln_2`), `${block}.mlp.c_fc`);
+    const added = linear(inner.map((x) => x.map(gelu)), `${block}.mlp.c_proj`);
+    stream = stream.map((x, i) => sum(x, added[i]));
+  }
+  const unembed = w["lm_head.weight"] || w["wte.weight"]; // tied: the input's embeddings again
+  return norm(stream, "ln_f").map((x) =>
+    new Float64Array(unembed.length / d).map((_, v) =>
+      dot(x, unembed.subarray(v * d, (v + 1) * d))));
+}
+
+/** The codes of a word: z = x W_enc + b_enc, where it fires; with k, only the k largest. */
+function encode(sae, x) {
+  const z = affine(x, sae.weights.W_enc, sae.weights.b_enc), threshold = sae.weights.threshold;
+  const least = sae.k ? Float64Array.from(z).sort()[z.length - sae.k] : -Infinity;
+  return z.map((value, j) => (value >= least && value > (threshold ? threshold[j] : 0) ? value : 0));
+}
+
+/** The text with the SAE in the model's stream: logits, and every word's codes. */
+function spliced(model, tokens, sae, off) {
+  const codes = [];
+  const change = (x) => {
+    const own = encode(sae, x);
+    codes.push(own);
+    const kept = own.map((code, j) => (off.has(j) ? 0 : code));
+    return affine(kept, sae.weights.W_dec, sae.weights.b_dec);
+  };
+  return { logits: forward(model, tokens, { layer: sae.layer, change }), codes };
+}
+
+/** KL(p ‖ q) in nats. */
+function divergence(p, q) {
+  return p.reduce((total, value, i) => total + (value ? value * Math.log(value / q[i]) : 0), 0);
+}
+
+/** Words of a text as ids, and those that are none: lower case, marks stand alone, no guessing. */
+function read(text, words) {
+  const ids = new Map(words.map((word, id) => [word, id]));
+  const found = text.toLowerCase().match(/[\p{L}\p{N}'’-]+|[^\s\p{L}\p{N}'’-]/gu) || [];
+  return { ids: found.map((word) => ids.get(word)), unknown: found.filter((w) => !ids.has(w)) };
+}
+
+// ------------------------------------------------------------------ the page
+const SHOWN = 8; // next words, and codes of a word at first
+const START = "(start)"; // how the token that begins every text is shown
+
+/** An element; what it holds is text or other elements, never HTML. */
+function element(tag, attributes = {}, ...inside) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes))
+    if (typeof value === "function") made.addEventListener(name, value);
+    else if (value !== false) made.setAttribute(name, value === true ? "" : value);
+  made.append(...inside);
+  return made;
+}
+
+function percent(p) {
+  return `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`;
+}
+
+/** A share with a bar behind it; the number says the same. */
+function bar(p, kind) {
+  const cell = element("td", { class: `bar ${kind}` }, percent(p));
+  cell.style.setProperty("--share", `${100 * p}%`);
+  return cell;
+}
+
+function startPage() {
+  const at = (id) => document.getElementById(id);
+  const model = { ...LIVE.model, weights: unpacked(LIVE.model.weights) };
+  const saes = LIVE.saes.map((sae) => ({ ...sae, weights: unpacked(sae.weights), off: new Set() }));
+  const labels = (sae) => ((globalThis.FEATURES || {})[sae.key] || { features: [] }).features;
+  let tokens = [], chosen = 0, clean = [], all = false; // of the text, and the word looked at
+
+  function readText() {
+    const { ids, unknown } = read(at("sentence").value, model.words);
+    const long = ids.length >= model.positions;
+    at("status").textContent = unknown.length
+      ? `Not computed: ${[...new Set(unknown)].map((word) => `“${word}”`).join(", ")} ` +
+        `${unknown.length > 1 ? "are" : "is"} not among the model’s ${model.words.length - 1} words.`
+      : long ? `Not computed: ${ids.length} words, and the model takes ${model.positions - 1}.` : "";
+    at("result").hidden = Boolean(unknown.length) || long;
+    if (at("result").hidden) return;
+    tokens = [0, ...ids];
+    chosen = tokens.length - 1;
+    clean = forward(model, tokens).map(softmax);
+    show();
+  }
+
+  function show() {
+    const sae = saes[at("sae").selectedIndex];
+    const { logits, codes } = spliced(model, tokens, sae, sae.off);
+    const after = logits.map(softmax);
+    const lost = clean.map((p, i) => divergence(p, after[i]));
+    const active = codes.map((own) => own.filter((code, j) => code > 0 && !sae.off.has(j)).length);
+    const mean = (values) => values.reduce((a, b) => a + b) / values.length;
+    showWords(active);
+    const word = tokens[chosen] ? model.words[tokens[chosen]] : START;
+    at("next").textContent = `What comes after “${word}”`;
+    at("facts").textContent =
+      `KL from clean to spliced: ${lost[chosen].toFixed(3)} nats here, ${mean(lost).toFixed(3)} ` +
+      `over the text. Active features: ${active[chosen]} here, ${mean(active).toFixed(1)} a word.`;
+    const order = [...clean[chosen].keys()].sort((a, b) =>
+      Math.max(clean[chosen][b], after[chosen][b]) - Math.max(clean[chosen][a], after[chosen][a]));
+    at("words").replaceChildren(...order.slice(0, SHOWN).map((v) => element("tr", {},
+      element("th", { scope: "row" }, model.words[v] || "(end)"),
+      bar(clean[chosen][v], "clean"), bar(after[chosen][v], "spliced"))));
+    showCodes(sae, codes[chosen], word);
+  }
+
+  function showWords(active) {
+    at("text").replaceChildren(...tokens.map((token, i) => element("li", {}, element("button", {
+      type: "button", "aria-pressed": String(i === chosen),
+      "aria-label": `${token ? model.words[token] : START}: ${active[i]} active features`,
+      click: () => { chosen = i; all = false; show(); at("text").children[i].firstChild.focus(); },
+    }, token ? model.words[token] : START, element("small", {}, String(active[i]))))));
+  }
+
+  function showCodes(sae, own, word) {
+    const found = [...own.keys()].filter((j) => own[j] > 0).sort((a, b) => own[b] - own[a]);
+    const known = new Map(labels(sae).map((feature) => [feature.id, feature.label]));
+    at("codes-title").textContent = `The codes of “${word}”`;
+    at("codes").replaceChildren(...found.slice(0, all ? found.length : SHOWN).map((j) => {
+      const link = known.has(j) ? element("a", { href: `features.html#${sae.key}-${j}` }, `${j}`) : `${j}`;
+      const box = element("input", { type: "checkbox", id: `on-${j}`, checked: !sae.off.has(j),
+        "aria-label": `feature ${j} on`, change: () => {
+          sae.off.has(j) ? sae.off.delete(j) : sae.off.add(j);
+          show();
+          at(`on-${j}`).focus();
+        } });
+      return element("tr", { class: sae.off.has(j) ? "off" : "" }, element("td", {}, box),
+        element("th", { scope: "row" }, link), element("td", {}, own[j].toFixed(2)),
+        element("td", {}, known.get(j) || "–"));
+    }));
+    at("more").hidden = all || found.length <= SHOWN;
+    at("more").textContent = `Show all ${found.length}`;
+    const off = [...sae.off].sort((a, b) => a - b);
+    at("off").textContent = off.length
+      ? `Switched off in the whole text: ${off.join(", ")}.` : "Every feature is on.";
+    at("restore").disabled = !off.length;
+  }
+
+  at("form").addEventListener("submit", (event) => { event.preventDefault(); readText(); });
+  at("sentence").addEventListener("input", readText);
+  at("sae").addEventListener("change", show);
+  at("example").addEventListener("change", (event) => {
+    at("sentence").value = event.target.value;
+    readText();
+  });
+  at("more").addEventListener("click", () => { all = true; show(); at("codes-title").focus(); });
+  at("restore").addEventListener("click", () => {
+    saes[at("sae").selectedIndex].off.clear();
+    show();
+  });
+  readText();
+}
+
+if (typeof document !== "undefined") startPage();
