@@ -18,6 +18,8 @@ from pathlib import Path
 from e2e_lib.errors import command
 from e2e_lib.files import write_text
 from pipeline.pages import pareto
+from pipeline.pages.features import write_features
+from pipeline.pages.live import write_live
 from pipeline.pages.notebook_html import notebook_title, write_pages
 from pipeline.pages.questions import answer, linked, sections
 from pipeline.pages.render import Extra, render, style
@@ -31,7 +33,7 @@ PROVENANCE = (
 SYMBOLS = {"holds": "✓", "refuted": "✗", "undecided": "?", "not testable here": "–"}
 
 # Makers of the pages beside this one, in the order in which they are linked.
-EXTRAS: tuple[Callable[[Path], Extra], ...] = ()
+EXTRAS: tuple[Callable[[Path], Extra], ...] = (write_features, write_live)
 
 
 def write_report(results: Path) -> Path:

@@ -15,14 +15,10 @@ function numbers(base64) {
 }
 
 /** Every tensor of a model or an SAE, decoded. */
-function unpacked(tensors) {
-  return Object.fromEntries(Object.entries(tensors).map(([name, text]) => [name, numbers(text)]));
-}
+const unpacked = (tensors) =>
+  Object.fromEntries(Object.entries(tensors).map(([name, text]) => [name, numbers(text)]));
 
-function sum(x, y) {
-  return x.map((value, i) => value + y[i]);
-}
-
+const sum = (x, y) => x.map((value, i) => value + y[i]);
 function dot(x, y) {
   let total = 0;
   for (let i = 0; i < x.length; i++) total += x[i] * y[i];
@@ -55,9 +51,7 @@ function layerNorm(x, gain, bias, epsilon) {
   return centred.map((value, i) => (value / scale) * gain[i] + bias[i]);
 }
 
-function gelu(x) {
-  return (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
-}
+const gelu = (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 
 /** Every word looks back at itself and the words before it, once with each head. */
 function attention(words, heads, W, b) {
@@ -127,9 +121,8 @@ function spliced(model, tokens, sae, off) {
 }
 
 /** KL(p ‖ q) in nats. */
-function divergence(p, q) {
-  return p.reduce((total, value, i) => total + (value ? value * Math.log(value / q[i]) : 0), 0);
-}
+const divergence = (p, q) =>
+  p.reduce((total, value, i) => total + (value ? value * Math.log(value / q[i]) : 0), 0);
 
 /** Words of a text as ids, and those that are none: lower case, marks stand alone, no guessing. */
 function read(text, words) {
@@ -140,35 +133,18 @@ function read(text, words) {
 
 // ------------------------------------------------------------------ the page
 const SHOWN = 8; // next words, and codes of a word at first
-const START = "(start)"; // how the token that begins every text is shown
 
-/** An element; what it holds is text or other elements, never HTML. */
-function element(tag, attributes = {}, ...inside) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes))
-    if (typeof value === "function") made.addEventListener(name, value);
-    else if (value !== false) made.setAttribute(name, value === true ? "" : value);
-  made.append(...inside);
-  return made;
-}
-
-function percent(p) {
-  return `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`;
-}
-
-/** A share with a bar behind it; the number says the same. */
-function bar(p, kind) {
-  const cell = element("td", { class: `bar ${kind}` }, percent(p));
-  cell.style.setProperty("--share", `${100 * p}%`);
-  return cell;
-}
+/** A share with a bar below it; the number says the same. */
+const bar = (p, kind) => element("td", { class: `bar ${kind}`, "--share": `${100 * p}%` },
+  `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`);
 
 function startPage() {
   const at = (id) => document.getElementById(id);
   const model = { ...LIVE.model, weights: unpacked(LIVE.model.weights) };
   const saes = LIVE.saes.map((sae) => ({ ...sae, weights: unpacked(sae.weights), off: new Set() }));
-  const labels = (sae) => ((globalThis.FEATURES || {})[sae.key] || { features: [] }).features;
+  const labels = (sae) => globalThis.FEATURES?.[sae.key]?.features || [];
   let tokens = [], chosen = 0, clean = [], all = false; // of the text, and the word looked at
+  const spelled = (token) => (token ? model.words[token] : "(start)");
 
   function readText() {
     const { ids, unknown } = read(at("sentence").value, model.words);
@@ -179,8 +155,7 @@ function startPage() {
       : long ? `Not computed: ${ids.length} words, and the model takes ${model.positions - 1}.` : "";
     at("result").hidden = Boolean(unknown.length) || long;
     if (at("result").hidden) return;
-    tokens = [0, ...ids];
-    chosen = tokens.length - 1;
+    [tokens, chosen] = [[0, ...ids], ids.length];
     clean = forward(model, tokens).map(softmax);
     show();
   }
@@ -192,8 +167,8 @@ function startPage() {
     const lost = clean.map((p, i) => divergence(p, after[i]));
     const active = codes.map((own) => own.filter((code, j) => code > 0 && !sae.off.has(j)).length);
     const mean = (values) => values.reduce((a, b) => a + b) / values.length;
+    const word = spelled(tokens[chosen]);
     showWords(active);
-    const word = tokens[chosen] ? model.words[tokens[chosen]] : START;
     at("next").textContent = `What comes after “${word}”`;
     at("facts").textContent =
       `KL from clean to spliced: ${lost[chosen].toFixed(3)} nats here, ${mean(lost).toFixed(3)} ` +
@@ -209,9 +184,9 @@ function startPage() {
   function showWords(active) {
     at("text").replaceChildren(...tokens.map((token, i) => element("li", {}, element("button", {
       type: "button", "aria-pressed": String(i === chosen),
-      "aria-label": `${token ? model.words[token] : START}: ${active[i]} active features`,
+      "aria-label": `${spelled(token)}: ${active[i]} active features`,
       click: () => { chosen = i; all = false; show(); at("text").children[i].firstChild.focus(); },
-    }, token ? model.words[token] : START, element("small", {}, String(active[i]))))));
+    }, spelled(token), element("small", {}, String(active[i]))))));
   }
 
   function showCodes(sae, own, word) {
@@ -219,12 +194,11 @@ function startPage() {
     const known = new Map(labels(sae).map((feature) => [feature.id, feature.label]));
     at("codes-title").textContent = `The codes of “${word}”`;
     at("codes").replaceChildren(...found.slice(0, all ? found.length : SHOWN).map((j) => {
-      const link = known.has(j) ? element("a", { href: `features.html#${sae.key}-${j}` }, `${j}`) : `${j}`;
+      const link = known.has(j) ? element("a", { href: sae.address + j }, `${j}`) : `${j}`;
       const box = element("input", { type: "checkbox", id: `on-${j}`, checked: !sae.off.has(j),
         "aria-label": `feature ${j} on`, change: () => {
-          sae.off.has(j) ? sae.off.delete(j) : sae.off.add(j);
-          show();
-          at(`on-${j}`).focus();
+          if (!sae.off.delete(j)) sae.off.add(j);
+          show(), at(`on-${j}`).focus();
         } });
       return element("tr", { class: sae.off.has(j) ? "off" : "" }, element("td", {}, box),
         element("th", { scope: "row" }, link), element("td", {}, own[j].toFixed(2)),
@@ -232,24 +206,19 @@ function startPage() {
     }));
     at("more").hidden = all || found.length <= SHOWN;
     at("more").textContent = `Show all ${found.length}`;
-    const off = [...sae.off].sort((a, b) => a - b);
-    at("off").textContent = off.length
-      ? `Switched off in the whole text: ${off.join(", ")}.` : "Every feature is on.";
-    at("restore").disabled = !off.length;
+    at("off").textContent = sae.off.size
+      ? `Switched off in the whole text: ${[...sae.off].join(", ")}.` : "Every feature is on.";
+    at("restore").disabled = !sae.off.size;
   }
 
-  at("form").addEventListener("submit", (event) => { event.preventDefault(); readText(); });
   at("sentence").addEventListener("input", readText);
   at("sae").addEventListener("change", show);
-  at("example").addEventListener("change", (event) => {
-    at("sentence").value = event.target.value;
+  at("example").addEventListener("change", () => {
+    at("sentence").value = at("example").value;
     readText();
   });
   at("more").addEventListener("click", () => { all = true; show(); at("codes-title").focus(); });
-  at("restore").addEventListener("click", () => {
-    saes[at("sae").selectedIndex].off.clear();
-    show();
-  });
+  at("restore").addEventListener("click", () => { saes[at("sae").selectedIndex].off.clear(); show(); });
   readText();
 }
 

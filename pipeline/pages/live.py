@@ -15,19 +15,17 @@ from safetensors.numpy import load_file
 
 from e2e_lib.errors import ResultsError
 from e2e_lib.files import write_text
-from e2e_lib.names import OBJECTIVES, layer_of
+from e2e_lib.names import layer_of
 from e2e_lib.runs.provenance import model_digest
 from e2e_lib.runs.read import run_config, sae_folder
 from e2e_lib.runs.tables import metrics_table
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from e2e_lib.storyworld.grammar import generate
-from pipeline.pages.render import PAGES, Extra, render, style
+from pipeline.pages.render import NAMES, SITE, Extra, render, style, write_scripts
 from pipeline.pages.result_files import Json, read_json
 
 TITLE = "Live splice: type a sentence, switch a feature off"
 TEXT = "the model and an autoencoder run in the page, and say what comes next with and without it."
-SITE = "site"  # folder of scripts and data that pages load
-NAMES = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}
 EXAMPLES, LONGEST = 4, 24  # sentences to begin with, and words of each
 
 
@@ -38,8 +36,7 @@ def write_live(results: Path) -> Extra:
         data = live_data(results)
     except ResultsError as error:
         return Extra(TITLE, "", str(error))
-    script = (PAGES / "live.js").read_text(encoding="utf-8")
-    write_text(results / SITE / "live.js", script)
+    write_scripts(results, "page.js", "live.js")
     write_text(results / SITE / "live_data.js", f"const LIVE = {json.dumps(data)};\n")
     keys = [sae["key"] for sae in data["saes"]]
     labels = [k for k in keys if (results / SITE / f"features_{k}.js").is_file()]
@@ -124,6 +121,7 @@ def _sae(results: Path, row: Json) -> Json:
         raise ResultsError("it knows no gated SAEs.")
     return {
         "key": f"{row['objective']}-{row['layer']}",
+        "address": f"features.html#{row['objective']}-",
         "name": f"{NAMES[row['objective']]}, layer {row['layer']}",
         "l0": row["l0"], "ce_increase": row["ce_increase"],
         "layer": layer_of(row["hook"]) + row["hook"].endswith("resid_post"),

@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, Undefined
 from markupsafe import Markup, escape
 
+from e2e_lib.files import write_text
+
 PAGES = Path(__file__).parent
+NAMES = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}  # of objectives, as they are shown
+SITE = "site"  # folder of a results folder for scripts and data that pages load
 
 
 class Extra(NamedTuple):
@@ -34,6 +38,12 @@ def render(template: str, **values: Any) -> str:
 def style(*names: str) -> Markup:
     """The style sheets of these names, one after another."""
     return Markup("\n".join((PAGES / name).read_text(encoding="utf-8") for name in names))
+
+
+def write_scripts(results: Path, *names: str) -> None:
+    """Copy scripts that lie beside this file to where pages of `results` load them."""
+    for name in names:
+        write_text(results / SITE / name, (PAGES / name).read_text(encoding="utf-8"))
 
 
 def number(text: str) -> str:

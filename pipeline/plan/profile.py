@@ -53,7 +53,7 @@ BATCHES, BATCH_SIZE, EVAL_ROWS, DICT_RATIO = 3, 2, 2, 2.0
 # Notebooks that read more of the text, or ask more of a model, than a trial can wait for.
 SMALL = {
     # A feature is scored on 20 rows of the second half.
-    "28_interpretability": {"n_features": 2, "n_rows": 48, "n_cards": 1},
+    "28_interpretability": {"n_features": 2, "n_rows": 48, "n_browsed": 6},
     "29_faithfulness": {"examples": 8, "ranking_examples": 4, "kept_singly": 2},
     "40_what_the_network_uses": {"n_pairs": 2},
     "41_functional_importance": {"n_pairs": 4, "oracle_pairs": 4, "n_stories": 4},

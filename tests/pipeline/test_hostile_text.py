@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from e2e_lib.analysis.interpret import cards, endpoint
+from e2e_lib.analysis.interpret import endpoint
 from e2e_lib.analysis.interpret.explainers import Message
-from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import UnreachableError
 from e2e_lib.runs import tables as runs
 from pipeline.execution.scrub import scrub_text
+from pipeline.pages.features import write_features
 from pipeline.pages.notebook_html import write_notebook_html
 from pipeline.plan.profile import ROOT
 from pipeline.report import write_report
@@ -66,20 +66,23 @@ class Outline(HTMLParser):
         self.tags.append("comment")
 
 
-def card(text: str) -> cards.Card:
-    """A card whose every text is `text`."""
-    example = Example(0, 0, 1, (text, text, text), (0.0, 1.0, 0.5))
-    histogram = pd.DataFrame({"left": [0.0], "right": [1.0], "tokens": [3]})
-    effects = pd.DataFrame({"effect": ["raised", "lowered"], "logit": [1.0, -1.0]})
-    effects = effects.assign(latent=0, rank=0, token=text)
-    return cards.Card(text, text or "x", {text: text}, [example], histogram, effects)
+def features(folder: Path, text: str) -> str:
+    """The page of features with `text` wherever a results folder may hold one."""
+    facts = {"run": text, "objective": text, "layer": 2, "l0": 1.0}
+    put(
+        folder / "site" / "features.json", {"about": text, "dictionaries": [facts | {"key": "a-2"}]}
+    )
+    (folder / "site" / "features_a-2.js").touch()
+    return (folder / write_features(folder).file).read_text(encoding="utf-8")
 
 
-@batch(300)
+@batch(100)
 @given(MARKUP)
-def test_feature_cards_hold_text_and_no_markup_of_it(text: str) -> None:
-    page, plain = (cards.cards_page(t, t, {t: [card(t)]}) for t in (text, "word"))
-    assert Outline(page).tags == Outline(plain).tags
+def test_the_page_of_features_holds_text_and_no_markup_of_it(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "features"
+    assert Outline(features(folder, text)).tags == Outline(features(folder, "word")).tags
 
 
 def report(folder: Path, text: str) -> str:

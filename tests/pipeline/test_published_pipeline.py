@@ -125,7 +125,7 @@ def test_the_endpoint_explains_the_features(finished: Finished) -> None:
     counts = scores.groupby(["match", "layer", "objective"]).size()
     assert set(counts) == {FEATURES}
     assert len(finished.questions) == 21 * scores["key"].nunique()
-    assert (finished.results / "28_features.html").is_file()
+    assert (finished.results / "features.html").is_file()
     differences = pd.read_csv(finished.results / "tables" / "28_differences.csv")
     assert set(differences["explainer"]) == {"endpoint:tiny"}
 

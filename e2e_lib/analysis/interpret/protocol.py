@@ -83,6 +83,7 @@ def sample_features(
     name: str, sae: SAE, activations: Float[Tensor, "rows pos d_in"],
     tokens: Int[Tensor, "rows pos"], spell: Callable[[int], str],
     *, n: int, seed: int = 0, window: int = 16, shown_are_scored: bool = False,
+    least: tuple[int, int] = (N_SHOWN, N_SCORED),
 ) -> Sample:  # fmt: skip
     """Up to `n` random latents of an SAE with enough examples: at least 20 rows to score on.
 
@@ -95,10 +96,11 @@ def sample_features(
         activations: the model's, at the SAE's hook.
         spell: the string of a token id.
         window: tokens on either side of the most active one.
+        least: rows of the two halves in which a latent must fire; (0, 1) takes all that fire.
     """
     half = halfway(tokens)
     early, late = (firing_rows(sae, part) for part in (activations[:half], activations[half:]))
-    latents = choose_latents((early >= N_SHOWN) & (late >= N_SCORED), n, seed)
+    latents = choose_latents((early >= least[0]) & (late >= least[1]), n, seed)
     codes = latent_activations(sae, activations, latents).cpu()
     features = []
     for i, latent in enumerate(latents):

@@ -1,0 +1,93 @@
+"""The page of features: addresses lead where they should, sorting and searching are right."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.pages.features import write_features
+from pipeline.pages.render import PAGES
+from tests.helpers.javascript import Script
+from tests.helpers.pages import Page, put
+
+DICTIONARIES = [
+    {"key": f"{name}-{layer}", "run": f"{name}-run.{layer}", "objective": name, "layer": layer}
+    for layer in (1, 2, 3) for name in ("local", "e2e", "e2e_ds")
+]  # fmt: skip
+TEXT = {"words": ["the", "Cat", "sat", "dog"], "rows": {"7": [0, 1, 2], "9": [0, 3, 2]}}
+FEATURES = [
+    {"id": 4, "label": "role = verb", "score": 0.2, "contexts": [[7, 1, []]], "raised": []},
+    {"id": 11, "label": "", "score": None, "contexts": [[9, 1, []]], "raised": [["sat", 1]]},
+    {"id": 2, "label": "kind = pet", "score": 0.9, "contexts": [[9, 2, []]], "raised": []},
+]
+
+
+@pytest.fixture(scope="module")
+def script() -> Script:
+    made = Script(PAGES / "features.js")
+    made.set("all", DICTIONARIES)
+    made.set("text", TEXT)
+    made.set("features", FEATURES)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("#local-17", {"key": "local-2", "id": 17}),
+        ("#e2e_ds-0-3", {"key": "e2e_ds-3", "id": 0}),
+        ("#e2e-run.1", {"key": "e2e-1", "id": None}),
+        ("#e2e-run%2E1", {"key": "e2e-1", "id": None}),
+        ("#local-17-9", None),
+        ("#<img>", None),
+        ("", None),
+    ],
+)
+def test_an_address_leads_to_a_feature(
+    script: Script, address: str, found: dict[str, object] | None
+) -> None:
+    script.set("address", address)
+    assert script("target(address, all, 2)") == found
+
+
+@pytest.mark.parametrize(
+    ("query", "order", "ids"),
+    [
+        ("", "score", [2, 4, 11]),
+        ("", "id", [2, 4, 11]),
+        ("", "label", [2, 4, 11]),
+        ("dog", "score", [11]),
+        ("CAT", "score", [4]),
+        ("sat", "id", [2, 11]),
+        ("verb role", "score", [4]),
+        ("11", "score", [11]),
+        ("zebra", "score", []),
+    ],
+)
+def test_features_are_sorted_and_searched(
+    script: Script, query: str, order: str, ids: list[int]
+) -> None:
+    script.set("query", query)
+    assert script(f"listed(features, query, '{order}', text).map((one) => one.id)") == ids
+
+
+def test_the_page_has_labels_and_its_neighbours_alone(tmp_path: Path) -> None:
+    put(tmp_path / "site" / "features.json", {"about": "", "dictionaries": DICTIONARIES})
+    for one in DICTIONARIES[:-1]:
+        (tmp_path / "site" / f"features_{one['key']}.js").touch()
+    made = write_features(tmp_path)
+    assert list(made.runs) == [one["run"] for one in DICTIONARIES[:-1]], "whose data are there"
+    page = Page((tmp_path / made.file).read_text(encoding="utf-8"))
+    fields = {tag["id"] for name in ("input", "select") for tag in page.all(name)}
+    assert fields == {tag["for"] for tag in page.all("label")}
+    assert [one["value"] for one in page.all("option") if "selected" in one] == ["local-2"]
+    outside = [str(tag["src"]) for tag in page.all("script") if "src" in tag]
+    assert outside == [f"site/{name}.js" for name in ("features_text", "page", "features")]
+    for name in ("page.js", "features.js"):
+        assert "innerHTML" not in (tmp_path / "site" / name).read_text(encoding="utf-8")
+
+
+def test_without_data_it_is_said_why(tmp_path: Path) -> None:
+    (tmp_path / "features.html").touch()
+    made = write_features(tmp_path)
+    assert not made.file and "notebook 28" in made.text
+    assert not (tmp_path / "features.html").exists()
