@@ -33,7 +33,6 @@ function listed(features, query, order, text) {
 
 const digits = (value, unit = "") =>
   value === null || value === undefined ? "–" : `${Number(value.toPrecision(2))}${unit}`;
-
 function startPage() {
   const at = (id) => document.getElementById(id);
   const { dictionaries, middle } = JSON.parse(at("index").textContent);
@@ -106,9 +105,9 @@ function startPage() {
   function show(key, id) {
     const title = `${options.get(key)}, feature ${id}`;
     const feature = FEATURES[key].features.find((one) => one.id === id);
-    const none = `${options.get(key)} has no feature ${id} that fires on this text.`;
-    document.title = title;
+    const none = `${title}: it does not fire on this text.`;
     at("feature").replaceChildren(feature ? card(key, feature) : element("p", { tabindex: -1 }, none));
+    document.title = title;
     load(Object.keys(feature?.near || {}), () => {
       if (document.title !== title || !feature) return; // another was chosen while data came
       for (const [other, [[number, cosine], ...more]] of Object.entries(feature.near)) {
@@ -153,5 +152,4 @@ function startPage() {
   addEventListener("hashchange", follow);
   follow();
 }
-
 if (typeof document !== "undefined") startPage();

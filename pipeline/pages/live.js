@@ -1,8 +1,7 @@
 "use strict";
-/* Live splice: a GPT-2 and a sparse autoencoder in plain JavaScript.
-
-The first part is the arithmetic and knows nothing of the page: a word is an array of d numbers, a
-text is an array of words, a matrix is one long array, row after row. The second part is the page. */
+/* Live splice: a GPT-2 and a sparse autoencoder in plain JavaScript. The first part is arithmetic and
+knows nothing of the page: a word is an array of d numbers, a text is an array of words, a matrix is
+one long array, row after row. The second part is the page. */
 
 // ------------------------------------------------------------------ the arithmetic
 /** Numbers from text: of each 32-bit float the three highest bytes, which is precise enough. */
@@ -27,7 +26,7 @@ function dot(x, y) {
 
 /** x W + b, with a row of W for each number of x. */
 function affine(x, W, b) {
-  const y = new Float64Array(b);
+  const y = new Float64Array(b); // twice as precise as what is stored
   for (let i = 0, at = 0; i < x.length; i++, at += y.length) {
     const size = x[i];
     if (size === 0) continue; // codes are mostly 0
@@ -149,12 +148,12 @@ function startPage() {
   function readText() {
     const { ids, unknown } = read(at("sentence").value, model.words);
     const long = ids.length >= model.positions;
-    at("status").textContent = unknown.length
-      ? `Not computed: ${[...new Set(unknown)].map((word) => `“${word}”`).join(", ")} ` +
-        `${unknown.length > 1 ? "are" : "is"} not among the model’s ${model.words.length - 1} words.`
+    const strangers = [...new Set(unknown)].map((word) => `“${word}”`).join(", ");
+    at("status").textContent = strangers
+      ? `Not computed: ${strangers} not known; the model has ${model.words.length - 1} words, below.`
       : long ? `Not computed: ${ids.length} words, and the model takes ${model.positions - 1}.` : "";
-    at("result").hidden = Boolean(unknown.length) || long;
-    if (at("result").hidden) return;
+    at("result").hidden = Boolean(strangers || long);
+    if (strangers || long) return;
     [tokens, chosen] = [[0, ...ids], ids.length];
     clean = forward(model, tokens).map(softmax);
     show();
@@ -221,5 +220,4 @@ function startPage() {
   at("restore").addEventListener("click", () => { saes[at("sae").selectedIndex].off.clear(); show(); });
   readText();
 }
-
 if (typeof document !== "undefined") startPage();

@@ -3,6 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -36,6 +37,11 @@ def script() -> Script:
     return ready(live_data(REFERENCE))
 
 
+@pytest.fixture(scope="module")
+def runs() -> pd.DataFrame:
+    return matched_runs(REFERENCE)
+
+
 def ready(data: object) -> Script:
     script = Script(PAGES / "live.js")
     script.set("LIVE", data)
@@ -49,9 +55,8 @@ def largest_difference(seen: object, true: Tensor) -> float:
 
 
 @torch.no_grad()
-def test_the_page_computes_what_torch_does(script: Script) -> None:
+def test_the_page_computes_what_torch_does(script: Script, runs: pd.DataFrame) -> None:
     """Logits within 0.01 and L0 within 1 % on 50 sentences, each with one of the three SAEs."""
-    runs = matched_runs(REFERENCE)
     assert list(runs["objective"]) == ["local", "e2e", "e2e_ds"]
     texts = sentences(SENTENCES)
     model = load_model(run_config(REFERENCE)["model"])
@@ -82,14 +87,16 @@ def test_every_embedded_model_runs(name: str) -> None:
 
 
 @torch.no_grad()
-def test_a_feature_that_is_switched_off_is_zero_and_the_rest_stays(script: Script) -> None:
+def test_a_feature_that_is_switched_off_is_zero_and_the_rest_stays(
+    script: Script, runs: pd.DataFrame
+) -> None:
     [text] = sentences(1)
     run = "spliced(LIVE.model, {}, LIVE.saes[1], new Set({}))"
     on = script(run.format(text, []))
     codes = torch.tensor(on["codes"])
     strongest = int(codes[-1].argmax())
     off = script(run.format(text, [strongest]))
-    sae = SAE.load(sae_folder(REFERENCE, *matched_runs(REFERENCE).iloc[1][["run", "hook"]]))
+    sae = SAE.load(sae_folder(REFERENCE, *runs.iloc[1][["run", "hook"]]))
     less = codes.clone()
     less[:, strongest] = 0
     script.set("codes", less[-1].tolist())
