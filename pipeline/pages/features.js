@@ -2,7 +2,6 @@
 /* Every feature of some dictionaries: a list to sort and search, a card, and its neighbours' cards.
 A dictionary's data is a script, loaded when it is first looked at. An address names a run or a
 feature: #RUN, #local-17, #local-17-1 (at layer 1; without one, at the middle layer). */
-const AROUND = 10; // words shown on either side of the strongest
 
 /** Where an address leads: the dictionary's key and perhaps a feature, of [{key, run, layer}]. */
 function target(address, dictionaries, middle) {
@@ -38,6 +37,13 @@ function startPage() {
   const { dictionaries, middle } = JSON.parse(at("index").textContent);
   const options = new Map(dictionaries.map((one) => [one.key, one.name]));
 
+  /** The features of a dictionary, whose data is a list for each of their values. */
+  function featuresOf(key) {
+    const { columns } = FEATURES[key];
+    return (columns.id || []).map((_, i) => Object.fromEntries(
+      Object.entries(columns).map(([name, values]) => [name, values[i]])));
+  }
+
   /** Calls `then` once the data of these dictionaries is there. */
   function load(keys, then) {
     const missing = keys.filter((key) => !(globalThis.FEATURES || {})[key]);
@@ -57,8 +63,8 @@ function startPage() {
   };
 
   function context([row, peak, fired], most) {
-    const active = new Map(fired), start = Math.max(0, peak - AROUND), line = element("li");
-    TEXT.rows[row].slice(start, peak + AROUND + 1).forEach((number, i) => {
+    const active = new Map(fired), start = Math.max(0, peak - TEXT.around), line = element("li");
+    TEXT.rows[row].slice(start, peak + TEXT.around + 1).forEach((number, i) => {
       const word = visible(TEXT.words[number]), size = active.get(start + i);
       const shown = start + i === peak ? element("b", {}, word) : word;
       const shade = { title: String(size), "--a": (0.6 * size) / most };
@@ -88,7 +94,7 @@ function startPage() {
 
   function card(key, feature, beside) {
     const facts = [["score", digits(feature.score)], ["F1", digits(feature.f1)],
-      ["fires on", digits(100 * feature.share, " % of tokens")], ["mean there", digits(feature.mean)]];
+      ["fires on", digits(100 * feature.share, " % of tokens")]];
     return element("article", {},
       element("h3", { tabindex: -1 },
         element("a", { href: address(key, feature.id) }, `${options.get(key)} · feature ${feature.id}`)),
@@ -103,25 +109,24 @@ function startPage() {
   }
 
   function show(key, id) {
-    const title = `${options.get(key)}, feature ${id}`;
-    const feature = FEATURES[key].features.find((one) => one.id === id);
-    const none = `${title}: it does not fire on this text.`;
+    const title = `${options.get(key)}, feature ${id}`, none = `${title}: it does not fire on this text.`;
+    const feature = featuresOf(key).find((one) => one.id === id), others = FEATURES[key].others;
     at("feature").replaceChildren(feature ? card(key, feature) : element("p", { tabindex: -1 }, none));
     document.title = title;
-    load(Object.keys(feature?.near || {}), () => {
-      if (document.title !== title || !feature) return; // another was chosen while data came
-      for (const [other, [[number, cosine], ...more]] of Object.entries(feature.near)) {
-        const found = FEATURES[other].features.find((one) => one.id === number);
+    if (feature) load(others, () => {
+      if (document.title !== title) return; // another was chosen while data came
+      feature.near.forEach(([[number, cosine], ...more], i) => {
+        const found = featuresOf(others[i]).find((one) => one.id === number);
         const next = more.map(([j, c]) => `; then ${j} at ${c.toFixed(2)}`).join("");
-        at("feature").append(card(other, found, `decoder cosine ${cosine.toFixed(2)}${next}`));
-      }
+        at("feature").append(card(others[i], found, `decoder cosine ${cosine.toFixed(2)}${next}`));
+      });
     });
   }
 
   function list() {
     const key = at("dictionary").value, own = FEATURES[key];
-    const found = listed(own.features, at("search").value, at("order").value, TEXT);
-    at("count").textContent = `${found.length} of ${own.features.length} features` +
+    const found = listed(featuresOf(key), at("search").value, at("order").value, TEXT);
+    at("count").textContent = `${found.length} of ${own.shown} features` +
       (own.shown < own.alive ? ` (of ${own.alive} that are alive somewhere)` : "");
     at("list").replaceChildren(...found.map((one) => element("tr", {},
       element("th", { scope: "row" }, element("a", { href: address(key, one.id) }, String(one.id))),
@@ -135,20 +140,15 @@ function startPage() {
     at("dictionary").value = to.key;
     load([to.key], () => {
       let found = list();
-      if (to.id !== null && !found.some((one) => one.id === to.id)) {
-        at("search").value = "";
-        found = list();
-      }
+      const hidden = to.id !== null && !found.some((one) => one.id === to.id);
+      if (hidden) at("search").value = "", found = list();
       if (to.id !== null || found.length) show(to.key, to.id ?? found[0].id);
       if (to.id !== null) at("feature").querySelector("h3, p").focus({ preventScroll: innerWidth > 800 });
     });
   }
 
   for (const id of ["search", "order"]) at(id).addEventListener("input", list);
-  at("dictionary").addEventListener("change", () => {
-    history.replaceState(null, "", `#${at("dictionary").value}`);
-    follow();
-  });
+  at("dictionary").addEventListener("change", () => (location.hash = at("dictionary").value));
   addEventListener("hashchange", follow);
   follow();
 }

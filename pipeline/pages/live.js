@@ -141,7 +141,7 @@ function startPage() {
   const at = (id) => document.getElementById(id);
   const model = { ...LIVE.model, weights: unpacked(LIVE.model.weights) };
   const saes = LIVE.saes.map((sae) => ({ ...sae, weights: unpacked(sae.weights), off: new Set() }));
-  const labels = (sae) => globalThis.FEATURES?.[sae.key]?.features || [];
+  const labels = ({ key }) => globalThis.FEATURES?.[key]?.columns || {};
   let tokens = [], chosen = 0, clean = [], all = false; // of the text, and the word looked at
   const spelled = (token) => (token ? model.words[token] : "(start)");
 
@@ -190,7 +190,7 @@ function startPage() {
 
   function showCodes(sae, own, word) {
     const found = [...own.keys()].filter((j) => own[j] > 0).sort((a, b) => own[b] - own[a]);
-    const known = new Map(labels(sae).map((feature) => [feature.id, feature.label]));
+    const { id = [], label = [] } = labels(sae), known = new Map(id.map((j, i) => [j, label[i]]));
     at("codes-title").textContent = `The codes of “${word}”`;
     at("codes").replaceChildren(...found.slice(0, all ? found.length : SHOWN).map((j) => {
       const link = known.has(j) ? element("a", { href: sae.address + j }, `${j}`) : `${j}`;

@@ -5,7 +5,7 @@ folder may load scripts and nothing else: the rows of text once, and a file a di
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from e2e_lib.files import write_json, write_text
 
 SITE, INDEX = "site", "features.json"
 FACTS = ("run", "objective", "layer", "seed", "l0", "ce_increase", "alive", "d_sae")
-SHOWN = 8  # contexts of a feature
+SHOWN, AROUND = 6, 10  # contexts of a feature, and words on either side of its strongest one
 NEAR = 2  # neighbours in each other dictionary
 
 
@@ -40,8 +40,8 @@ def described(sample: Sample, table: pd.DataFrame, effects: pd.DataFrame) -> lis
         lacks has no explanation.
     effects: as `features.logit_effects` returns it.
 
-    Keys: id (the latent), label, score, f1, share (of tokens on which it fires), most and mean
-    (activation, where it fires), contexts ([row, peak, [[position, activation], ...]], strongest
+    Keys: id (the latent), label, score, f1, share (of tokens on which it fires), most (the
+    largest activation), contexts ([row, peak, [[position, activation], ...]], strongest
     first), bars (tokens by activation, in equal bins up to `most`), raised and lowered
     ([word, logit]).
     """
@@ -64,7 +64,6 @@ def described(sample: Sample, table: pd.DataFrame, effects: pd.DataFrame) -> lis
             "id": latent, "label": own.get("explanation") or "",
             "score": _short(own.get("score")), "f1": _short(own.get("f1")),
             "share": _short(facts["frequency"]), "most": _short(facts["largest"]),
-            "mean": _short(facts["mean_fired"]),
             "contexts": [_context(example) for example in feature.scored[:SHOWN]],
             "bars": activation_histogram(sample.codes[..., i])["tokens"].tolist(),
             **{side: words[side].get(latent, []) for side in words},
@@ -73,31 +72,34 @@ def described(sample: Sample, table: pd.DataFrame, effects: pd.DataFrame) -> lis
 
 
 def _context(example: Example) -> list[Any]:
-    fired = [[example.start + i, _short(x)] for i, x in enumerate(example.activations) if x > 0]
-    return [example.row, example.start + example.peak, fired]
+    first = max(0, example.peak - AROUND)
+    near = enumerate(example.activations[first : example.peak + AROUND + 1], example.start + first)
+    return [
+        example.row,
+        example.start + example.peak,
+        [[i, _short(x, 2)] for i, x in near if x > 0],
+    ]
 
 
-def _short(value: float | None) -> float | None:
-    """Three digits; None for no number."""
-    return None if value is None or pd.isna(value) else float(f"{value:.3g}")
+def _short(value: float | None, digits: int = 3) -> float | None:
+    """So many digits; None for no number."""
+    return None if value is None or pd.isna(value) else float(f"{value:.{digits}g}")
 
 
-def neighbours(
-    own: Dictionary, others: Mapping[str, Dictionary]
-) -> list[dict[str, list[tuple[int, float]]]]:
-    """Of each feature, by the other dictionaries' keys, the nearest ones: id and decoder cosine."""
-    near: list[dict[str, list[tuple[int, float]]]] = [{} for _ in own.features]
-    for key, other in others.items():
+def neighbours(own: Dictionary, others: Sequence[Dictionary]) -> list[list[list[Any]]]:
+    """Of each feature, in each other dictionary the nearest ones: [id, decoder cosine]."""
+    near: list[list[list[Any]]] = [[] for _ in own.features]
+    for other in others:
         cosines = own.elements @ other.elements.T
         values, places = cosines.topk(min(NEAR, len(other.features)), dim=-1)
         for i, (row, at) in enumerate(zip(values.tolist(), places.tolist(), strict=True)):
             pairs = zip(at, row, strict=True)
-            near[i][key] = [(other.features[j]["id"], round(cosine, 3)) for j, cosine in pairs]
+            near[i].append([[other.features[j]["id"], round(cosine, 2)] for j, cosine in pairs])
     return near
 
 
 def write_browser(
-    results: Path, dictionaries: list[Dictionary], rows: Int[Tensor, "rows pos"],
+    results: Path, dictionaries: Sequence[Dictionary], rows: Int[Tensor, "rows pos"],
     spell: Callable[[int], str], about: str,
 ) -> None:  # fmt: skip
     """Write the data of the page, and an index of it; neighbours are those at the same layer.
@@ -107,6 +109,7 @@ def write_browser(
     shown = {context[0] for d in dictionaries for f in d.features for context in f["contexts"]}
     ids, places = torch.unique(rows, return_inverse=True)
     text = {
+        "around": AROUND,
         "words": [spell(i) for i in ids.tolist()],
         "rows": {row: places[row].tolist() for row in sorted(shown)},
     }
@@ -115,13 +118,15 @@ def write_browser(
     for one in dictionaries:
         layer = one.facts["layer"]
         same = [d for d in dictionaries if d.facts["layer"] == layer and d is not one]
-        others = {d.key: d for d in same if d.features}
+        others = [d for d in same if d.features]
         near = neighbours(one, others)
         features = [f | {"near": n} for f, n in zip(one.features, near, strict=True)]
         facts = {"key": one.key, **one.facts, "shown": len(features)}
+        # A list a key, not a mapping a feature: a quarter of the bytes would be keys.
+        columns = {name: [f[name] for f in features] for name in (features or [{}])[0]}
         _write_script(
             results / SITE / f"features_{one.key}.js", f'FEATURES["{one.key}"]',
-            {**facts, "features": features},
+            {**facts, "others": [d.key for d in others], "columns": columns},
         )  # fmt: skip
         index.append(facts)
     write_json(results / SITE / INDEX, {"about": about, "dictionaries": index})

@@ -48,7 +48,7 @@ def test_a_feature_is_described_by_what_it_does(sample: Sample) -> None:
         assert dict(fired)[peak] == max(dict(fired).values())
         for position, value in fired:
             assert abs(position - peak) <= 2
-            assert value == pytest.approx(float(codes[row, position]), rel=0.01)
+            assert value == pytest.approx(float(codes[row, position]), rel=0.05)
 
 
 def dictionary(key: str, ids: list[int], layer: int = 1) -> Dictionary:
@@ -59,11 +59,11 @@ def dictionary(key: str, ids: list[int], layer: int = 1) -> Dictionary:
 
 def test_neighbours_are_the_nearest_directions() -> None:
     own, other = dictionary("a-1", [5, 9]), dictionary("b-1", [1, 2, 7])
-    for feature, near in zip(own.elements, neighbours(own, {"b-1": other}), strict=True):
+    for feature, [near] in zip(own.elements, neighbours(own, [other]), strict=True):
         cosines = F.cosine_similarity(feature[None], other.elements)
         order = cosines.argsort(descending=True).tolist()[:2]
-        assert [i for i, _ in near["b-1"]] == [other.features[j]["id"] for j in order]
-        assert near["b-1"][0][1] == pytest.approx(float(cosines.max()), abs=1e-3)
+        assert [i for i, _ in near] == [other.features[j]["id"] for j in order]
+        assert near[0][1] == pytest.approx(float(cosines.max()), abs=0.01)
 
 
 def test_what_is_written_is_a_script_of_plain_letters(tmp_path: Path) -> None:
@@ -75,8 +75,12 @@ def test_what_is_written_is_a_script_of_plain_letters(tmp_path: Path) -> None:
     found = json.loads(text.removeprefix("globalThis.TEXT = ").rstrip(";\n"))
     assert found["words"] == WORDS and found["rows"] == {"0": [0, 1, 2, 3, 4, 5]}
     own = (tmp_path / "site" / "features_a-1.js").read_text(encoding="ascii")
-    features = json.loads(own.split(" = ", 1)[1].rstrip(";\n"))["features"]
-    assert [set(one["near"]) for one in features] == [{"b-1"}] * 2, "of the same layer, not empty"
+    data = json.loads(own.split(" = ", 1)[1].rstrip(";\n"))
+    assert data["others"] == ["b-1"], "of the same layer, not empty"
+    assert data["columns"]["id"] == [5, 9]
+    assert [[[i for i, _ in pairs] for pairs in near] for near in data["columns"]["near"]] == [
+        [[1]]
+    ] * 2
     index = json.loads((tmp_path / "site" / "features.json").read_text())
     assert [one["key"] for one in index["dictionaries"]] == ["a-1", "b-1", "c-1", "a-2"]
     assert [one["shown"] for one in index["dictionaries"]] == [2, 1, 0, 1]
