@@ -6,7 +6,7 @@ feature: #RUN, #local-17, #local-17-1 (at layer 1; without one, at the middle la
 /** Where an address leads: the dictionary's key and perhaps a feature, of [{key, run, layer}]. */
 function target(address, dictionaries, middle) {
   const name = decodeURIComponent(address.replace(/^#/, ""));
-  const run = dictionaries.find((one) => one.run === name || one.key === name);
+  const run = dictionaries.find((one) => one.run === name);
   if (run) return { key: run.key, id: null };
   const [, objective, id, layer = middle] = /^(\w+)-(\d+)(?:-(\d+))?$/.exec(name) || [];
   const found = dictionaries.find((one) => one.key === `${objective}-${layer}`);
@@ -35,7 +35,7 @@ const digits = (value, unit = "") =>
 function startPage() {
   const at = (id) => document.getElementById(id);
   const { dictionaries, middle } = JSON.parse(at("index").textContent);
-  const options = new Map(dictionaries.map((one) => [one.key, one.name]));
+  const about = new Map(dictionaries.map((one) => [one.key, one]));
 
   /** The features of a dictionary, whose data is a list for each of their values. */
   function featuresOf(key) {
@@ -52,13 +52,13 @@ function startPage() {
     for (const key of missing) {
       const script = element("script", { src: `site/features_${key}.js` });
       script.onload = () => { if (!--waiting) then(); };
-      script.onerror = () => (at("count").textContent = `The data of ${options.get(key)} is missing.`);
+      script.onerror = () => (at("count").textContent = `The data of ${about.get(key).name} is missing.`);
       document.head.append(script);
     }
   }
 
   const address = (key, id) => {
-    const { objective, layer } = dictionaries.find((one) => one.key === key);
+    const { objective, layer } = about.get(key);
     return `#${objective}-${id}${layer === middle ? "" : `-${layer}`}`;
   };
 
@@ -97,7 +97,7 @@ function startPage() {
       ["fires on", digits(100 * feature.share, " % of tokens")]];
     return element("article", {},
       element("h3", { tabindex: -1 },
-        element("a", { href: address(key, feature.id) }, `${options.get(key)} · feature ${feature.id}`)),
+        element("a", { href: address(key, feature.id) }, `${about.get(key).name} · feature ${feature.id}`)),
       ...(beside ? [element("p", { class: "near" }, beside)] : []),
       element("p", { class: "label" }, feature.label || "no explanation"),
       element("dl", {}, ...facts.map(([name, value]) =>
@@ -109,7 +109,7 @@ function startPage() {
   }
 
   function show(key, id) {
-    const title = `${options.get(key)}, feature ${id}`, none = `${title}: it does not fire on this text.`;
+    const title = `${about.get(key).name}, feature ${id}`, none = `${title}: it does not fire on this text.`;
     const feature = featuresOf(key).find((one) => one.id === id), others = FEATURES[key].others;
     at("feature").replaceChildren(feature ? card(key, feature) : element("p", { tabindex: -1 }, none));
     document.title = title;
@@ -148,7 +148,7 @@ function startPage() {
   }
 
   for (const id of ["search", "order"]) at(id).addEventListener("input", list);
-  at("dictionary").addEventListener("change", () => (location.hash = at("dictionary").value));
+  at("dictionary").addEventListener("change", () => (location.hash = about.get(at("dictionary").value).run));
   addEventListener("hashchange", follow);
   follow();
 }

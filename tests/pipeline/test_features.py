@@ -34,6 +34,7 @@ def script() -> Script:
     ("address", "found"),
     [
         ("#local-17", {"key": "local-2", "id": 17}),
+        ("#local-1", {"key": "local-2", "id": 1}),
         ("#e2e_ds-0-3", {"key": "e2e_ds-3", "id": 0}),
         ("#e2e-run.1", {"key": "e2e-1", "id": None}),
         ("#e2e-run%2E1", {"key": "e2e-1", "id": None}),
