@@ -63,11 +63,10 @@ def live_data(results: Path) -> dict[str, Any]:
             f"it runs only the models that come with the package; {name!r} is too large to be sent "
             "along with a page."
         )
-    if config["processed"] or not hook.endswith(("hook_resid_pre", "hook_resid_post")):
-        raise ResultsError(
-            f"it knows the residual stream of an unprocessed model, not {hook!r} of a "
-            f"model with processed = {config['processed']}."
-        )
+    if config["processed"] or config.get("random_weights"):
+        raise ResultsError("it knows models as they are, neither processed nor of random weights.")
+    if not hook.endswith(("hook_resid_pre", "hook_resid_post")):
+        raise ResultsError(f"it knows the residual stream, and these SAEs sit at {hook!r}.")
     if config.get("contents", {}).get("model") not in (None, model_digest(name)):
         raise ResultsError(
             f"the weights of {name!r} are no longer those that these SAEs were made for."

@@ -15,7 +15,15 @@ from e2e_lib.data.models import load_model
 from e2e_lib.runs.read import run_config, sae_folder
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS, encode
 from e2e_lib.storyworld.grammar import generate
-from pipeline.pages.live import embedded_model, live_data, matched_runs, packed, write_live
+from pipeline.pages.live import (
+    LONGEST,
+    embedded_model,
+    examples,
+    live_data,
+    matched_runs,
+    packed,
+    write_live,
+)
 from pipeline.pages.render import PAGES
 from tests.helpers.javascript import Script
 from tests.helpers.pages import Page
@@ -130,6 +138,13 @@ def test_words_are_read_and_none_is_guessed(script: Script) -> None:
     assert seen["unknown"] == ["<", "b", ">", "zebras", "<", "/", "b", ">", "don’t"]
     script.set("text", "<|endoftext|>")
     assert "endoftext" in script("read(text, LIVE.model.words)")["unknown"]
+
+
+def test_sentences_to_begin_with_are_whole_and_known(script: Script) -> None:
+    for text in examples():
+        script.set("text", text)
+        seen = script("read(text, LIVE.model.words)")
+        assert text.endswith(".") and not seen["unknown"] and len(seen["ids"]) <= LONGEST
 
 
 def test_the_page_needs_nothing_but_its_neighbours(tmp_path: Path) -> None:
