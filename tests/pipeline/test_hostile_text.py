@@ -76,7 +76,7 @@ def features(folder: Path, text: str) -> str:
     return (folder / write_features(folder).file).read_text(encoding="utf-8")
 
 
-@batch(100)
+@batch(40)
 @given(MARKUP)
 def test_the_page_of_features_holds_text_and_no_markup_of_it(
     tmp_path_factory: pytest.TempPathFactory, text: str
