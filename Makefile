@@ -35,7 +35,7 @@ GIVEN = PROFILE RESULTS CORES CLUSTER MODEL TRAIN VALIDATION SET WEIGHTS A B SHA
 $(foreach v,$(GIVEN),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))))
 export $(GIVEN)
 
-.PHONY: help run quick test lab lint lock reference verify same bench workshop slides pack clean
+.PHONY: help run model quick test lab lint lock reference verify same bench workshop slides pack clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +45,7 @@ help:
 	@echo "            SHRINK=1  any profile in a few steps, to try the whole path"
 	@echo "            MODEL=folder-or-hub-name TRAIN=text VALIDATION=text   a model of your own"
 	@echo "            CLUSTER=slurm|folder   every notebook a job of a cluster"
+	@echo "make model  a real language model, SmolLM2-135M, for PROFILE=smollm2 or MODEL=smollm2  (93 MB)"
 	@echo "make quick  the method alone: core, engine, losses, floors  ($(QUICK_SECONDS) seconds)"
 	@echo "make test   lint, unit tests, notebooks  ($(TEST_MINUTES) minutes on two cores)"
 	@echo "make lab    the notebooks in JupyterLab"
@@ -80,6 +81,9 @@ run: $(READY)
 	  $(if $(CLUSTER),--cluster "$$CLUSTER") \
 	  $(if $(MODEL),MODEL="$$MODEL") $(if $(TRAIN),TRAIN="$$TRAIN") \
 	  $(if $(VALIDATION),VALIDATION="$$VALIDATION") $(if $(SET),--set "$$SET")
+
+model: $(READY)
+	@$(BIN)/python -m pipeline.models.smollm2
 
 lint: $(READY)
 	@echo "Lint, types and floors. Minutes: $(LINT_MINUTES)."

@@ -37,6 +37,8 @@ SPARSIFIERS = {
     ),
 }
 PRECISIONS = ("fp32", "tf32", "bf16")  # what each means: `engine.device`
+# Models that `make model` fetches, by the word for them: folders of the project.
+FETCHED_MODELS = {"smollm2": "build/models/smollm2"}
 
 NULL = re.compile(r"(.+)\.null_([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)$")
 LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")

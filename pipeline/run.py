@@ -15,7 +15,8 @@ from typing import Any
 
 from e2e_lib.data.text import open_source, source_pair
 from e2e_lib.errors import ConfigError, ResultsError, command, first_sentence, require, reworded
-from e2e_lib.files import write_json, write_text, writing
+from e2e_lib.files import project_path, write_json, write_text, writing
+from e2e_lib.names import FETCHED_MODELS
 from e2e_lib.runs.experiment import Training
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.execution.executor import (
@@ -87,7 +88,7 @@ def main(arguments: list[str]) -> int:
 
 
 def check_inputs(training: Training, on_this_machine: bool) -> None:
-    """What the first notebook would refuse, before anything starts: device, tracker, local text.
+    """What the first notebook would refuse, before all: device, model to fetch, tracker, text.
 
     Raises:
         ConfigError, ModelError, DataError: one of them is not there, or cannot be read.
@@ -96,6 +97,10 @@ def check_inputs(training: Training, on_this_machine: bool) -> None:
         from e2e_lib.data.models import check_device  # imports torch, which a plan does without
 
         check_device(training.device)
+    if training.model in FETCHED_MODELS.values() and not project_path(training.model).is_dir():
+        from e2e_lib.data.models import model_path
+
+        model_path(training.model)
     there = training.tracker == "none" or find_spec(training.tracker) is not None
     require(there, "tracker", training.tracker, "none, for its package is not installed")
     for source in dict.fromkeys(source_pair(training.train_data, training.validation_data)):
@@ -126,6 +131,8 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         key = {variable: key for key, variable in WORDS.items()}.get(key, key)
         with reworded(ConfigError, f"{key} is {value!r}, but it must be a YAML value"):
             overrides[key] = read_yaml(value) if key not in WORDS else _local(value)
+        if key == "model":
+            overrides[key] = FETCHED_MODELS.get(overrides[key], overrides[key])
         if key == "notebook_parameters":
             overrides[key] = _with_local_paths(overrides[key])
     return overrides

@@ -5,11 +5,12 @@ Only running it tells how large its activations are, which the λ of an unknown 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from e2e_lib.errors import ModelError, is_integer, is_number, list_of, require, reworded
 from e2e_lib.files import project_path
-from e2e_lib.names import OBJECTIVES
+from e2e_lib.names import FETCHED_MODELS, OBJECTIVES
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 
 AUTO, AUTO_MIDDLE = "auto", "auto middle"
@@ -26,6 +27,7 @@ AUTO_CONTEXT_SIZE = 128  # longer rows cost more time than the small models here
 # Of the models that shipped profiles name, so that a profile is read at once, without a network.
 KNOWN_SHAPES = {"gpt2": (12, 768, 1024), "roneneldan/TinyStories-1M": (8, 64, 2048)}
 KNOWN_SHAPES |= dict.fromkeys(EMBEDDED_MODELS, (5, 64, 128))
+KNOWN_SHAPES |= {FETCHED_MODELS["smollm2"]: (30, 576, 8192)}
 
 
 class ModelShape(NamedTuple):
@@ -42,7 +44,11 @@ def model_shape(model: str) -> ModelShape:
     if model in EMBEDDED_MODELS or (model in KNOWN_SHAPES and not folder.is_dir()):
         return ModelShape(*KNOWN_SHAPES[model])
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(f"MODEL {model} is a folder without a config.json.")
+        if not any(folder.glob("*.gguf")):
+            raise ModelError(f"MODEL {model} is a folder without a config.json or a .gguf file.")
+        from e2e_lib.data.models import model_path  # slow to import
+
+        folder = Path(model_path(model))
     # Slow to import, and needed for a model that nobody has written down the size of.
     from transformer_lens.model_bridge.sources import transformers as source
     from transformers import AutoConfig

@@ -26,7 +26,7 @@ from e2e_lib.errors import (
     whole,
 )
 from e2e_lib.files import project_path
-from e2e_lib.names import OBJECTIVES, SPARSIFIERS
+from e2e_lib.names import FETCHED_MODELS, OBJECTIVES, SPARSIFIERS
 from e2e_lib.runs.experiment import Revision, Training
 from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
@@ -206,7 +206,8 @@ def _is_copy(model: Any, original: str) -> bool:
 
     Of the hub's nothing here can tell: a folder that is called like one may hold any other.
     """
-    in_the_way = model == original not in EMBEDDED_MODELS and project_path(original).is_dir()
+    ours = {*EMBEDDED_MODELS, *FETCHED_MODELS.values()}
+    in_the_way = model == original not in ours and project_path(original).is_dir()
     allowed = (
         f"./{original} for the folder of that name, or that folder renamed for the hub's model"
     )

@@ -1,0 +1,1 @@
+"""Language models that are fetched rather than shipped."""
