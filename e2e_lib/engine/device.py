@@ -7,6 +7,7 @@ Everything but products is always float32. `precision` says what these are:
     bf16    the frozen blocks' and the SAE's products in bfloat16, the unembedding's, whose small
             differences are the KL divergence, as with tf32
 
+`auto` is bf16 on CUDA and fp32 elsewhere, `native` bf16 where the machine at hand has units for it.
 On a CPU tf32 is float32. The weights that train, the optimiser, the residual stream, sums and
 losses are float32 in all three, and evaluation runs in fp32.
 """
@@ -17,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,14 +26,19 @@ import torch
 from e2e_lib.errors import E2EError, require
 from e2e_lib.names import PRECISIONS
 
-AUTO = "auto"
+AUTO, NATIVE = "auto", "native"
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM processors
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def chosen_precision(precision: str, device: str) -> str:
-    """What `auto` means: bf16 on a CUDA GPU, else fp32: a CPU took longer for bf16 (benchmarks/).
+    """What `auto` and `native` mean; other precisions are themselves.
 
-    It depends on the name of the device alone, so that a run is called the same on every machine.
+    auto: bf16 on CUDA, else fp32. It depends on the name of the device alone, so that a run is
+    called the same on every machine, and small models, which bf16 slows down, stay fast.
+    native: bf16 where this machine multiplies it in hardware, else fp32. That pays from about
+    GPT-2's width on (docs/benchmarks.md). Runs are called by what it was; the pipeline asks once,
+    when it begins a results folder.
 
     >>> chosen_precision("auto", "cuda:1"), chosen_precision("auto", "cpu")
     ('bf16', 'fp32')
@@ -39,9 +46,26 @@ def chosen_precision(precision: str, device: str) -> str:
     Raises:
         ConfigError: an unknown precision.
     """
-    allowed = f"one of {', '.join((AUTO, *PRECISIONS))}"
-    require(precision in (AUTO, *PRECISIONS), "precision", precision, allowed)
+    allowed = f"one of {', '.join((AUTO, NATIVE, *PRECISIONS))}"
+    require(precision in (AUTO, NATIVE, *PRECISIONS), "precision", precision, allowed)
+    if precision == NATIVE:
+        return "bf16" if multiplies_bf16(device) else "fp32"
     return precision if precision != AUTO else "bf16" if device.startswith("cuda") else "fp32"
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Whether this machine's `device` has units for bfloat16 products; False where none says so."""
+    if device.startswith("cuda"):
+        there = torch.cuda.is_available()
+        return there and torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and not BF16_FLAGS.isdisjoint(_processor_flags())
+
+
+def _processor_flags() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:  # not Linux
+        return []
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -65,7 +65,7 @@ Objectives = Annotated[
     ),
 ]
 Context = Annotated[int, whole(2)]
-Precision = Annotated[str, one_of("auto", *PRECISIONS)]
+Precision = Annotated[str, one_of("auto", "native", *PRECISIONS)]
 Tracker = Annotated[str, one_of("none", "wandb")]
 Start = Annotated[str, Rule(lambda v: isinstance(v, str), "a run, a folder with SAEs, or empty")]
 
@@ -125,7 +125,7 @@ class Training(Hyperparameters):
     eval_tokens: Count = 16_384  # held-out tokens for every metric, rounded up to whole rows
     threads: Count = 1  # CPU threads; results are bit-identical for one value of it
     device: Device = "cpu"  # cpu, cuda, cuda:1, ...
-    precision: Precision = "auto"  # of products: fp32, tf32 or bf16; auto: bf16 on cuda, else fp32
+    precision: Precision = "auto"  # of products: fp32, tf32, bf16; auto: by device; native: by CPU
     checkpoint_seconds: Weight = 120.0  # the state of the training is saved this often
     processes: Count = 1  # that share every micro-batch; on cuda each has a GPU of its own
     tracker: Tracker = "none"  # none or wandb

@@ -204,7 +204,8 @@ def _same_settings(config: Mapping[str, Any], training: Training) -> bool:
     if "contents" in told:  # a start's weights are its run's, which `init_from` names
         told["contents"] = {k: v for k, v in told["contents"].items() if k != "init_from"}
     own = training.shared | {f.name: getattr(training, f.name) for f in fields(Hyperparameters)}
-    own = {key: value for key, value in own.items() if value != "auto"}  # precision, by the device
+    by_device = ("auto", "native")  # precisions
+    own = {key: value for key, value in own.items() if value not in by_device}
     if told.get("random_weights", 0) != training.random_weights:  # told only where it is not 0
         return False
     return all(told.get(key, value) == value for key, value in own.items())

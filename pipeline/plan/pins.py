@@ -1,8 +1,9 @@
-"""Branches of the hub, pinned: what `main` stood for when a results folder was begun.
+"""What a name stood for when a results folder was begun, pinned: branches of the hub, precision.
 
 A profile names a commit where one is known, and a branch or tag elsewhere. That becomes a commit
 before anything starts, is recorded in the results folder's pins.json, and stays the same there, so
-that a run which goes on tomorrow reads the files it began with.
+that a run which goes on tomorrow reads the files it began with. The precision `native` becomes
+what it is on the machine at hand, so that a folder which goes on elsewhere keeps its runs' names.
 """
 
 import json
@@ -40,6 +41,15 @@ def pinned(profile: Profile, results: Path) -> Profile:
                 continue
             pins[pin] = commit
         changes[key] = pins[pin]
+    training = profile.training
+    if training.precision == "native":
+        from e2e_lib.engine.device import chosen_precision  # imports torch
+
+        pin = f"precision native on {training.device}"
+        pins[pin] = changes["precision"] = pins.get(pin) or chosen_precision(
+            training.precision, training.device
+        )
+        print(f"Products are {pins[pin]}, which is native where this folder was begun.")
     if changes:
         write_json(path, pins)
     return profile.but(**changes)

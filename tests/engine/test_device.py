@@ -9,8 +9,10 @@ import torch
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.train import CHECKPOINT_SECONDS, StoppedError, train
+from e2e_lib.engine import device
 from e2e_lib.engine.device import (
     AUTO,
+    NATIVE,
     PRECISIONS,
     Clock,
     charged,
@@ -100,17 +102,45 @@ def test_auto_depends_on_the_name_of_the_device_alone():
     assert chosen_precision("tf32", "cpu") == "tf32"
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fma avx2 f16c", "fp32"),
+        ("avx512f avx512_vnni", "fp32"),
+        ("avx512f avx512_bf16", "bf16"),
+        ("amx_tile amx_bf16", "bf16"),
+        ("asimd bf16 i8mm", "bf16"),
+    ],
+)
+def test_native_is_what_the_processor_multiplies(monkeypatch, flags, expected):
+    monkeypatch.setattr(device, "_processor_flags", flags.split)
+    assert chosen_precision("native", "cpu") == expected
+    assert chosen_precision("native", "mps") == "fp32"
+    [one, *_] = (training := Training(precision="native")).configs()
+    assert one.precision == expected and chosen_precision("auto", "cpu") == "fp32"
+    assert training.name(one) == Training(precision=expected).name(one), "called by what it was"
+    assert training.describe(one)["precision"] == expected
+
+
+def test_native_on_cuda_asks_the_gpu(monkeypatch):
+    cases = (True, True, "bf16"), (True, False, "fp32"), (False, True, "fp32")
+    for there, good, expected in cases:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda good=good, **_: good)
+        assert chosen_precision("native", "cuda:1") == expected
+
+
 def test_a_training_allows_the_same():
     rule = rules(Training)["precision"]
-    assert rule.allowed == f"one of {', '.join((AUTO, *PRECISIONS))}"
-    assert all(map(rule.good, (AUTO, *PRECISIONS)))
+    assert rule.allowed == f"one of {', '.join((AUTO, NATIVE, *PRECISIONS))}"
+    assert all(map(rule.good, (AUTO, NATIVE, *PRECISIONS)))
     assert Training().checkpoint_seconds == CHECKPOINT_SECONDS
 
 
 def test_unknown_precisions_are_refused():
     with pytest.raises(ConfigError) as caught:
         chosen_precision("fp16", "cpu")
-    assert_sentence(caught, "precision", "'fp16'", "auto, fp32, tf32, bf16")
+    assert_sentence(caught, "precision", "'fp16'", "auto, native, fp32, tf32, bf16")
     with pytest.raises(ConfigError) as caught:
         config(precision="auto")
     assert_sentence(caught, "precision", "'auto'", "fp32, tf32, bf16")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 
+from e2e_lib.engine import device
 from pipeline.plan.pins import pinned
 from pipeline.plan.profile import Profile, load_profile
 
@@ -81,3 +82,14 @@ def test_without_a_network_the_branch_stays(
     said = capsys.readouterr().out
     assert f"data_revision stays 'main': the hub says nothing about {DATA}." in said
     assert not (tmp_path / "pins.json").exists()
+
+
+def test_native_precision_stays_what_it_was_where_the_folder_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = load_profile("smoke", {"precision": "native"})
+    for flags in (["avx512_bf16"], ["avx2"]):  # begun on one machine, gone on with on another
+        monkeypatch.setattr(device, "_processor_flags", flags.copy)
+        assert pinned(profile, tmp_path).training.precision == "bf16"
+    assert pinned(profile, tmp_path / "x").training.precision == "fp32"
+    assert pinned(load_profile("smoke"), tmp_path).training.precision == "auto"
