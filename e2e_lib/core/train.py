@@ -27,6 +27,7 @@ from e2e_lib.engine.checkpoint import (
     token_bar,
 )
 from e2e_lib.engine.device import (
+    StepCost,
     charged,
     check_precision,
     explained,
@@ -36,7 +37,7 @@ from e2e_lib.engine.device import (
 )
 from e2e_lib.engine.distributed import ALONE, Processes
 from e2e_lib.errors import E2EError, is_number, require
-from e2e_lib.names import TransformerBridge
+from e2e_lib.names import TransformerBridge, layer_of
 from e2e_lib.source_code import training_digest
 
 CHECKPOINT_SECONDS = 120.0
@@ -71,7 +72,7 @@ def train(
         on_log: called with a run's index and each entry of its curve; after a resumption first with
             those that were there.
         progress: show a bar with tokens, tokens/s, loss, L0, CE increase and time left.
-        logs: points on each training curve.
+        logs: points on each training curve; fewer where they would cost much (`engine.device`).
         checkpoints: a folder for each run, where its state is saved and taken up again; they must
             have been written by the same call. SIGINT and SIGTERM then save before they stop it.
         checkpoint_seconds: between two of them; one more is written at the end.
@@ -177,6 +178,9 @@ class Trainer:
         compared = any(run.objective.kl_coeff is not None for run in self.runs)
         self.wants_logits = compared or bool(by_output)
         self.window = _paper_window(self.steps, self.step_tokens)
+        cost = StepCost.of(model, self.runs, self.precision)
+        sizes = self.batch, self.micro, rows.shape[1]
+        logs, self.log_rows = cost.affordable(self.steps, logs, *sizes)
         self.log_every = -(-self.steps // logs)  # rounded up: at most `logs` entries and the last
         self.groups = _side_by_side(self.runs, model, self.micro * rows.shape[1])
         widths = {(sae.d_in, sae.d_sae) for run in self.runs for sae in run.saes.values()}
@@ -204,7 +208,8 @@ class Trainer:
         self.done += 1
         if not logs_now:
             return []
-        increases = ce_increases(self.model, tokens, [run.saes for run in self.runs])
+        few = tokens[: self.log_rows]
+        increases = ce_increases(self.model, few, [run.saes for run in self.runs])
         increases = self.processes.mean(torch.tensor(increases)).tolist()
         for run in self.runs:
             run.share_measurements(self.processes)
@@ -270,11 +275,13 @@ def _side_by_side(
 ) -> list[Sequence[SAERun]]:
     """The runs in groups whose passes fit into memory together, by a rough count of what they keep.
 
-    A block keeps about fifteen values for each of the residual stream's, an SAE its codes. Runs
+    A block from the first SAE's on keeps about fifteen values for each of the residual stream's, an
+    SAE its codes. Runs
     that compare outputs are apart from the others, whose clocks that must not be charged to.
     """
     latents = max(sae.d_sae for run in runs for sae in run.saes.values())
-    one = 4 * tokens * (latents + 15 * model.cfg.d_model * model.cfg.n_layers)
+    later = model.cfg.n_layers - min(layer_of(hook) for run in runs for hook in run.saes)
+    one = 4 * tokens * (latents + 15 * model.cfg.d_model * later)
     size = max(1, SIDE_BY_SIDE_BYTES // one)
     alone = [run for run in runs if run.objective.kl_coeff is None]
     kinds = alone, [run for run in runs if run not in alone]

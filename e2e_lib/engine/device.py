@@ -1,4 +1,4 @@
-"""What a training asks of its device: in how many bits it multiplies, its memory, its seconds.
+"""What a training asks of its device: bits of its products, memory, seconds, what logging costs.
 
 Everything but products is always float32. `precision` says what these are:
 
@@ -16,16 +16,19 @@ import ctypes
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from e2e_lib.errors import E2EError, require
-from e2e_lib.names import PRECISIONS
+from e2e_lib.names import PRECISIONS, layer_of
 
+# Points of training curves may cost this share of a training, if one is dear: more than so many
+# operations for each SAE, about a tenth of a second on two CPU cores.
+LOG_SHARE, DEAR_POINT = 0.03, 1e10
 AUTO, NATIVE = "auto", "native"
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM processors
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -90,6 +93,44 @@ def tensor_cores(precision: str) -> Iterator[None]:
 def low_products(precision: str, device: torch.device) -> torch.autocast:
     """The context in which bf16 takes effect; of other precisions, one without effect."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+class StepCost(NamedTuple):
+    """Products a token, roughly: of a training step, and of a curve point, of all SAEs together.
+
+    A point is a whole clean pass and, for each SAE, a spliced one, in float32. A step has the
+    blocks before the SAEs once; the others once clean and twice for each SAE that is spliced in.
+    """
+
+    step: float
+    point: float
+    saes: int
+
+    @classmethod
+    def of(cls, model: Any, runs: Sequence[Any], precision: str) -> "StepCost":
+        """Of `SAERun`s that train side by side."""
+        saes = [(h, sae.d_sae, r.objective.needs_splice) for r in runs for h, sae in r.saes.items()]
+        width, first = model.cfg.d_model, min(layer_of(hook) for hook, *_ in saes)
+        blocks, head = 12 * width**2 * model.cfg.n_layers, width * model.cfg.d_vocab
+        later = blocks * (1 - first / model.cfg.n_layers) + head
+        spliced = sum(splice for *_, splice in saes)
+        codes = 2 * width * sum(latents for _, latents, _ in saes)
+        step = blocks + head - later + codes + (1 + 2 * spliced) * later * (spliced > 0)
+        dearer = 2 if precision == "bf16" else 1
+        return cls(step, dearer * (blocks + head + len(saes) * later + codes), len(saes))
+
+    def affordable(
+        self, steps: int, points: int, batch: int, micro: int, context: int
+    ) -> tuple[int, int]:
+        """Points of a curve, and rows of the micro-batch that each CE increase is measured on.
+
+        All of both where a point is not dear; else what stays below `LOG_SHARE` of the training:
+        first fewer rows, then fewer points.
+        """
+        if 2 * self.point * micro * context <= DEAR_POINT * self.saes:
+            return points, micro
+        rows = int(LOG_SHARE * steps * batch * self.step / self.point)  # in all points together
+        return min(points, max(2, rows - 1)), max(1, min(micro, rows // (points + 1)))
 
 
 class OutOfMemoryError(E2EError, MemoryError):
