@@ -39,8 +39,11 @@ def block_parameters(shape: Shape) -> int:
     """Weights of one transformer block that every token is multiplied with."""
     d, config = shape.width, shape.config
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d
-    gated = config.model_type == "llama"
-    return 4 * d * d + (3 if gated else 2) * d * inner
+    heads = config.num_attention_heads
+    pairs = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or d // heads
+    gated = config.model_type in ("llama", "gemma2")
+    return 2 * d * width * (heads + pairs) + (3 if gated else 2) * d * inner
 
 
 def step_flops(shape: Shape, case: Case) -> float:

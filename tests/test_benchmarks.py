@@ -33,8 +33,9 @@ def test_multiplications_by_hand():
     assert five == 4 * block + head + 5 * (product * 2 + 6 * block + 2 * head)
 
 
-def test_a_gated_block_has_three_maps():
-    assert block_parameters(Shape(CONFIGS["llama"], 1, 2, 1, 0)) == 4 * 144 + 3 * 12 * 20
+def test_a_gated_block_has_three_maps_and_shares_keys():
+    shared = 2 * 12 * 6 * (2 + 1)  # two heads of width 6, one pair of key and value
+    assert block_parameters(Shape(CONFIGS["llama"], 1, 2, 1, 0)) == shared + 3 * 12 * 20
 
 
 @pytest.mark.parametrize("objective", ["local", "e2e", "e2e_ds"])
