@@ -58,7 +58,7 @@ help:
 	@echo "make verify  run the reference's analyses again and compare their numbers  ($(VERIFY_MINUTES) minutes)"
 	@echo "            WEIGHTS=results/storyworld  with the weights that are not shipped"
 	@echo "make same A=results/smoke B=elsewhere/results/smoke   the same to the last bit, but for clocks?"
-	@echo "make bench SHAPE=storyworld|llama-260k|tinystories-1m|gpt2   milliseconds a training step"
+	@echo "make bench SHAPE=storyworld|llama-260k|tinystories-1m|gpt2|smollm2   milliseconds a training step"
 	@echo "            DEVICE=cuda  THREADS=2  OUT=file for its JSON lines"
 	@echo "make lock   resolve requirements.lock again; UPGRADE=1  the newest of everything"
 	@echo "make clean  delete $(VENV), build and caches; results stay"

@@ -75,6 +75,16 @@ LLAMA_260K = LlamaConfig(
     vocab_size=512,
     max_position_embeddings=512,
 )
+SMOLLM2 = LlamaConfig(
+    hidden_size=576,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    intermediate_size=1536,
+    vocab_size=49152,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
 TINYSTORIES_1M = GPTNeoConfig(
     hidden_size=64,
     num_layers=8,
@@ -95,6 +105,7 @@ def shapes(device: str) -> dict[str, Shape]:
         "llama-260k": Shape(LLAMA_260K, 8, 512, 50, 2),
         "tinystories-1m": Shape(TINYSTORIES_1M, 4, 512, 50, 4),
         "gpt2": Shape(GPT2Config(), *gpt2, 60, 6),
+        "smollm2": Shape(SMOLLM2, 8, 128, 16, 15),
     }
 
 
