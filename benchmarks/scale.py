@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +80,7 @@ def shape_of(model: str, profile: Profile, layer: int, dict_ratio: float, rows: 
     return Shape(config, rows, profile.training.context_size, dict_ratio, here)
 
 
+@cache
 def reached() -> dict[str, float]:
     """Share of the machine's products a second that a training step of GPT-2 reached, measured."""
     lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())

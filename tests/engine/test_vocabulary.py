@@ -28,7 +28,8 @@ def test_memory_is_that_of_a_chunk():
     before = peak_bytes()
     [value] = means_over_tokens(kl_to, head, clean, [spliced])
     value.backward()
-    assert peak_bytes() - before < TOKENS * VOCABULARY * 4 / 2, "half of one set of logits"
+    # A whole pass would keep logits and distributions of both, and a gradient: five such sets.
+    assert peak_bytes() - before < TOKENS * VOCABULARY * 4, "less than one set of logits"
     few = slice(0, 2)  # whose whole logits are small
     own = spliced[:, few].detach().requires_grad_()
     token_kl(head(clean[:, few]), head(own)).sum().div(TOKENS).backward()
