@@ -24,7 +24,7 @@ from e2e_lib.core.sae_run import resolved_objective
 from e2e_lib.core.train import Trainer
 from e2e_lib.data.models import load_model
 from e2e_lib.engine.device import AUTO, PRECISIONS, chosen_precision
-from e2e_lib.engine.frozen_model import runner
+from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.runs.provenance import peak_memory
 from tests.helpers import oracle
 

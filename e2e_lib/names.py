@@ -70,7 +70,7 @@ def resid_pre(layer: int) -> str:
 
 
 def with_null_channel(hook_name: str, scale: float) -> str:
-    """Name of the hook with a null channel of this scale beside its activation (`engine.forward`).
+    """Name of the hook with a null channel of this scale beside its activation (`engine.model`).
 
     >>> with_null_channel("blocks.2.hook_resid_pre", 8.0)
     'blocks.2.hook_resid_pre.null_8'

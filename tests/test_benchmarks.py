@@ -14,7 +14,7 @@ from benchmarks.floor import block_parameters, step_flops
 from benchmarks.shapes import Shape, shapes
 from benchmarks.step import Case
 from benchmarks.table import main, markdown
-from e2e_lib.engine.frozen_model import runner
+from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.errors import E2EError
 from tests.helpers.tiny_models import CONFIGS, tiny_model
 

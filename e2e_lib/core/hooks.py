@@ -16,9 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from e2e_lib.core.sae import SAE
-from e2e_lib.engine.forward import NULL_WIDTH, Hook, run_hooked
-from e2e_lib.engine.frozen_model import runner
 from e2e_lib.engine.logits import Head, fisher_sketch, means_over_tokens
+from e2e_lib.engine.model.forward import Hook, run_hooked
+from e2e_lib.engine.model.frozen_model import runner
+from e2e_lib.engine.model.null_channel import NULL_WIDTH
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import ModelError, closest, require
 from e2e_lib.names import TransformerBridge, layer_of, null_channel, resid_pre

@@ -25,8 +25,7 @@ from e2e_lib.core.losses import Objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.sparsifiers import make_sparsifier
 from e2e_lib.engine.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
-from e2e_lib.engine.device import Clock
-from e2e_lib.engine.distributed import ALONE, Processes
+from e2e_lib.engine.device import ALONE, Clock, Processes
 from e2e_lib.engine.sae_kernel import Coded
 from e2e_lib.errors import E2EError, require
 from e2e_lib.names import SPARSIFIERS, TransformerBridge, layer_of

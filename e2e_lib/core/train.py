@@ -27,6 +27,8 @@ from e2e_lib.engine.checkpoint import (
     token_bar,
 )
 from e2e_lib.engine.device import (
+    ALONE,
+    Processes,
     StepCost,
     charged,
     check_precision,
@@ -35,7 +37,6 @@ from e2e_lib.engine.device import (
     low_products,
     tensor_cores,
 )
-from e2e_lib.engine.distributed import ALONE, Processes
 from e2e_lib.errors import E2EError, is_number, require
 from e2e_lib.names import TransformerBridge, layer_of
 from e2e_lib.source_code import training_digest

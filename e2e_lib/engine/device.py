@@ -1,4 +1,4 @@
-"""What a training asks of its device: bits of its products, memory, seconds, what logging costs.
+"""What a training asks of its devices: bits of a product, memory, seconds, other processes.
 
 Everything but products is always float32. `precision` says what these are:
 
@@ -10,6 +10,10 @@ Everything but products is always float32. `precision` says what these are:
 `auto` is bf16 on CUDA and fp32 elsewhere, `native` bf16 where the machine at hand has units for it.
 On a CPU tf32 is float32. The weights that train, the optimiser, the residual stream, sums and
 losses are float32 in all three, and evaluation runs in fp32.
+
+Several processes train together through Hugging Face Accelerate (`torchrun`, `accelerate launch`,
+one process a GPU). Each takes an equal share of every micro-batch, so the effective batch is the
+same for any number of them, and the loop needs no more than a mean over them.
 """
 
 import ctypes
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from e2e_lib.errors import E2EError, require
 from e2e_lib.names import PRECISIONS, layer_of
@@ -225,3 +230,34 @@ def charged(*clocks: Clock) -> Iterator[None]:
     end = mark(clocks[0].device)
     for clock in clocks:
         clock.charge(start, end, 1 / len(clocks))
+
+
+class Processes:
+    """This process among its kind; alone, nothing is exchanged."""
+
+    def __init__(self, accelerator: Any = None) -> None:
+        self._accelerator = accelerator
+        self.count: int = accelerator.num_processes if accelerator else 1
+        self.rank: int = accelerator.process_index if accelerator else 0
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that writes and reports."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over processes of a tensor that all have."""
+        if self.count == 1:
+            return value
+        # Exchanged as one run of memory, and given back in the memory order that it came in.
+        device = self._accelerator.device
+        order = torch.empty_like(value)
+        mean: Tensor = self._accelerator.reduce(value.contiguous().to(device), reduction="mean")
+        return order.copy_(mean)
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return bool(self.mean(torch.tensor(float(flag))) > 0)
+
+
+ALONE = Processes()

@@ -21,7 +21,7 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.train import train
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import Rows, load_rows
-from e2e_lib.engine.distributed import Processes
+from e2e_lib.engine.device import Processes
 from e2e_lib.errors import E2EError
 from e2e_lib.files import write_json, write_text
 from e2e_lib.names import TransformerBridge

@@ -18,7 +18,7 @@ from pipeline.plan.model_size import coeffs, evenly
 
 WARM_START, NULL_SCALE = "warm_start", "null_scale"
 # What may be varied, and by which rule; a warm start by the tokens that it trains on, and how much
-# of the activation the network does not use by the scale of a null channel (`engine.forward`).
+# of the activation the network does not use by the scale of a null channel (`engine.model`).
 VARIED = ("lr", "dict_ratio", "train_tokens", "downstream_coeff")
 VALUES = {key: rules(Training)[key] for key in VARIED}
 VALUES[WARM_START] = COUNT = VALUES["train_tokens"]

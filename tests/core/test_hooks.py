@@ -18,7 +18,7 @@ from e2e_lib.core.hooks import (
 )
 from e2e_lib.core.losses import Objective, compute
 from e2e_lib.core.sae import SAE
-from e2e_lib.engine.frozen_model import runner
+from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.errors import ConfigError, ModelError
 from e2e_lib.names import resid_pre
 from tests.helpers import oracle

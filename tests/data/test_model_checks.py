@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from e2e_lib.data import model_checks
 from e2e_lib.data.models import load_model
-from e2e_lib.engine.frozen_model import runner
+from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.errors import ModelError
 from tests.helpers.architectures import architecture_folder, configuration, save_random
 from tests.helpers.tiny_models import (

@@ -8,7 +8,7 @@ import torch
 
 from e2e_lib.core.train import train
 from e2e_lib.engine.checkpoint import checkpoint_steps, load_checkpoint
-from e2e_lib.engine.distributed import ALONE, Processes
+from e2e_lib.engine.device import ALONE, Processes
 from e2e_lib.errors import ConfigError, E2EError
 from e2e_lib.runs.experiment import Training
 from e2e_lib.runs.launch import load_inputs, read_spec, train_in_processes

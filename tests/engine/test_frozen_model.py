@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from e2e_lib.data.models import load_model
-from e2e_lib.engine import frozen_model
-from e2e_lib.engine.frozen_model import runner
+from e2e_lib.engine.model import frozen_model
+from e2e_lib.engine.model.frozen_model import runner
 from tests.helpers.tiny_models import (
     ARCHITECTURES,
     N_LAYERS,
@@ -81,7 +81,7 @@ def test_hooks_inside_the_bridge_run_the_bridge(hook):
 
 def test_a_model_that_cannot_be_rebuilt_runs_as_it_is(monkeypatch, capsys):
     model = load_model(str(model_folder("gpt2")))
-    real = frozen_model._rebuilt
+    real = frozen_model.rebuilt_model
 
     def wrong(*given):
         rebuilt = real(*given)
@@ -89,7 +89,7 @@ def test_a_model_that_cannot_be_rebuilt_runs_as_it_is(monkeypatch, capsys):
         layer.weight = torch.nn.Parameter(layer.weight * 1.1, requires_grad=False)
         return rebuilt
 
-    monkeypatch.setattr(frozen_model, "_rebuilt", wrong)
+    monkeypatch.setattr(frozen_model, "rebuilt_model", wrong)
     run = runner(model, ["blocks.1.hook_resid_pre"])
     assert run.model is model.original_model
     said = capsys.readouterr().out

@@ -8,8 +8,7 @@ from e2e_lib import SAE, TrainConfig, clean_pass, evaluate, load_model, named_ob
 from e2e_lib.core.hooks import check_hook, hook_width, later_blocks, replaced_pass, spliced_pass
 from e2e_lib.core.losses import compute
 from e2e_lib.data.rows import load_rows
-from e2e_lib.engine import forward
-from e2e_lib.engine.forward import NULL_WIDTH, nuisance, unrotated, widened
+from e2e_lib.engine.model.null_channel import NULL_WIDTH, nuisance, unrotated, widened
 from e2e_lib.errors import ConfigError, ModelError
 
 BASE = "blocks.2.hook_resid_pre"
@@ -129,7 +128,7 @@ def test_training_and_evaluation_run_at_a_null_channel(model, rows) -> None:
 
 def test_width_and_unknown_hooks(model) -> None:
     assert hook_width(model, HOOK) == 80
-    assert forward.NULL_WIDTH == 16
+    assert NULL_WIDTH == 16
     with pytest.raises(ModelError, match="no such hook"):
         check_hook(model, "blocks.9.hook_resid_pre.null_8")
     for scale in ("x", "0", "0.0", "-1", "1e999", ""):

@@ -18,7 +18,8 @@ from e2e_lib.core.hooks import clean_pass, replaced_pass, spliced_pass
 from e2e_lib.core.losses import Objective, compute, token_kl
 from e2e_lib.core.sae import SAE
 from e2e_lib.data.models import load_model
-from e2e_lib.engine.frozen_model import WRAPPED, runner
+from e2e_lib.engine.model.frozen_model import runner
+from e2e_lib.engine.model.rebuilt import WRAPPED
 from e2e_lib.names import TransformerBridge, resid_pre
 from tests.helpers.architectures import BLOCKS, architecture_folder
 from tests.helpers.tiny_models import random_tokens, small_sae

@@ -1,6 +1,6 @@
 """How loud may be what the network does not use? SAEs beside a null channel of rising scale.
 
-A null channel (`engine.forward`) adds to what an SAE sees a part that the network never reads, of
+A null channel (`engine.model`) adds to what an SAE sees a part that the network never reads, of
 a known share of the variance. What an objective spends on it, and what the output loses by that, is
 compared at one L0 or at one CE increase: the curve of every objective, loudness and seed is
 interpolated along its λ, linearly, in the logarithms of both. Outside a curve's range there is no
@@ -28,7 +28,7 @@ from e2e_lib.analysis.counterfactual.swaps import code
 from e2e_lib.analysis.counterfactual.tables import samples
 from e2e_lib.analysis.matched import main_runs, sweep_runs
 from e2e_lib.analysis.statistics import seed_interval
-from e2e_lib.engine.forward import NULL_WIDTH, unrotated
+from e2e_lib.engine.model.null_channel import NULL_WIDTH, unrotated
 from e2e_lib.names import null_channel
 from e2e_lib.runs.load import SavedSAE, Subject, clean_activations
 from e2e_lib.storyworld.pairs import PairRows

@@ -23,8 +23,8 @@ from torch import Tensor
 from e2e_lib.analysis.counterfactual.use import exchanged, later
 from e2e_lib.core.hooks import check_hook, clean_pass, later_blocks
 from e2e_lib.core.losses import token_kl
-from e2e_lib.engine.forward import Hook, run_hooked
-from e2e_lib.engine.frozen_model import runner
+from e2e_lib.engine.model.forward import Hook, run_hooked
+from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.errors import ModelError
 from e2e_lib.names import TransformerBridge, layer_of, resid_pre
 

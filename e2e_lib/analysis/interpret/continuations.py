@@ -8,8 +8,8 @@ from torch import Tensor
 
 from e2e_lib.core.hooks import SplicedPass, splicer
 from e2e_lib.core.sae import SAE
-from e2e_lib.engine.forward import run_hooked
-from e2e_lib.engine.frozen_model import runner
+from e2e_lib.engine.model.forward import run_hooked
+from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.errors import require
 from e2e_lib.names import TransformerBridge
 

@@ -17,7 +17,7 @@ from e2e_lib.analysis.counterfactual.loudness import (
     unused_share,
     wasted,
 )
-from e2e_lib.engine.forward import NULL_WIDTH, unrotated
+from e2e_lib.engine.model.null_channel import NULL_WIDTH, unrotated
 from e2e_lib.runs.load import SavedSAE, Subject
 from e2e_lib.storyworld.corpus import encode
 from e2e_lib.storyworld.grammar import generate

@@ -1,0 +1,1 @@
+"""The frozen model: rebuilt for speed, run with hooks, looked at."""
