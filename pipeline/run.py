@@ -41,8 +41,8 @@ from pipeline.execution.progress import watch
 from pipeline.pages.result_files import read_all, read_json
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.pins import on_hub, pinned
-from pipeline.plan.preflight import tried_apart
-from pipeline.plan.profile import ROOT, Profile, load_profile, read_yaml, shrunk
+from pipeline.plan.preflight import shrunk, tried_apart
+from pipeline.plan.profile import ROOT, Profile, load_profile, read_yaml
 from pipeline.plan.stages import Stage, stages
 from pipeline.report import write_report
 

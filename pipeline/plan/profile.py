@@ -36,7 +36,6 @@ from pipeline.plan.model_size import (
     ModelShape,
     by_model,
     default_lr,
-    evenly,
     model_shape,
 )
 from pipeline.plan.notebook_parameters import (
@@ -48,17 +47,6 @@ from pipeline.plan.sweeps import Sweep, make_sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "pipeline" / "profiles"
-# A profile cut down to a few steps: does the whole path work, with this model and this text?
-BATCHES, BATCH_SIZE, EVAL_ROWS, DICT_RATIO = 3, 2, 2, 2.0
-# Notebooks that read more of the text, or ask more of a model, than a trial can wait for.
-SMALL = {
-    # A feature is scored on 20 rows of the second half.
-    "28_interpretability": {"n_features": 2, "n_rows": 48, "n_browsed": 6},
-    "29_faithfulness": {"examples": 8, "ranking_examples": 4, "kept_singly": 2},
-    "40_what_the_network_uses": {"n_pairs": 2},
-    "41_functional_importance": {"n_pairs": 4, "oracle_pairs": 4, "n_stories": 4},
-    "42_loudness": {"n_rows": 4, "n_pairs": 2},
-}
 OWN_MODEL_KEYS = ("context_size", "layers", "middle_layer", "downstream_coeff", "lr")
 
 HookPoint = Annotated[str, one_of("hook_resid_pre", "hook_attn_out", "hook_mlp_out")]
@@ -295,32 +283,3 @@ def _by_objective(key: str, value: Any, objectives: tuple[str, ...]) -> dict[str
     """A value for each objective, out of one for all or a mapping."""
     given = value if isinstance(value, dict) else dict.fromkeys(objectives, value)
     return {o: _checked(key, given.get(o), f"{key} of {o}") for o in objectives}
-
-
-def shrunk(profile: Profile) -> Profile:
-    """`profile` on three batches of two rows, with tiny dictionaries, one seed and one λ each.
-
-    Model, text, context, layers, objectives, schedule and accumulation over micro-batches stay as
-    they are; sweeps go, and the dearest notebooks read little. Its name ends in -shrunk, so that
-    its results have a folder of their own.
-    """
-    training = profile.training
-    accumulates = training.micro_batch_size < training.batch_size
-    grids = {
-        objective: {layer: evenly(grid, 1) for layer, grid in by_layer.items()}
-        for objective, by_layer in profile.sparsity_coeffs.items()
-    }
-    tokens = BATCHES * BATCH_SIZE * training.context_size
-    return profile.but(
-        name=f"{profile.name}-shrunk",
-        seeds=profile.seeds[:1],
-        sparsity_coeffs=grids,
-        dict_ratio=DICT_RATIO,
-        batch_size=BATCH_SIZE,
-        micro_batch_size=1 if accumulates else BATCH_SIZE,
-        train_tokens=dict.fromkeys(profile.train_tokens, tokens),
-        eval_tokens=EVAL_ROWS * training.context_size,
-        one_sae_a_job=False,
-        sweeps={},
-        notebook_parameters=joined(profile.notebook_parameters, SMALL),
-    )

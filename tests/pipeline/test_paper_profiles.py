@@ -33,7 +33,8 @@ from e2e_lib.runs.tables import metrics_table
 from pipeline.execution.fresh import set_aside
 from pipeline.plan.grid import jobs
 from pipeline.plan.model_size import KNOWN_SHAPES, model_shape
-from pipeline.plan.profile import load_profile, shrunk
+from pipeline.plan.preflight import shrunk
+from pipeline.plan.profile import load_profile
 from pipeline.plan.stages import stages
 from pipeline.run import main, parse_overrides
 from tests.helpers.notebook_cells import run_cells

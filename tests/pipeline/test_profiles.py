@@ -19,7 +19,8 @@ from pipeline.plan.notebook_parameters import (
     SET_BY_PIPELINE,
     check_parameters,
 )
-from pipeline.plan.profile import PROFILES, ROOT, load_profile, read_profile, shrunk
+from pipeline.plan.preflight import shrunk
+from pipeline.plan.profile import PROFILES, ROOT, load_profile, read_profile
 from pipeline.plan.stages import stages
 from pipeline.run import main, number_of_cores, parse_overrides, results_folder
 
