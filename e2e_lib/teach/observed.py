@@ -172,3 +172,46 @@ def kind(value: Any) -> str:
     if inspect.iscoroutine(value) or inspect.isgenerator(value):
         return f"of type {type(value).__name__}: was it called, or awaited?"
     return f"of type {type(value).__name__}"
+
+
+# ------------------------------------------------------------------ a model to splice into
+WIDTH, VOCABULARY = 4, 7
+
+
+class _Block(nn.Module):
+    """As a transformer's: it takes the residual stream and something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x + torch.tanh(self.inner(x)) * mask
+
+
+class ToyModel(nn.Module):
+    """A language model of three blocks, to be spliced into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        self.blocks = nn.ModuleList(_Block() for _ in range(3))
+        self.head = nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x, torch.ones(tokens.shape[-1], 1))
+        return self.head(x)
+
+
+def hook_count(model: nn.Module) -> int:
+    """How many hooks an answer left on it."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def remove_hooks(model: nn.Module) -> None:
+    """Take them off."""
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()

@@ -12,9 +12,17 @@ from torch.nn import functional as F
 from e2e_lib.core.losses import downstream_loss, token_kl
 from e2e_lib.names import resid_pre
 from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, gradients, parts, written
-
-WIDTH, VOCABULARY = 4, 7
+from e2e_lib.teach.observed import (
+    VOCABULARY,
+    WIDTH,
+    Observed,
+    ToyModel,
+    gradients,
+    hook_count,
+    parts,
+    remove_hooks,
+    written,
+)
 
 
 def spliced(run: Callable[[], Any], block: nn.Module, replace: Callable[[Tensor], Tensor]) -> Any:
@@ -33,35 +41,10 @@ def spliced(run: Callable[[], Any], block: nn.Module, replace: Callable[[Tensor]
         handle.remove()
 
 
-class _Block(nn.Module):
-    """As a transformer's: it takes the residual stream and something else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return x + torch.tanh(self.inner(x)) * mask
-
-
-class _Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, WIDTH)
-        self.blocks = nn.ModuleList(_Block() for _ in range(3))
-        self.head = nn.Linear(WIDTH, VOCABULARY)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x, torch.ones(tokens.shape[-1], 1))
-        return self.head(x)
-
-
 def _spliced_case() -> list[Case]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = _Model().requires_grad_(False)
+        model = ToyModel().requires_grad_(False)
         return [(model, torch.randint(VOCABULARY, (2, 5)), torch.randn(WIDTH, WIDTH) / 2)]
 
 
@@ -76,26 +59,16 @@ def _watched(answer: Callable[..., Any], case: Case) -> Observed:
 
     seen = parts(written(answer(lambda: model(tokens), block, replace)))
     seen |= gradients(seen, {"the SAE's weights": weight})
-    seen["the number of hooks left on the model"] = _hooks(model)
-    _unhook(model)
+    seen["the number of hooks left on the model"] = hook_count(model)
+    remove_hooks(model)
 
     def stopped() -> Any:
         raise InterruptedError
 
     with suppress(InterruptedError):
         answer(stopped, block, replace)
-    seen["the number of hooks left after a run that was interrupted"] = _hooks(model)
+    seen["the number of hooks left after a run that was interrupted"] = hook_count(model)
     return seen
-
-
-def _hooks(model: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-
-
-def _unhook(model: nn.Module) -> None:
-    for module in model.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
 
 
 def _with_hook(hook: Callable[..., Any], where: str = "forward_pre_hook") -> Callable[..., Any]:
