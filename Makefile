@@ -106,9 +106,8 @@ test: export HF_HUB_OFFLINE = 1
 test: export TQDM_DISABLE = 1
 test: export OMP_NUM_THREADS = 1
 test: lint
-	@echo "Unit tests, then the notebooks (smoke profile, into results/smoke): about $(TEST_MINUTES) minutes."
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # some tests only wait
-	@$(BIN)/python tests/notebooks/check_notebooks.py
+	@echo "Unit tests, and beside them the notebooks (smoke profile, into results/smoke): about $(TEST_MINUTES) minutes."
+	@$(BIN)/python tests/run_all.py
 
 reference: $(READY)
 	@echo "Copying results/storyworld to results/reference, and its claims into the README."

@@ -10,6 +10,7 @@ import argparse
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,9 @@ def check(pins: list[str], folder: Path) -> None:
     def run(*command: str | Path) -> str:
         return subprocess.check_output(command, text=True, cwd=folder, env=clean)
 
+    shutil.rmtree(
+        ROOT / "build" / "lib", ignore_errors=True
+    )  # of an older tree: it would be packed
     quiet = ("--quiet", "--disable-pip-version-check")
     run(sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", folder, ROOT)
     [wheel] = folder.glob("*.whl")
