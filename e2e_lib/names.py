@@ -4,6 +4,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from e2e_lib.errors import is_number, require
+
 # For annotations: to import these takes seconds, and most of what reads SAEs runs no model.
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge as TransformerBridge
@@ -52,6 +54,35 @@ def number_word(value: float) -> str:
     """
     short = f"{value:g}"
     return short if float(short) == value else repr(float(value))
+
+
+def split_names(text: str) -> list[str]:
+    """The names in a text that joins them by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
+    """λ values by objective from `local:0.3,1;e2e:0.1`: a list that fits one notebook parameter.
+
+    >>> parse_sparsity_coeffs("local:0.3,1;e2e:0.1")
+    {'local': [0.3, 1.0], 'e2e': [0.1]}
+
+    Raises:
+        ConfigError: text of another form, or an unknown objective.
+    """
+    form = "like 'local:0.3,1;e2e:0.1,0.3': different numbers of at least 0, each objective once"
+    try:
+        pairs = [part.split(":") for part in text.split(";") if part.strip()]
+        found = {name.strip(): [float(v) for v in values.split(",")] for name, values in pairs}
+    except (ValueError, AttributeError):
+        pairs, found = [], {}
+    grids = found.values()
+    good = all(is_number(v) and v >= 0 for grid in grids for v in grid)
+    alone = len(found) == len(pairs) and all(len(set(grid)) == len(grid) for grid in grids)
+    require(bool(found) and good and alone, "sparsity_coeffs", text, form)
+    allowed = f"for some of {', '.join(EVERY_OBJECTIVE)}"
+    require(set(found) <= set(EVERY_OBJECTIVE), "sparsity_coeffs", text, allowed)
+    return found
 
 
 def layer_of(hook_name: str) -> int:

@@ -5,9 +5,8 @@ No torch here: the pipeline plans trainings with it.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
 from e2e_lib.errors import (
     Checked,
@@ -45,11 +44,6 @@ Rarely = Annotated[
 ]
 Firing = Annotated[str, one_of(*SPARSIFIERS)]
 Penalty = Annotated[str, one_of("tanh", "step", "quadratic")]
-# Parameters that 0.1.0 did not have.
-LATER = {
-    *("sparsifier", "penalty", "target_l0", "sparsity_warmup", "auxk_coeff", "dead_share"),
-    *("still", "k", "fisher_coeff", "balanced", "random_weights"),
-}
 Still = Annotated[str, one_of("none", "decoder", "encoder", "near", "all")]
 
 
@@ -157,25 +151,3 @@ def sparsity_factor(step: int, steps: int, config: TrainConfig) -> float:
     new = config.sparsifier == "jumprelu" and not config.init_from
     share = 1.0 if new else config.sparsity_warmup
     return min(1.0, (step + 1) / (share * steps)) if share else 1.0
-
-
-def config_dict(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain JSON values, in the order that run.json keeps.
-
-    What came after the first release is left out where it has its default: it names no run anew.
-    """
-    values = asdict(config)
-    usual = {own.name: own.default for own in fields(config)}
-    values = {k: v for k, v in values.items() if k not in LATER or v != usual[k]}
-    weights = values["objective"]
-    values["objective"] = {k: v for k, v in weights.items() if k not in LATER or v}
-    # Folders of a machine do not belong in results.
-    values["init_from"] = {hook: Path(folder).name for hook, folder in config.init_from.items()}
-    first, last = (
-        {key: values.pop(key) for key in keys}
-        for keys in (
-            ("objective", "hook_names"),
-            ("init_from", "frozen", "downstream_last_block", "precision"),
-        )
-    )
-    return first | values | last

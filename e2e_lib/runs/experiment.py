@@ -10,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from e2e_lib.core.config import HOOKS, Divisor, Hyperparameters, Seed, TrainConfig, config_dict
+from e2e_lib.core.config import HOOKS, Divisor, Hyperparameters, Seed, TrainConfig
 from e2e_lib.errors import (
     Count,
     Flag,
     Positive,
     Rule,
     Weight,
-    is_number,
     is_text,
     list_of,
     one_of,
@@ -25,7 +24,13 @@ from e2e_lib.errors import (
     whole,
 )
 from e2e_lib.files import project_path
-from e2e_lib.names import EVERY_OBJECTIVE, PRECISIONS, SPARSIFIERS
+from e2e_lib.names import (
+    EVERY_OBJECTIVE,
+    PRECISIONS,
+    SPARSIFIERS,
+    parse_sparsity_coeffs,
+    split_names,
+)
 from e2e_lib.runs.provenance import content_digest, model_digest
 
 # What evaluating somebody else's SAEs takes too.
@@ -60,7 +65,7 @@ Hooks = Annotated[
 Objectives = Annotated[
     str,
     Rule(
-        lambda v: is_text(v) and list_of(EVERY_OBJECTIVE.__contains__)(_names(v)),
+        lambda v: is_text(v) and list_of(EVERY_OBJECTIVE.__contains__)(split_names(v)),
         f"some of {', '.join(EVERY_OBJECTIVE)}, joined by commas, each once",
     ),
 ]
@@ -68,34 +73,6 @@ Context = Annotated[int, whole(2)]
 Precision = Annotated[str, one_of("auto", "native", *PRECISIONS)]
 Tracker = Annotated[str, one_of("none", "wandb")]
 Start = Annotated[str, Rule(lambda v: isinstance(v, str), "a run, a folder with SAEs, or empty")]
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
-
-
-def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
-    """λ values by objective from `local:0.3,1;e2e:0.1`: a list that fits one notebook parameter.
-
-    >>> parse_sparsity_coeffs("local:0.3,1;e2e:0.1")
-    {'local': [0.3, 1.0], 'e2e': [0.1]}
-
-    Raises:
-        ConfigError: text of another form, or an unknown objective.
-    """
-    form = "like 'local:0.3,1;e2e:0.1,0.3': different numbers of at least 0, each objective once"
-    try:
-        pairs = [part.split(":") for part in text.split(";") if part.strip()]
-        found = {name.strip(): [float(v) for v in values.split(",")] for name, values in pairs}
-    except (ValueError, AttributeError):
-        pairs, found = [], {}
-    grids = found.values()
-    good = all(is_number(v) and v >= 0 for grid in grids for v in grid)
-    alone = len(found) == len(pairs) and all(len(set(grid)) == len(grid) for grid in grids)
-    require(bool(found) and good and alone, "sparsity_coeffs", text, form)
-    allowed = f"for some of {', '.join(EVERY_OBJECTIVE)}"
-    require(set(found) <= set(EVERY_OBJECTIVE), "sparsity_coeffs", text, allowed)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +133,7 @@ class Training(Hyperparameters):
     @property
     def grids(self) -> dict[str, list[float]]:
         """λ of every objective that is trained; of topk, batchtopk and matryoshka, k."""
-        wanted = _names(self.objectives)
+        wanted = split_names(self.objectives)
         given = parse_sparsity_coeffs(self.sparsity_coeffs)
         return {name: coeffs for name, coeffs in given.items() if name in wanted}
 
@@ -280,6 +257,8 @@ class Training(Hyperparameters):
                 hook: content_digest(str(Path(folder) / WEIGHTS))
                 for hook, folder in config.init_from.items()
             }
+        from e2e_lib.runs.read import config_dict
+
         return {"objective_name": config.objective.name, **shared, **config_dict(config)}
 
     def _others(self) -> dict[str, Any]:

@@ -13,17 +13,24 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
+from e2e_lib.core.config import TrainConfig
 from e2e_lib.errors import ResultsError, reworded
 from e2e_lib.files import project_path, shown_path
 from e2e_lib.names import layer_of
 
 REFERENCE = "results/reference"
+# Parameters that 0.1.0 did not have.
+LATER = {
+    *("sparsifier", "penalty", "target_l0", "sparsity_warmup", "auxk_coeff", "dead_share"),
+    *("still", "k", "fisher_coeff", "balanced", "random_weights"),
+}
 CURVE = ("step", "tokens", "loss", "l0", "ce_increase", "grad_norm", "lr")  # columns of curve.csv
 
 
@@ -117,6 +124,28 @@ class Run(NamedTuple):
     def layer(self) -> int:
         """The block of the run's first hook."""
         return layer_of(self.config["hook_names"][0])
+
+
+def config_dict(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain JSON values, in the order that run.json keeps.
+
+    What came after the first release is left out where it has its default: it names no run anew.
+    """
+    values = asdict(config)
+    usual = {own.name: own.default for own in fields(config)}
+    values = {k: v for k, v in values.items() if k not in LATER or v != usual[k]}
+    weights = values["objective"]
+    values["objective"] = {k: v for k, v in weights.items() if k not in LATER or v}
+    # Folders of a machine do not belong in results.
+    values["init_from"] = {hook: Path(folder).name for hook, folder in config.init_from.items()}
+    first, last = (
+        {key: values.pop(key) for key in keys}
+        for keys in (
+            ("objective", "hook_names"),
+            ("init_from", "frozen", "downstream_last_block", "precision"),
+        )
+    )
+    return first | values | last
 
 
 def run_name(config: Mapping[str, Any]) -> str:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from e2e_lib.core.config import LATER
 from e2e_lib.errors import ResultsError
 from e2e_lib.files import shown_path, write_text
 from e2e_lib.names import layer_of
-from e2e_lib.runs.read import CURVE, Run, finished_runs, read_run, read_table
+from e2e_lib.runs.read import CURVE, LATER, Run, finished_runs, read_run, read_table
 
 METRICS_FIRST = [
     *("run", "model", "objective", "layer", "hook", "sparsity_coeff", "kl_coeff"),

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from e2e_lib.core.config import TrainConfig, config_dict, learning_rate_factor
+from e2e_lib.core.config import TrainConfig, learning_rate_factor
 from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae_run import DivergedError, build_saes
 from e2e_lib.core.train import _paper_window, train
@@ -308,10 +308,3 @@ def test_training_that_cannot_be(make, parts):
     with pytest.raises((ConfigError, ModelError)) as caught:
         make()
     assert_sentence(caught, *parts)
-
-
-def test_a_configuration_is_plain_json():
-    values = config_dict(config())
-    assert values["objective"]["kl_coeff"] == 1.0
-    assert values["hook_names"] == (HOOK,)
-    assert values["init_from"] == {}

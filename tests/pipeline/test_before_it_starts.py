@@ -7,11 +7,12 @@ from typing import Any
 import datasets
 import pytest
 
-from e2e_lib.core.hooks import activation_scale
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
+from e2e_lib.core.hooks import activation_scale
 from e2e_lib.errors import ConfigError
-from e2e_lib.runs.experiment import Training, parse_sparsity_coeffs
+from e2e_lib.names import parse_sparsity_coeffs
+from e2e_lib.runs.experiment import Training
 from pipeline.plan.grid import jobs
 from pipeline.plan.model_size import auto_grid
 from pipeline.plan.profile import load_profile, read_yaml

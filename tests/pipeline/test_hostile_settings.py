@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from e2e_lib.core.config import TrainConfig, learning_rate_factor
 from e2e_lib.core.losses import Objective
-from e2e_lib.runs.experiment import Training, parse_sparsity_coeffs
+from e2e_lib.names import parse_sparsity_coeffs
+from e2e_lib.runs.experiment import Training
 from pipeline.plan.profile import PROFILES, make_profile
 from pipeline.run import parse_overrides
 from tests.helpers.hostile import (

@@ -14,8 +14,9 @@ from e2e_lib.core.train import train
 from e2e_lib.data.formats.saelens import WEIGHTS
 from e2e_lib.errors import ConfigError, Weight
 from e2e_lib.files import project_path, write_json
-from e2e_lib.runs.experiment import Training, parse_sparsity_coeffs
-from e2e_lib.runs.read import REFERENCE, finished_runs, read_record, run_name
+from e2e_lib.names import parse_sparsity_coeffs
+from e2e_lib.runs.experiment import Training
+from e2e_lib.runs.read import REFERENCE, config_dict, finished_runs, read_record, run_name
 from pipeline.plan.profile import read_profile
 from pipeline.plan.stages import TRAIN, stages
 from tests.helpers.run_folders import HOOK, small_training
@@ -255,3 +256,10 @@ def test_every_run_of_the_reference_keeps_its_name():
 def _same(one, other):
     """Whether both are one run but for what its start's weights were."""
     return one | {"contents": None} == other | {"contents": None}
+
+
+def test_a_configuration_is_plain_json():
+    values = config_dict(TrainConfig(named_objective("e2e", 0.3), (HOOK,)))
+    assert values["objective"]["kl_coeff"] == 1.0
+    assert values["hook_names"] == (HOOK,)
+    assert values["init_from"] == {}
