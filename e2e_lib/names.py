@@ -2,6 +2,7 @@
 
 import math
 import re
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from e2e_lib.errors import is_number, require
@@ -24,6 +25,12 @@ class SparsifierName(NamedTuple):
     place: str  # of its class
     holds_k: bool = False  # whether it holds a number k of latents a token
     calibrated: bool = False  # whether its threshold is set after training, on held-out text
+
+    @property
+    def kind(self) -> Any:
+        """Its class, which is imported now."""
+        module, name = self.place.split(":")
+        return getattr(import_module(module), name)
 
 
 # Rules by which latents fire (`core.sparsifiers`).

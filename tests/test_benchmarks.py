@@ -47,7 +47,7 @@ def test_both_paths_start_alike_and_fire_as_often_as_said(objective, monkeypatch
     trainer = next(c.cell_contents for c in ours.__closure__ if hasattr(c.cell_contents, "runs"))
     ours()
     for run in trainer.runs:
-        coded = run.coded[TINY.hook]
+        coded = run.records.coded[TINY.hook]
         share = float((coded.fired > 0).float().mean())
         assert 0.2 <= share <= 1
         sae = run.saes[TINY.hook]

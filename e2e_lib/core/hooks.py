@@ -7,7 +7,7 @@ saw there: earlier blocks hand it on untouched. A pass that wants no output ends
 Logits are made from the hidden states only where somebody asks for them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,12 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from e2e_lib.core.sae import SAE
-from e2e_lib.engine.logits import Head, fisher_sketch, means_over_tokens
+from e2e_lib.engine.logits import Head
 from e2e_lib.engine.model.forward import Hook, run_hooked
 from e2e_lib.engine.model.frozen_model import runner
-from e2e_lib.engine.model.null_channel import NULL_WIDTH
 from e2e_lib.engine.sae_kernel import Coded
-from e2e_lib.errors import ModelError, closest, require
 from e2e_lib.names import TransformerBridge, layer_of, null_channel, resid_pre
 
 
@@ -33,8 +31,13 @@ class CleanPass:
     activations: dict[str, Float[Tensor, "batch ..."]]  # (batch, pos, width) at most hooks
     hidden: Float[Tensor, "batch pos d_model"] | None  # after the last norm; None: stopped early
     head: Head  # from `hidden` to logits
-    # By hook, what `output_scores` gives, where somebody asked for it.
+    # By hook, what `probes.output_scores` gives, where somebody asked for it.
     scores: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)
+
+    def before(self, hook_names: Iterable[str]) -> Float[Tensor, "batch pos d_model"] | None:
+        """The residual stream before the first of these hooks' blocks, if it was kept."""
+        first = min(map(layer_of, hook_names))
+        return self.activations.get(resid_pre(first)) if first > 0 else None
 
     @property
     def logits(self) -> Float[Tensor, "batch pos vocab"] | None:
@@ -72,42 +75,6 @@ def later_blocks(model: TransformerBridge, hook_names: Sequence[str]) -> tuple[s
     return tuple(resid_pre(k) for k in range(first, model.cfg.n_layers))
 
 
-def check_hook(model: TransformerBridge, hook_name: str) -> None:
-    """Raise ModelError naming the nearest hooks if the model has no `hook_name`."""
-    known = model.hook_dict
-    if null_channel(hook_name)[0] not in known:
-        n = model.cfg.n_layers
-        raise ModelError(
-            f"hook is {hook_name!r}, but the model has no such hook: it has blocks 0 to {n - 1} "
-            f"with names like {closest(hook_name, known)}."
-        )
-
-
-def hook_width(model: TransformerBridge, hook_name: str) -> int:
-    """Width of the activation at a hook, found by running one token."""
-    check_hook(model, hook_name)
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
-    own, scale = null_channel(hook_name)
-    activation = clean_pass(model, token, [own], logits=False).activations.get(own)
-    if activation is None:
-        raise ModelError(f"hook is {hook_name!r}, but no pass of this model reaches it.")
-    require(activation.ndim == 3, "hook", hook_name, "one of shape (batch, position, width)")
-    return activation.shape[-1] + (NULL_WIDTH if scale else 0)
-
-
-def activation_scale(
-    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
-) -> dict[str, float]:
-    """Typical size of an element at each hook: root of the median over tokens of the mean square.
-
-    A median, because some models' first position is a hundred times larger than all others.
-    """
-    for name in hook_names:
-        check_hook(model, name)
-    kept = clean_pass(model, tokens, hook_names, logits=False).activations
-    return {h: float(a.float().square().mean(-1).median().sqrt()) for h, a in kept.items()}
-
-
 @torch.no_grad()
 def clean_pass(
     model: TransformerBridge,
@@ -125,8 +92,9 @@ def clean_pass(
     (torch.Size([1, 5, 64]), torch.Size([1, 5, 451]))
     """
     kept: dict[str, Tensor] = {}
+    hooks = {hook: partial(kept.__setitem__, hook) for hook in hook_names}
     run = runner(model, list(hook_names))
-    hidden = run_hooked(run, tokens, {h: _reader(kept, h) for h in hook_names}, whole=logits)
+    hidden = run_hooked(run, tokens, hooks, whole=logits)
     return CleanPass(tokens, kept, hidden, run.head)
 
 
@@ -164,9 +132,8 @@ def spliced_pass(
     others = [name for name in record if name not in saes]
     run = runner(model, [*saes, *others])
     hooks = {name: splicer(result, name, saes[name], p_norm, count) for name in saes}
-    hooks |= {name: _reader(result.activations, name) for name in others}
-    first = min(map(layer_of, saes))
-    start = clean.activations.get(resid_pre(first)) if first > 0 else None
+    hooks |= {name: partial(result.activations.__setitem__, name) for name in others}
+    first, start = min(map(layer_of, saes)), clean.before(saes)
     result.hidden = run_hooked(run, clean.tokens, hooks, whole=logits, first=first, start=start)
     result.head = run.head
     for name in set(record) & set(saes):
@@ -195,38 +162,6 @@ def replaced_pass(
     return run.head(hidden)
 
 
-def output_scores(
-    model: TransformerBridge, clean: CleanPass, hook_names: Sequence[str], draw: int
-) -> dict[str, Float[Tensor, "batch pos d"]]:
-    """Gradients g of the output with respect to the clean activations, in a direction drawn anew.
-
-    `draw` is its seed. The mean of g gᵀ over draws is the Fisher information of a row's outputs
-    about the activation, so that ½ (g · e)² is the KL of a small error e there, in expectation.
-    """
-    assert clean.hidden is not None
-    generator = torch.Generator(clean.hidden.device).manual_seed(draw)
-    drawn = partial(fisher_sketch, generator)
-    first = min(map(layer_of, hook_names))
-    start = clean.activations.get(resid_pre(first)) if first > 0 else None
-    scores = {}
-    for name in hook_names:  # each alone: behind another's leaf it would see no gradient
-        leaf: list[Tensor] = []
-        run = runner(model, [name])
-        with torch.enable_grad():
-            hooks = {name: partial(_as_leaf, leaf)}
-            hidden = run_hooked(run, clean.tokens, hooks, whole=True, first=first, start=start)
-            assert hidden is not None
-            [mean] = means_over_tokens(drawn, run.head, clean.hidden, [hidden])
-            (gradient,) = torch.autograd.grad(mean, leaf)
-        scores[name] = gradient.float() * -clean.tokens.numel()
-    return scores
-
-
-def _as_leaf(leaf: list[Tensor], activation: Tensor) -> Tensor:
-    leaf.append(activation.detach().requires_grad_())
-    return leaf[0]
-
-
 def apply_saes(
     clean: CleanPass, saes: Mapping[str, SAE], *, p_norm: float = 1.0, count: bool = True
 ) -> SplicedPass:
@@ -241,13 +176,6 @@ def apply_saes(
 def hooks_to_keep(model: TransformerBridge, saes: Mapping[str, SAE]) -> list[str]:
     """Hooks that a clean pass must keep for the SAEs' inputs and for a spliced pass to start."""
     return list(dict.fromkeys([*saes, resid_pre(min(map(layer_of, saes)))]))
-
-
-def _reader(kept: dict[str, Tensor], name: str) -> Hook:
-    def read(activation: Tensor) -> None:
-        kept[name] = activation
-
-    return read
 
 
 def splicer(result: SplicedPass, name: str, sae: SAE, p_norm: float, count: bool) -> Hook:

@@ -18,7 +18,7 @@ its codes:
                             that is not differentiated, makes both halves equal at every step: from
                             a finished SAE, and on the scale of its λ (Karvonen 2503.17272)
     gradmse                 the same with fisher in kl's place: of small errors the mean over
-                            tokens of ½ (g · (x̂ − x))², g as `hooks.output_scores` draws it: in
+                            tokens of ½ (g · (x̂ − x))², g as `output_scores` draws it: in
                             expectation KL to second order, positions apart, without a splice
 
 `compute` is the loss: the training loop calls nothing else of this module.
@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from e2e_lib.core.hooks import CleanPass, SplicedPass
-from e2e_lib.engine.logits import ValueAndGradient, means_over_tokens, softmax
+from e2e_lib.engine.logits import kl_to, means_over_tokens
 from e2e_lib.errors import (
     Checked,
     ConfigError,
@@ -83,8 +83,8 @@ def token_kl(
     """KL(clean ‖ spliced) of every token, in nats: what training minimises and evaluation reports.
 
     The direction is that of the authors' code; section 2.3 prints the other one. Training takes it
-    from `kl_to`, the same with its gradient in closed form; for another loss of the output, give
-    `by_autograd` of a function like this one to `means_over_tokens` in `compute`.
+    from `engine.logits.kl_to`, the same with its gradient in closed form; for another loss of the
+    output, give `by_autograd` of a function like this one to `means_over_tokens` in `compute`.
 
     >>> clean = torch.log(torch.tensor([[0.5, 0.5]]))
     >>> spliced = torch.log(torch.tensor([[0.25, 0.75]]))
@@ -94,23 +94,6 @@ def token_kl(
     clean = F.log_softmax(clean_logits.detach(), dim=-1)
     spliced = F.log_softmax(spliced_logits, dim=-1)
     return F.kl_div(spliced, clean, reduction="none", log_target=True).sum(-1)
-
-
-def kl_to(clean_logits: Float[Tensor, "... vocab"]) -> ValueAndGradient:
-    """`token_kl` from these clean logits, with its gradient to the spliced ones: q − p.
-
-    The softmax p of the clean logits is made once for however many spliced passes.
-    """
-    p, clean_sum = softmax(clean_logits)
-
-    def value_and_gradient(logits: Tensor) -> tuple[Tensor, Tensor]:
-        q, own_sum = softmax(logits.float())
-        # Σ p (log p − log q), by the differences of logits: exact where both are alike.
-        # Summed token by token: over all of a chunk's products at once, float32 loses digits.
-        values = (clean_logits - logits).mul_(p).sum(-1) + (own_sum - clean_sum)
-        return values, q.sub_(p)
-
-    return value_and_gradient
 
 
 def fisher_loss(

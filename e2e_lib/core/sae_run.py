@@ -1,4 +1,4 @@
-"""One run inside the training loop: its SAEs, optimiser, loss and records."""
+"""One run inside the training loop: its SAEs, its objective, its steps."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,10 +13,7 @@ from e2e_lib.core.config import TrainConfig, learning_rate_factor, sparsity_fact
 from e2e_lib.core.hooks import (
     CleanPass,
     SplicedPass,
-    activation_scale,
     apply_saes,
-    check_hook,
-    hook_width,
     hooks_to_keep,
     later_blocks,
     spliced_pass,
@@ -24,10 +21,17 @@ from e2e_lib.core.hooks import (
 from e2e_lib.core.losses import Objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.sparsifiers import make_sparsifier
-from e2e_lib.engine.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
-from e2e_lib.engine.device import ALONE, Clock, Processes
-from e2e_lib.engine.sae_kernel import Coded
-from e2e_lib.errors import E2EError, require
+from e2e_lib.engine.checkpoint import Checkpoint
+from e2e_lib.engine.device import ALONE, Processes
+from e2e_lib.engine.model.probes import activation_scale, check_hook, hook_width
+from e2e_lib.engine.optimiser import (
+    average_gradients,
+    clip,
+    optimiser_tensors,
+    restore_optimiser,
+)
+from e2e_lib.engine.records import Records
+from e2e_lib.errors import require
 from e2e_lib.names import SPARSIFIERS, TransformerBridge, layer_of
 
 NEAR = 0.8  # cosine that a decoder held near its start keeps to it
@@ -35,10 +39,6 @@ NEAR = 0.8  # cosine that a decoder held near its start keeps to it
 # it and answers over some steps: there log λ moves at once too, by up to PROMPT where log L0 is off
 # by BAND, or it would overshoot.
 STEER, PROMPT, BAND = 10.0, 2.0, 0.1
-
-
-class DivergedError(E2EError):
-    """The loss, its gradient or the CE increase is no longer a finite number."""
 
 
 @dataclass
@@ -94,21 +94,19 @@ class SAERun:
         self.starts = {h: sae.dictionary.detach().clone() for h, sae in near.items()}
         self.current, self.steered = self.objective, 0.0  # log of what λ is multiplied by, so far
         self.off = 0.0  # log of the last step's L0 over the target
+        self.rate = config.lr
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=config.lr, fused=True)
-        self.curve: list[dict[str, float | int]] = []
-        self.fired = {h: torch.zeros_like(s.b_enc, dtype=torch.bool) for h, s in self.saes.items()}
-        self.clock = Clock(torch.device(model.cfg.device or "cpu"))
-        self.grad_norm: Tensor = torch.tensor(math.nan)
-        self.finite = "none"  # the last values that were finite, in words
-        self.last: dict[str, Tensor] = {}
-        self.coded: dict[str, Coded] = {}
-        self.step_fired = {h: torch.zeros_like(f) for h, f in self.fired.items()}
-        self.step_tokens = 0
+        biases = {hook: sae.b_enc.detach() for hook, sae in self.saes.items()}
+        words = f"objective {self.objective.name} with sparsity_coeff "
+        words += f"{self.objective.sparsity_coeff:g}: choose an lr below {config.lr:g}"
+        self.records = Records(biases, words)
+        self.fired = {h: torch.zeros_like(b, dtype=torch.bool) for h, b in biases.items()}
+        self.tokens = 0  # of this step, on which these latents fired
 
     def begin_step(self, step: int, steps: int) -> None:
         """Set `current`, the step's objective: its λ may rise or be steered."""
         for sae in self.saes.values():
-            sae.sparsifier.begin_step(step)
+            sae.sparsifier.begin_step(step, self.config.seed)
         factor = sparsity_factor(step, steps, self.config)
         prompt = PROMPT * max(-1.0, min(1.0, self.off / BAND)) if self.config.init_from else 0.0
         factor *= math.exp(self.steered + prompt)
@@ -134,115 +132,65 @@ class SAERun:
     def backward(self, terms: dict[str, Tensor], run: SplicedPass, share: float) -> None:
         """Add the gradient of one micro-batch, a `share` of the batch, to its parameters'."""
         (terms["loss"] * share).backward()
-        self.last = {name: term.detach() for name, term in terms.items()}
-        self.coded = {hook: coded.measured() for hook, coded in run.coded.items()}
-        for hook, coded in self.coded.items():
-            self.step_fired[hook] |= coded.fired > 0
-        self.step_tokens += next(iter(self.coded.values())).l0.numel()
+        self.records.note(terms, run.coded)
+        for hook, coded in self.records.coded.items():
+            self.fired[hook] |= coded.fired > 0
+        self.tokens += next(iter(run.coded.values())).l0.numel()
 
     def update(self, step: int, steps: int, processes: Processes = ALONE) -> None:
         """One optimiser step on the gradient, averaged over processes, its joint norm clipped."""
-        for parameter in self.parameters.values():
-            if parameter.grad is not None:
-                parameter.grad = processes.mean(parameter.grad)
-        parameters, clip = list(self.parameters.values()), self.config.grad_clip
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
-        if self.grad_norm.is_cpu:  # an accelerator would have to stop and wait: there, `log` looks
-            self.check_finite(step)
-        # On a CPU the norm is at hand, and a gradient within it need not be read and written again.
-        if clip is not None and not (self.grad_norm.is_cpu and self.grad_norm <= clip):
-            torch.nn.utils.clip_grads_with_norm_(parameters, clip, self.grad_norm)
+        parameters = list(self.parameters.values())
+        norm = self.records.grad_norm = average_gradients(parameters, processes)
+        if norm.is_cpu:  # an accelerator would have to stop and wait: there, `log` looks
+            self.records.check_finite(step)
+        clip(parameters, norm, self.config.grad_clip)
+        self.rate = self.config.lr * learning_rate_factor(step, steps, self.config)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * learning_rate_factor(step, steps, self.config)
+            group["lr"] = self.rate
         if self.config.still != "all":
             self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         for hook, sae in self.saes.items():
-            fired, tokens = self.step_fired[hook], self.step_tokens * processes.count
             if sae.sparsifier.tracks:
-                sae.sparsifier.end_step(processes.mean(fired.float()), tokens)
+                fired = processes.mean(self.fired[hook].float())
+                sae.sparsifier.end_step(fired, self.tokens * processes.count)
             if hook in self.starts:
                 sae.hold_near(self.starts[hook], NEAR)
-            fired.zero_()
-        self.step_tokens = 0
+            self.fired[hook].zero_()
+        self.tokens = 0
         if self.config.target_l0 and self.config.penalty != "quadratic":
-            l0 = processes.mean(torch.stack([c.l0.mean() for c in self.coded.values()]).mean())
+            own = [coded.l0.mean() for coded in self.records.coded.values()]
+            l0 = processes.mean(torch.stack(own).mean())
             off = math.log(max(float(l0), 1e-3) / self.config.target_l0)
             self.off = min(1.0, max(-1.0, off))
             self.steered += STEER / steps * self.off
 
-    def check_finite(self, step: int, **others: float) -> None:
-        """Raise DivergedError unless loss, gradient norm and `others` are finite numbers."""
-        values = {"loss": float(self.last["loss"]), "gradient norm": float(self.grad_norm)}
-        values |= {name.replace("_", " "): value for name, value in others.items()}
-        shown = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-        if all(map(math.isfinite, values.values())):
-            self.finite = f"{shown} at step {step}"
-            return
-        raise DivergedError(
-            f"training diverged at step {step} with {shown} (last finite: {self.finite}), in a run "
-            f"of objective {self.objective.name} with sparsity_coeff "
-            f"{self.objective.sparsity_coeff:g}: choose an lr below {self.config.lr:g} or a "
-            "smaller grad_clip."
-        )
-
-    def note_fired(self) -> None:
-        """Remember which latents fired in the last micro-batch."""
-        for hook, coded in self.coded.items():
-            self.fired[hook] |= coded.fired > 0
-
-    def share_measurements(self, processes: Processes) -> None:
-        """Make every process see the means over all of them, and every latent that fired."""
-        self.last = {name: processes.mean(value) for name, value in self.last.items()}
-        self.coded = {
-            hook: coded._replace(l0=processes.mean(coded.l0.mean()))
-            for hook, coded in self.coded.items()
-        }
-        for hook, fired in self.fired.items():
-            self.fired[hook] = processes.mean(fired.float()) > 0
-
-    def log(self, step: int, tokens: int, ce_increase: float) -> dict[str, float | int]:
-        """Append one line to the training curve. Raises DivergedError."""
-        terms = {k: float(v) for k, v in self.last.items()}
-        l0 = [float(coded.l0.mean()) for coded in self.coded.values()]
-        self.check_finite(step, CE_increase=ce_increase)
-        entry = {"step": step, "tokens": tokens} | terms
-        entry |= {"l0": sum(l0) / len(l0), "ce_increase": ce_increase}
-        entry |= {"grad_norm": float(self.grad_norm), "lr": self.optimiser.param_groups[0]["lr"]}
-        self.curve.append(entry)
-        return entry
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that later steps depend on: tensors, and what is none."""
-        tensors = optimiser_tensors(self.parameters, self.optimiser)
-        tensors |= {f"fired/{hook}": fired for hook, fired in self.fired.items()}
+        tensors, facts = self.records.state()
+        tensors |= optimiser_tensors(self.parameters, self.optimiser)
         tensors |= {f"silent/{hook}": sae.sparsifier.silent for hook, sae in self.saes.items()}
-        facts = {"curve": self.curve, "seconds": self.clock.read(), "steered": self.steered}
-        return tensors, facts | {"off": self.off}
+        return tensors, facts | {"steered": self.steered, "off": self.off}
 
     def restore(self, saved: Checkpoint) -> None:
         """Take up the state that `state` gave."""
+        self.records.restore(saved)
         restore_optimiser(self.parameters, self.optimiser, saved.tensors)
-        for hook in self.fired:
-            self.fired[hook].copy_(saved.tensors[f"fired/{hook}"])
-            self.saes[hook].sparsifier.silent.copy_(saved.tensors[f"silent/{hook}"])
-        self.curve = saved.facts["curve"]
+        for hook, sae in self.saes.items():
+            sae.sparsifier.silent.copy_(saved.tensors[f"silent/{hook}"])
         self.steered, self.off = saved.facts["steered"], saved.facts["off"]
-        self.clock = Clock(self.clock.device, saved.facts["seconds"])
 
     def finish(self, tokens: int, window_tokens: int, steps: int) -> TrainedRun:
         """What the run ended with."""
-        norms = [e["grad_norm"] for e in self.curve if e["step"] > 0.025 * steps]
         return TrainedRun(
             config=replace(self.config, objective=self.objective),
             saes={h: sae.eval().requires_grad_(False) for h, sae in self.saes.items()},
-            curve=self.curve,
-            grad_norm=sum(norms) / max(1, len(norms)),
-            alive_paper={h: int(f.sum()) for h, f in self.fired.items()},
+            curve=self.records.curve,
+            grad_norm=self.records.mean_grad_norm(steps),
+            alive_paper=self.records.alive(),
             alive_window_tokens=window_tokens,
             train_tokens=tokens,
-            train_seconds=self.clock.read(),
+            train_seconds=self.records.clock.read(),
         )
 
 

@@ -16,7 +16,6 @@ recipe of Anthropic's January 2025 update). A sixth is a class in a file of its 
 
 import math
 import random
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,15 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from e2e_lib.core.config import TrainConfig
+from e2e_lib.engine import selected
 from e2e_lib.engine.sae_kernel import Coded, autoencode
-from e2e_lib.engine.selected import (
-    Selected,
-    autoencode_selected,
-    decode_selected,
-    largest_of_all,
-    largest_of_each,
-    tokens_of,
-)
+from e2e_lib.engine.straight_through import count_above, jump
 from e2e_lib.errors import require
 from e2e_lib.names import SPARSIFIERS
 
@@ -48,14 +41,12 @@ THRESHOLD, BANDWIDTH, STEEPNESS, REVIVAL = 0.1, 2.0, 4.0, 3e-7
 def make_sparsifier(name: str, d_sae: int, k: int | float | None = None) -> "Sparsifier":
     """The rule of this name. Raises ConfigError: an unknown one, or a k that it cannot have."""
     require(name in SPARSIFIERS, "sparsifier", name, f"one of {', '.join(SPARSIFIERS)}")
-    place, holds_k, _ = SPARSIFIERS[name]
-    allowed = (
-        f"a number above 0 and at most d_sae ({d_sae})" if holds_k else f"None: {name} has no k"
-    )
-    require((k is not None and 0 < k <= d_sae) if holds_k else k is None, "k", k, allowed)
-    module, kind = place.split(":")
-    made: Sparsifier = getattr(import_module(module), kind)(d_sae, k)
-    return made
+    if SPARSIFIERS[name].holds_k:
+        allowed = f"a number above 0 and at most d_sae ({d_sae})"
+        require(k is not None and 0 < k <= d_sae, "k", k, allowed)
+    else:
+        require(k is None, "k", k, f"None: {name} has no k")
+    return SPARSIFIERS[name].kind(d_sae, k)
 
 
 class Sparsifier(nn.Module):
@@ -91,8 +82,8 @@ class Sparsifier(nn.Module):
         """Before training on `tokens` tokens of root mean square `scale`: what its terms need."""
         self.dead_after = config.dead_share * tokens
 
-    def begin_step(self, step: int) -> None:
-        """Before each optimiser step."""
+    def begin_step(self, step: int, seed: int) -> None:
+        """Before each optimiser step of a run of this seed."""
 
     def end_step(self, fired: Float[Tensor, " d_sae"], tokens: int) -> None:
         """After it; `fired` is above 0 where a latent fired on any of the step's `tokens`."""
@@ -103,17 +94,24 @@ class Sparsifier(nn.Module):
         """Latents that have not fired on the last `dead_share` of the training's tokens."""
         return (self.silent > self.dead_after).nonzero().squeeze(-1)
 
+    def cut(self) -> Float[Tensor, " d_sae"] | None:
+        """The thresholds, each at least 0, that codes must exceed at inference; None: 0."""
+        return None
+
     def codes(self, z: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
         """The definition."""
-        return F.relu(z)
+        cut = self.cut()
+        return F.relu(z) if cut is None else torch.where(z > cut, z, 0.0)
 
     def autoencode(self, sae: "SAE", x: Float[Tensor, "... d_in"], p: float, count: bool) -> Coded:
         """An SAE's pass with this rule, as training takes it; `Coded` says what it gives."""
-        return autoencode(x, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, p, count=count)
+        weights = sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec
+        return autoencode(x, *weights, p, threshold=self.cut(), count=count)
 
     def inference(self) -> dict[str, Any]:
         """What a file must hold beside the four tensors: nothing, `k` or `threshold`."""
-        return {}
+        cut = self.cut()
+        return {} if cut is None else {"threshold": cut}
 
 
 class JumpReLU(Sparsifier):
@@ -145,8 +143,7 @@ class JumpReLU(Sparsifier):
         self.penalty, self.to_z = config.penalty, config.penalty == "tanh"
         self.target = config.target_l0
         if not config.init_from:
-            with torch.no_grad():
-                self.threshold.fill_(THRESHOLD * scale)
+            nn.init.constant_(self.threshold, THRESHOLD * scale)
 
     def end_step(self, fired: Float[Tensor, " d_sae"], tokens: int) -> None:
         """A threshold stays at 0 or above."""
@@ -154,48 +151,32 @@ class JumpReLU(Sparsifier):
         with torch.no_grad():
             self.threshold.clamp_min_(0)
 
-    def codes(self, z: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
-        """z where above θ."""
-        return torch.where(z > self.threshold, z, 0.0)
+    def cut(self) -> Float[Tensor, " d_sae"]:
+        """θ."""
+        return self.threshold.detach()
 
     def autoencode(self, sae: "SAE", x: Float[Tensor, "... d_in"], p: float, count: bool) -> Coded:
         """By autograd while it trains; without a gradient to θ, as ReLU's."""
         if not (torch.is_grad_enabled() and self.threshold.requires_grad):
-            weights = sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec
-            return autoencode(x, *weights, p, threshold=self.threshold.detach(), count=count)
+            return super().autoencode(sae, x, p, count)
         z = F.linear(x.to(sae.b_enc.dtype), sae.W_enc.T, sae.b_enc).float()
-        codes = self._jump(z)
+        codes = jump(z, self.threshold, self.bandwidth, self.to_z)
+        active = (codes.detach() > 0).float()
         dead = self.dead
         missing = F.relu(self.threshold[dead] - z[..., dead]).sum(-1).mean() / self.scale
         return Coded(
             F.linear(codes, sae.dictionary.T, sae.b_dec).float(),
             self._penalty(z, codes),
-            (codes.detach() > 0).sum(tuple(range(z.ndim - 1))).float(),
-            (codes.detach() > 0).sum(-1).float(),
+            active.sum(tuple(range(z.ndim - 1))),
+            active.sum(-1),
             auxiliary=self.revival * missing / x.shape[-1],
         )
-
-    def _jump(self, z: Tensor) -> Tensor:
-        near = self._near(z) * self.threshold.detach()
-        own = z if self.to_z else z.detach()
-        line = near * (own - self.threshold)
-        return self.codes(z) + line - line.detach()
 
     def _penalty(self, z: Tensor, codes: Tensor) -> Float[Tensor, "..."]:
         if self.penalty == "tanh":
             return torch.tanh(STEEPNESS * codes / self.scale).sum(-1)
-        line = self._near(z) * (z.detach() - self.threshold)
-        l0 = ((z > self.threshold) + line - line.detach()).sum(-1)
+        l0 = count_above(z, self.threshold, self.bandwidth)
         return l0 if self.penalty == "step" else 2 / self.target * (l0 - self.target) ** 2
-
-    def _near(self, z: Tensor) -> Tensor:
-        """1/ε where z is within half a bandwidth of its threshold: the kernel of the estimate."""
-        inside = (z.detach() - self.threshold.detach()).abs() < self.bandwidth / 2
-        return inside / self.bandwidth
-
-    def inference(self) -> dict[str, Any]:
-        """Its thresholds."""
-        return {"threshold": self.threshold.detach()}
 
 
 class TopK(Sparsifier):
@@ -226,24 +207,24 @@ class TopK(Sparsifier):
 
     def codes(self, z: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
         """The selected ones where above 0, and 0 elsewhere."""
+        if self.calibrated and not self.training:
+            return super().codes(z)
         flat = z.reshape(-1, self.d_sae)
-        latents, starts = self._select(flat.detach())
-        kept = torch.zeros_like(flat, dtype=torch.bool)
-        kept[tokens_of(starts, len(latents)), latents] = True
-        return torch.where(kept, flat, 0.0).clamp_min(0).view_as(z)
+        return selected.only(flat, *self._select(flat.detach())).clamp_min(0).view_as(z)
 
     def autoencode(self, sae: "SAE", x: Float[Tensor, "... d_in"], p: float, count: bool) -> Coded:
         """Only the selected codes are ever decoded."""
+        if self.calibrated and not self.training:
+            return super().autoencode(sae, x, p, count)
         dictionary = sae.dictionary
         weights = sae.W_enc, sae.b_enc, dictionary, sae.b_dec
-        coded = autoencode_selected(x, *weights, self._select, p)
+        coded = selected.autoencode_selected(x, *weights, self._select, p)
         if not (self.auxk_coeff and self.training and torch.is_grad_enabled()):
             return coded
         return coded._replace(auxiliary=self._auxk(sae, x, coded.output.detach(), dictionary))
 
     def _select(self, z: Float[Tensor, "token d_sae"]) -> tuple[Tensor, Tensor]:
-        assert self.k is not None
-        return largest_of_each(z, int(self.k))
+        return selected.largest_of_each(z, int(self.k or 0))
 
     def _auxk(self, sae: "SAE", x: Tensor, output: Tensor, dictionary: Tensor) -> Tensor | None:
         """Mean over tokens and dimensions of (what dead latents make of the error − the error)²."""
@@ -258,8 +239,8 @@ class TopK(Sparsifier):
         return self.auxk_coeff * min(len(dead) / half, 1.0) * error
 
     def inference(self) -> dict[str, Any]:
-        """Its k."""
-        return {"k": int(self.k or 0)}
+        """Its k, or the thresholds that stand for it."""
+        return super().inference() if self.calibrated else {"k": int(self.k or 0)}
 
 
 class BatchTopK(TopK):
@@ -276,29 +257,14 @@ class BatchTopK(TopK):
         self.register_buffer("threshold", torch.full((d_sae,), math.nan))
         self.threshold: Tensor
 
-    def codes(self, z: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
-        """Of the batch while it trains; by the threshold after."""
-        return super().codes(z) if self.training else torch.where(z > self._set(), z, 0.0)
-
-    def autoencode(self, sae: "SAE", x: Float[Tensor, "... d_in"], p: float, count: bool) -> Coded:
-        """The same two ways."""
-        if self.training:
-            return super().autoencode(sae, x, p, count)
-        weights = sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec
-        return autoencode(x, *weights, p, threshold=self._set(), count=count)
-
     def _select(self, z: Float[Tensor, "token d_sae"]) -> tuple[Tensor, Tensor]:
-        assert self.k is not None
-        return largest_of_all(z, int(self.k * len(z)))
+        return selected.largest_of_all(z, int((self.k or 0) * len(z)))
 
-    def _set(self) -> Float[Tensor, " d_sae"]:
+    def cut(self) -> Float[Tensor, " d_sae"]:
+        """The threshold. Raises ConfigError: it was never set."""
         known = not bool(self.threshold[0].isnan())
         require(known, "threshold", "not set", "calibrated on held-out text before inference")
         return self.threshold
-
-    def inference(self) -> dict[str, Any]:
-        """Its threshold."""
-        return {"threshold": self._set()}
 
 
 class Matryoshka(BatchTopK):
@@ -312,26 +278,21 @@ class Matryoshka(BatchTopK):
     def __init__(self, d_sae: int, k: int | float | None = None) -> None:
         super().__init__(d_sae, k)
         self.widths = tuple(dict.fromkeys(max(1, int(share * d_sae)) for share in PREFIXES))
-        self.spliced, self.seed = d_sae, 0
+        self.spliced = d_sae
 
-    def prepare(self, config: TrainConfig, scale: float, tokens: int) -> None:
-        """As TopK's; prefixes are drawn from the run's seed."""
-        super().prepare(config, scale, tokens)
-        self.seed = config.seed
-
-    def begin_step(self, step: int) -> None:
+    def begin_step(self, step: int, seed: int) -> None:
         """Draw the prefix that is spliced in."""
-        self.spliced = random.Random(f"{self.seed} {step}").choice(self.widths)
+        self.spliced = random.Random(f"{seed} {step}").choice(self.widths)
 
     def autoencode(self, sae: "SAE", x: Float[Tensor, "... d_in"], p: float, count: bool) -> Coded:
         """While gradients are kept: the drawn prefix's output, and every prefix's as `nested`."""
-        if not (self.training and torch.is_grad_enabled()):
-            return super().autoencode(sae, x, p, count)
         coded = super().autoencode(sae, x, p, count)
-        assert coded.codes is not None
-        shorter = [
-            decode_selected(Selected(*coded.codes), sae.dictionary, width) + sae.b_dec
+        if coded.codes is None or not torch.is_grad_enabled():
+            return coded
+        few = selected.Selected(*coded.codes)
+        shorter = (
+            selected.decode_selected(few, sae.dictionary, width) + sae.b_dec
             for width in self.widths[:-1]
-        ]
+        )
         nested = (*(output.view(x.shape) for output in shorter), coded.output)
         return coded._replace(output=nested[self.widths.index(self.spliced)], nested=nested)

@@ -5,7 +5,6 @@ same batches and shares the clean pass and its softmax; each one's result is the
 trained alone, and the same whether the loop ran through or was stopped and resumed.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,35 +16,26 @@ from torch import Tensor
 from e2e_lib.core import losses
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import ce_increases
-from e2e_lib.core.hooks import CleanPass, SplicedPass, clean_pass, output_scores
+from e2e_lib.core.hooks import CleanPass, SplicedPass, clean_pass
 from e2e_lib.core.sae_run import SAERun, TrainedRun
-from e2e_lib.engine.checkpoint import (
-    checkpoint_steps,
-    load_checkpoint,
-    save_checkpoint,
-    stop_signals,
-    token_bar,
-)
+from e2e_lib.engine.checkpoint import newest_common, save_checkpoint, stop_signals, token_bar
 from e2e_lib.engine.device import (
     ALONE,
     Processes,
-    StepCost,
     charged,
-    check_precision,
     explained,
-    keep_freed_memory,
     low_products,
+    ready_rows,
+    side_by_side,
     tensor_cores,
 )
+from e2e_lib.engine.model.probes import output_scores
+from e2e_lib.engine.records import StepCost, paper_window
 from e2e_lib.errors import E2EError, is_number, require
 from e2e_lib.names import TransformerBridge, layer_of
 from e2e_lib.source_code import training_digest
 
 CHECKPOINT_SECONDS = 120.0
-# The authors report alive latents from a window of 500k training tokens that opens when 364,400 of
-# 400,000 sequences have been seen (facts §1.9), while the weights still move.
-PAPER_WINDOW_TOKENS, PAPER_WINDOW_OPENS = 500_000, 364_400 / 400_000
-SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
 
 
 class StoppedError(E2EError):
@@ -73,7 +63,7 @@ def train(
         on_log: called with a run's index and each entry of its curve; after a resumption first with
             those that were there.
         progress: show a bar with tokens, tokens/s, loss, L0, CE increase and time left.
-        logs: points on each training curve; fewer where they would cost much (`engine.device`).
+        logs: points on each training curve; fewer where they would cost much (`engine.records`).
         checkpoints: a folder for each run, where its state is saved and taken up again; they must
             have been written by the same call. SIGINT and SIGTERM then save before they stop it.
         checkpoint_seconds: between two of them; one more is written at the end.
@@ -105,7 +95,7 @@ def train(
         require(len(folders) == len(configs), "checkpoints", len(folders), allowed)
         trainer.resume(folders)
         for index, run in enumerate(trainer.runs):
-            for entry in run.curve:
+            for entry in run.records.curve:
                 log(index, entry)
     steps, each = trainer.steps, trainer.step_tokens
     shown, saved = progress and processes.first, time.monotonic()
@@ -149,23 +139,15 @@ class Trainer:
         processes: Processes = ALONE,
     ) -> None:
         require(len(configs) > 0, "configs", configs, "at least one configuration")
+        for name in ("batch_size", "micro_batch_size", "precision"):
+            values = sorted({getattr(config, name) for config in configs})
+            require(len(values) == 1, name, values, "the same in every run")
         self.batch, self.micro = configs[0].batch_size, configs[0].micro_batch_size
-        shared = all(
-            (c.batch_size, c.micro_batch_size) == (self.batch, self.micro) for c in configs
-        )
-        require(shared, "batch_size", [c.batch_size for c in configs], "the same in every run")
-        self.precision = configs[0].precision
-        alike = {c.precision for c in configs}
-        require(len(alike) == 1, "precision", sorted(alike), "the same in every run")
+        self.precision, self.device = configs[0].precision, torch.device(model.cfg.device or "cpu")
         self.steps = len(rows) // self.batch
         allowed = f"at least batch_size ({self.batch})"
         require(self.steps >= 1, "training rows", len(rows), allowed)
-        self.device = torch.device(model.cfg.device or "cpu")
-        check_precision(self.precision, self.device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        elif self.device.type == "cuda" and rows.is_cpu:
-            rows = rows.pin_memory()  # then a batch is moved while the one before is computed
+        rows = ready_rows(rows, self.precision, self.device)
         share = self.micro % processes.count == 0
         allowed = f"a multiple of the number of processes ({processes.count})"
         require(share, "micro_batch_size", self.micro, allowed)
@@ -174,20 +156,25 @@ class Trainer:
         tokens, first = self.steps * self.step_tokens, rows[: self.micro].long()
         self.runs = [SAERun(model, config, tokens, first) for config in configs]
         self.wanted = list(dict.fromkeys(h for run in self.runs for h in run.hooks(model)))
-        by_output = [r for r in self.runs if r.objective.fisher_coeff is not None]
-        self.scored = list(dict.fromkeys(h for run in by_output for h in run.saes))
+        self.by_output = [r for r in self.runs if r.objective.fisher_coeff is not None]
+        self.scored = list(dict.fromkeys(h for run in self.by_output for h in run.saes))
         compared = any(run.objective.kl_coeff is not None for run in self.runs)
-        self.wants_logits = compared or bool(by_output)
-        self.window = _paper_window(self.steps, self.step_tokens)
+        self.wants_logits = compared or bool(self.scored)
+        self.window = paper_window(self.steps, self.step_tokens)
         cost = StepCost.of(model, self.runs, self.precision)
         sizes = self.batch, self.micro, rows.shape[1]
         logs, self.log_rows = cost.affordable(self.steps, logs, *sizes)
         self.log_every = -(-self.steps // logs)  # rounded up: at most `logs` entries and the last
-        self.groups = _side_by_side(self.runs, model, self.micro * rows.shape[1])
-        widths = {(sae.d_in, sae.d_sae) for run in self.runs for sae in run.saes.values()}
-        self.shapes = f"{self.micro} × {rows.shape[1]} tokens and SAEs of " + " and ".join(
-            f"{d_in} × {d_sae}" for d_in, d_sae in sorted(widths)
-        )
+        widths = sorted({(sae.d_in, sae.d_sae) for run in self.runs for sae in run.saes.values()})
+        self.shapes = f"{self.micro} × {rows.shape[1]} tokens and SAEs of "
+        self.shapes += " and ".join(f"{d_in} × {d_sae}" for d_in, d_sae in widths)
+        # Runs that compare outputs are apart: what that takes is charged to no other's clock.
+        first_block = min(layer_of(hook) for run in self.runs for hook in run.saes)
+        blocks = model.cfg.n_layers - first_block, model.cfg.d_model
+        size = self.micro * rows.shape[1], max(d_sae for _, d_sae in widths), *blocks
+        by_kl = [run for run in self.runs if run.objective.kl_coeff is not None]
+        kinds = [run for run in self.runs if run not in by_kl], by_kl
+        self.groups = [group for kind in kinds for group in side_by_side(kind, *size)]
 
     def step(self) -> list[dict[str, float | int]]:
         """One optimiser step of every run; the new curve entries, if this step is logged."""
@@ -202,9 +189,9 @@ class Trainer:
                 self._accumulate(tokens, count=logs_now, draw=step * batch + i)
             if step in self.window:
                 for run in self.runs:
-                    run.note_fired()
+                    run.records.note_fired()
         for run in self.runs:
-            with charged(run.clock):
+            with charged(run.records.clock):
                 run.update(step, self.steps, self.processes)
         self.done += 1
         if not logs_now:
@@ -213,34 +200,37 @@ class Trainer:
         increases = ce_increases(self.model, few, [run.saes for run in self.runs])
         increases = self.processes.mean(torch.tensor(increases)).tolist()
         for run in self.runs:
-            run.share_measurements(self.processes)
+            run.records.share(self.processes)
         seen = self.done * self.step_tokens
-        return [run.log(step, seen, ce) for run, ce in zip(self.runs, increases, strict=True)]
+        logged = zip(self.runs, increases, strict=True)
+        return [run.records.log(step, seen, ce, run.rate) for run, ce in logged]
 
     def _accumulate(self, tokens: Int[Tensor, "micro pos"], count: bool, draw: int) -> None:
         """Forward and backward of one micro-batch for every run; `draw` seeds what is drawn.
 
         Each run's clock counts its own work and an equal share of what is common.
         """
-        everyone = [run.clock for run in self.runs]
+        everyone = [run.records.clock for run in self.runs]
         with charged(*everyone), low_products(self.precision, self.device):
             clean = clean_pass(self.model, tokens, self.wanted, logits=self.wants_logits)
         if self.scored:
-            clocks = [run.clock for run in self.runs if run.objective.fisher_coeff is not None]
+            assert clean.hidden is not None
+            clean_states, start = (tokens, clean.hidden), clean.before(self.scored)
+            clocks = [run.records.clock for run in self.by_output]
             with charged(*clocks), low_products(self.precision, self.device):
-                clean.scores = output_scores(self.model, clean, self.scored, draw)
+                clean.scores = output_scores(self.model, *clean_states, self.scored, draw, start)
         for group in self.groups:
             self._accumulate_group(group, clean, count)
 
     def _accumulate_group(self, group: Sequence[SAERun], clean: CleanPass, count: bool) -> None:
         passes: list[SplicedPass] = []
         for run in group:
-            with charged(run.clock), low_products(self.precision, self.device):
+            with charged(run.records.clock), low_products(self.precision, self.device):
                 passes.append(run.forward(self.model, clean, count))
-        with charged(*(run.clock for run in group)):
+        with charged(*(run.records.clock for run in group)):
             terms = losses.compute([run.current for run in group], clean, passes)
         for run, own, spliced in zip(group, terms, passes, strict=True):
-            with charged(run.clock):
+            with charged(run.records.clock):
                 run.backward(own, spliced, self.micro / self.batch)
 
     def save(self, folders: Sequence[Path]) -> None:
@@ -250,49 +240,14 @@ class Trainer:
             save_checkpoint(folder, self.done, tensors, facts | {"code": training_digest()})
 
     def resume(self, folders: Sequence[Path]) -> None:
-        """Go on from the newest step of which every run has a whole checkpoint, if any.
-
-        Checkpoints of other code are left alone: a run's two halves must have one cause.
-        """
-        common = set.intersection(*(set(checkpoint_steps(folder)) for folder in folders))
-        for step in sorted(common, reverse=True):
-            saved = [load_checkpoint(folder, step) for folder in folders]
-            if all(one.facts.get("code") == training_digest() for one in saved):
-                self.done = step
-                for run, own in zip(self.runs, saved, strict=True):
-                    run.restore(own)
-                return
-        if common:
-            print("Checkpoints of other code are there: this training starts anew.")
+        """Go on from the newest step of which every run has a whole checkpoint, if any."""
+        saved = newest_common(folders, training_digest())
+        if saved:
+            self.done = saved[0].step
+            for run, own in zip(self.runs, saved, strict=True):
+                run.restore(own)
 
     def finish(self) -> list[TrainedRun]:
         """What each run ended with. Processes that computed none of it have it from the first."""
         tokens, window = self.steps * self.step_tokens, len(self.window) * self.step_tokens
         return [run.finish(tokens, window, self.steps) for run in self.runs]
-
-
-def _side_by_side(
-    runs: Sequence[SAERun], model: TransformerBridge, tokens: int
-) -> list[Sequence[SAERun]]:
-    """The runs in groups whose passes fit into memory together, by a rough count of what they keep.
-
-    A block from the first SAE's on keeps about fifteen values for each of the residual stream's, an
-    SAE its codes. Runs
-    that compare outputs are apart from the others, whose clocks that must not be charged to.
-    """
-    latents = max(sae.d_sae for run in runs for sae in run.saes.values())
-    later = model.cfg.n_layers - min(layer_of(hook) for run in runs for hook in run.saes)
-    one = 4 * tokens * (latents + 15 * model.cfg.d_model * later)
-    size = max(1, SIDE_BY_SIDE_BYTES // one)
-    alone = [run for run in runs if run.objective.kl_coeff is None]
-    kinds = alone, [run for run in runs if run not in alone]
-    return [kind[i : i + size] for kind in kinds for i in range(0, len(kind), size)]
-
-
-def _paper_window(steps: int, step_tokens: int) -> range:
-    """Steps in which the authors' alive count looks: 500k tokens from 91 % of training on.
-
-    A run too short for that ends its window with its last step.
-    """
-    opens = int(PAPER_WINDOW_OPENS * steps)
-    return range(opens, min(steps, opens + math.ceil(PAPER_WINDOW_TOKENS / step_tokens)))

@@ -12,14 +12,13 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -82,6 +81,21 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
     raise ResultsError(f"step is {step}, but {folder.name!r} has no whole checkpoint of it.")
 
 
+def newest_common(folders: Sequence[Path], code: str) -> list[Checkpoint]:
+    """A checkpoint of every folder, of the newest step that all have whole; [] if there is none.
+
+    Those of other code are left alone: a run's two halves must have one cause.
+    """
+    common = set.intersection(*(set(checkpoint_steps(folder)) for folder in folders))
+    for step in sorted(common, reverse=True):
+        saved = [load_checkpoint(folder, step) for folder in folders]
+        if all(one.facts.get("code") == code for one in saved):
+            return saved
+    if common:
+        print("Checkpoints of other code are there: this training starts anew.")
+    return []
+
+
 def clear_checkpoints(folder: Path) -> None:
     """Delete all checkpoints of a run and their folder."""
     for path in [*(path for _, _, path in _found(folder)), *folder.glob("*.part")]:
@@ -116,39 +130,6 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def layout_like(saved: Tensor, current: Tensor) -> Tensor:
-    """`saved` with the memory order of `current`: arithmetic on it then ends in the same bits."""
-    return torch.empty_like(current).copy_(saved)
-
-
-def optimiser_tensors(
-    parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """Parameters by `weight/NAME`, and what the optimiser keeps of each by `adam/NAME/…`."""
-    tensors = {f"weight/{name}": p for name, p in parameters.items()}
-    for name, parameter in parameters.items():
-        for key, value in optimiser.state[parameter].items():
-            tensors[f"adam/{name}/{key}"] = value
-    return tensors
-
-
-@torch.no_grad()
-def restore_optimiser(
-    parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]
-) -> None:
-    """Take up what `optimiser_tensors` gave."""
-    for name, parameter in parameters.items():
-        parameter.copy_(saved[f"weight/{name}"])
-        prefix = f"adam/{name}/"
-        optimiser.state[parameter] = {
-            key.removeprefix(prefix): (
-                layout_like(value, parameter) if value.ndim else value.to(parameter.device)
-            )
-            for key, value in saved.items()
-            if key.startswith(prefix)
-        }
 
 
 def token_bar(saes: int, tokens: int, done: int, shown: bool) -> tqdm:

@@ -23,19 +23,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from e2e_lib.errors import E2EError, require
-from e2e_lib.names import PRECISIONS, layer_of
+from e2e_lib.names import PRECISIONS
 
-# Points of training curves may cost this share of a training, if one is dear: more than so many
-# operations for each SAE, about a tenth of a second on two CPU cores.
-LOG_SHARE, DEAR_POINT = 0.03, 1e10
 AUTO, NATIVE = "auto", "native"
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM processors
+SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -95,47 +93,23 @@ def tensor_cores(precision: str) -> Iterator[None]:
         setting.fp32_precision = before
 
 
+def ready_rows(rows: Tensor, precision: str, device: torch.device) -> Tensor:
+    """`rows` as a training on this device reads them fastest.
+
+    Raises:
+        ConfigError: a precision that the device would emulate.
+    """
+    check_precision(precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    elif device.type == "cuda" and rows.is_cpu:
+        return rows.pin_memory()  # then a batch is moved while the one before is computed
+    return rows
+
+
 def low_products(precision: str, device: torch.device) -> torch.autocast:
     """The context in which bf16 takes effect; of other precisions, one without effect."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-class StepCost(NamedTuple):
-    """Products a token, roughly: of a training step, and of a curve point, of all SAEs together.
-
-    A point is a whole clean pass and, for each SAE, a spliced one, in float32. A step has the
-    blocks before the SAEs once; the others once clean and twice for each SAE that is spliced in.
-    """
-
-    step: float
-    point: float
-    saes: int
-
-    @classmethod
-    def of(cls, model: Any, runs: Sequence[Any], precision: str) -> "StepCost":
-        """Of `SAERun`s that train side by side."""
-        saes = [(h, sae.d_sae, r.objective.needs_splice) for r in runs for h, sae in r.saes.items()]
-        width, first = model.cfg.d_model, min(layer_of(hook) for hook, *_ in saes)
-        blocks, head = 12 * width**2 * model.cfg.n_layers, width * model.cfg.d_vocab
-        later = blocks * (1 - first / model.cfg.n_layers) + head
-        spliced = sum(splice for *_, splice in saes)
-        codes = 2 * width * sum(latents for _, latents, _ in saes)
-        step = blocks + head - later + codes + (1 + 2 * spliced) * later * (spliced > 0)
-        dearer = 2 if precision == "bf16" else 1
-        return cls(step, dearer * (blocks + head + len(saes) * later + codes), len(saes))
-
-    def affordable(
-        self, steps: int, points: int, batch: int, micro: int, context: int
-    ) -> tuple[int, int]:
-        """Points of a curve, and rows of the micro-batch that each CE increase is measured on.
-
-        All of both where a point is not dear; else what stays below `LOG_SHARE` of the training:
-        first fewer rows, then fewer points.
-        """
-        if 2 * self.point * micro * context <= DEAR_POINT * self.saes:
-            return points, micro
-        rows = int(LOG_SHARE * steps * batch * self.step / self.point)  # in all points together
-        return min(points, max(2, rows - 1)), max(1, min(micro, rows // (points + 1)))
 
 
 class OutOfMemoryError(E2EError, MemoryError):
@@ -157,6 +131,22 @@ def keep_freed_memory() -> bool:
         return False
     large = 2**31 - 1
     return bool(mallopt(MMAP_THRESHOLD, large)) and bool(mallopt(TRIM_THRESHOLD, large))
+
+
+Run = TypeVar("Run")
+
+
+def side_by_side(
+    runs: Sequence[Run], tokens: int, latents: int, blocks: int, d_model: int
+) -> list[Sequence[Run]]:
+    """Runs in groups whose passes fit into memory together, by a rough count of what they keep.
+
+    A block from the first SAE's on keeps about fifteen values for each of the residual stream's, an
+    SAE its codes.
+    """
+    one = 4 * tokens * (latents + 15 * d_model * blocks)
+    size = max(1, SIDE_BY_SIDE_BYTES // one)
+    return [runs[i : i + size] for i in range(0, len(runs), size)]
 
 
 @contextmanager

@@ -68,6 +68,23 @@ def means_over_tokens(
     return [_Known.apply(hidden, value, grad.view_as(hidden)) for hidden, value, grad in known]
 
 
+def kl_to(clean_logits: Float[Tensor, "... vocab"]) -> ValueAndGradient:
+    """`losses.token_kl` from these clean logits, with its gradient to the spliced ones: q − p.
+
+    The softmax p of the clean logits is made once for however many spliced passes.
+    """
+    p, clean_sum = softmax(clean_logits)
+
+    def value_and_gradient(logits: Tensor) -> tuple[Tensor, Tensor]:
+        q, own_sum = softmax(logits.float())
+        # Σ p (log p − log q), by the differences of logits: exact where both are alike.
+        # Summed token by token: over all of a chunk's products at once, float32 loses digits.
+        values = (clean_logits - logits).mul_(p).sum(-1) + (own_sum - clean_sum)
+        return values, q.sub_(p)
+
+    return value_and_gradient
+
+
 def by_autograd(
     token_loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Callable[[Tensor], ValueAndGradient]:

@@ -36,6 +36,15 @@ def tokens_of(starts: Int[Tensor, " token"], count: int) -> Int[Tensor, " code"]
     return torch.repeat_interleave(torch.arange(len(starts), device=starts.device), lengths)
 
 
+def only(
+    z: Float[Tensor, "token latent"], latents: Int[Tensor, " code"], starts: Int[Tensor, " token"]
+) -> Float[Tensor, "token latent"]:
+    """z where it was selected, and 0 elsewhere."""
+    kept = torch.zeros_like(z, dtype=torch.bool)
+    kept[tokens_of(starts, len(latents)), latents] = True
+    return torch.where(kept, z, 0.0)
+
+
 # From the pre-activations (token, latent), which are selected: their latents and starts.
 Select = Callable[[Tensor], tuple[Tensor, Tensor]]
 

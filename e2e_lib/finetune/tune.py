@@ -10,7 +10,7 @@ import torch
 
 from e2e_lib.core.config import Precision, Seed, TrainConfig
 from e2e_lib.core.evaluate import Evaluation, calibrate, evaluate
-from e2e_lib.core.hooks import check_hook, clean_pass, hook_width
+from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.train import train
@@ -19,6 +19,7 @@ from e2e_lib.data.formats.stored import StoredSAE
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import Rows, load_rows
 from e2e_lib.engine.checkpoint import clear_checkpoints
+from e2e_lib.engine.model.probes import check_hook, hook_width
 from e2e_lib.errors import (
     Checked,
     Count,

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from e2e_lib import paper
 from e2e_lib.core.config import TrainConfig
-from e2e_lib.core.hooks import check_hook, hook_width
 from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.data.formats.authors import read_tensors
 from e2e_lib.data.formats.saelens import CONFIG, WEIGHTS, read_config
+from e2e_lib.engine.model.probes import check_hook, hook_width
 from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path
 from e2e_lib.names import TransformerBridge, layer_of

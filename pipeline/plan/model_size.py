@@ -110,9 +110,9 @@ def activation_scales(
     anything is trained.
     """
     # Slow to import, and needed for a model that nobody has tuned λ for.
-    from e2e_lib.core.hooks import activation_scale
     from e2e_lib.data.models import load_model
     from e2e_lib.data.rows import held_out_rows
+    from e2e_lib.engine.model.probes import activation_scale
 
     model = load_model(
         values["model"],

@@ -7,26 +7,24 @@ from functools import partial
 import pytest
 import torch
 
-from e2e_lib.core import hooks
 from e2e_lib.core.hooks import (
     apply_saes,
     clean_pass,
     hooks_to_keep,
-    output_scores,
+    later_blocks,
     replaced_pass,
     spliced_pass,
 )
 from e2e_lib.core.losses import Objective, compute
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.model.frozen_model import runner
-from e2e_lib.errors import ConfigError, ModelError
+from e2e_lib.engine.model.probes import hook_width, output_scores
 from e2e_lib.names import resid_pre
 from tests.helpers import oracle
 from tests.helpers.tiny_models import (
     ARCHITECTURES,
     D_MODEL,
     N_LAYERS,
-    assert_sentence,
     random_tokens,
     small_sae,
     tiny_model,
@@ -226,7 +224,7 @@ def test_hooks_off_the_residual_stream_are_found(hook):
     model, tokens = tiny_model(), random_tokens(2)
     clean = clean_pass(model, tokens, [hook], logits=False)
     torch.testing.assert_close(clean.activations[hook], oracle.clean(model, tokens)[1][hook])
-    assert hooks.hook_width(model, hook) == D_MODEL
+    assert hook_width(model, hook) == D_MODEL
 
 
 class BrokenSAE(SAE):
@@ -266,32 +264,6 @@ def test_gradients_reach_the_sae_but_nothing_frozen():
 
 # ------------------------------------------------------------------ hook names
 @pytest.mark.parametrize(
-    "name", ["blocks.1.hook_resid_prex", "blocks.7.hook_resid_pre", "resid_pre", ""]
-)
-def test_a_hook_that_the_model_lacks(name):
-    with pytest.raises(ModelError) as caught:
-        hooks.check_hook(tiny_model(), name)
-    assert_sentence(caught, "hook", repr(name), "blocks 0 to 3", "blocks.")
-
-
-def test_the_nearest_hook_names_are_offered():
-    with pytest.raises(ModelError, match=r"blocks\.1\.hook_resid_pre"):
-        hooks.check_hook(tiny_model(), "blocks.1.hook_resid_prex")
-
-
-def test_a_hook_of_another_rank():
-    with pytest.raises(ConfigError) as caught:
-        hooks.hook_width(tiny_model(), "blocks.1.attn.hook_pattern")
-    assert_sentence(caught, "hook", "blocks.1.attn.hook_pattern", "(batch, position, width)")
-
-
-def test_hook_widths():
-    model = tiny_model()
-    assert hooks.hook_width(model, "blocks.1.hook_resid_pre") == D_MODEL
-    assert hooks.hook_width(model, "blocks.1.mlp.hook_post") == 4 * D_MODEL
-
-
-@pytest.mark.parametrize(
     ("names", "layers"),
     [
         (["blocks.1.hook_resid_pre"], [2, 3]),
@@ -302,7 +274,7 @@ def test_hook_widths():
     ],
 )
 def test_later_blocks(names, layers):
-    assert hooks.later_blocks(tiny_model(), names) == tuple(resid_pre(k) for k in layers)
+    assert later_blocks(tiny_model(), names) == tuple(resid_pre(k) for k in layers)
 
 
 # ------------------------------------------------------------------ gradients of the output
@@ -316,10 +288,11 @@ def test_scores_are_the_fisher_information():
     changed = replaced_pass(model, tokens, hook, clean.activations[hook] + error)
     p, q = clean.logits.log_softmax(-1), changed.log_softmax(-1)
     expected = (p.exp() * (p - q)).sum((-1, -2))
-    draws = [output_scores(model, clean, [hook], draw)[hook] for draw in range(1500)]
+    given = model, tokens, clean.hidden, [hook]
+    draws = [output_scores(*given, draw)[hook] for draw in range(1500)]
     found = torch.stack([(g * error).sum((-1, -2)) ** 2 / 2 for g in draws])
     margin = 4 * found.std(0) / len(draws) ** 0.5 + 0.05 * expected
     assert ((found.mean(0) - expected).abs() < margin).all()
     assert (4 * found.std(0) / len(draws) ** 0.5 < 0.25 * expected).all()  # the margin is narrow
-    again = output_scores(model, clean, [hook], 7)[hook]
+    again = output_scores(*given, 7)[hook]
     assert torch.equal(again, draws[7]) and not torch.equal(again, draws[8])

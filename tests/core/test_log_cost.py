@@ -7,8 +7,8 @@ import pytest
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.train import Trainer, train
-from e2e_lib.engine import device
-from e2e_lib.engine.device import LOG_SHARE, StepCost
+from e2e_lib.engine import records
+from e2e_lib.engine.records import LOG_SHARE, StepCost
 from pipeline.plan.grid import jobs
 from pipeline.plan.profile import load_profile
 from tests.helpers.tiny_models import random_tokens, tiny_model
@@ -74,7 +74,7 @@ def test_fewer_points_and_rows_train_the_same(monkeypatch):
     objective, rows = named_objective("e2e", 0.1), random_tokens(80)
     config = TrainConfig(objective, (HOOK,), dict_ratio=3.0, batch_size=4, micro_batch_size=4)
     [whole] = train(tiny_model(), [config], rows, progress=False)
-    monkeypatch.setattr(device, "DEAR_POINT", 0.0)
+    monkeypatch.setattr(records, "DEAR_POINT", 0.0)
     trainer = Trainer(tiny_model(), [config], rows)
     assert trainer.log_rows == 1 and 1 < trainer.log_every < 20
     [few] = train(tiny_model(), [config], rows, progress=False)

@@ -15,8 +15,9 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import calibrate, evaluate
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
-from e2e_lib.core.sparsifiers import JumpReLU, Sparsifier, make_sparsifier
+from e2e_lib.core.sparsifiers import Sparsifier, make_sparsifier
 from e2e_lib.core.train import Trainer, train
+from e2e_lib.engine.straight_through import jump
 from e2e_lib.errors import ConfigError
 from e2e_lib.names import EVERY_OBJECTIVE, SPARSIFIERS
 from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
@@ -59,15 +60,13 @@ def test_jumprelu_by_hand():
     z = torch.tensor([[0.05, 0.12, 0.30, -0.2], [0.11, 0.09, 0.10, 0.10]], requires_grad=True)
     weights = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
     for to_z, expected in ((False, [[0, 2, 3, 0], [5, 0, 0, 8]]), (True, [[0, 6, 3, 0], None])):
-        rule = JumpReLU(4)
-        rule.bandwidth, rule.to_z = 0.05, to_z
-        rule.load_state_dict({"threshold": torch.tensor([0.1, 0.1, 0.2, 0.08])})
-        codes = rule._jump(z)
+        threshold = torch.tensor([0.1, 0.1, 0.2, 0.08], requires_grad=True)
+        codes = jump(z, threshold, 0.05, to_z)
         torch.testing.assert_close(
             codes, torch.tensor([[0, 0.12, 0.3, 0], [0.11, 0, 0, 0.1]]), atol=1e-7, rtol=0
         )
         to_threshold, to_input = torch.autograd.grad(
-            (codes * weights).sum(), [rule.threshold, z], retain_graph=True
+            (codes * weights).sum(), [threshold, z], retain_graph=True
         )
         torch.testing.assert_close(to_threshold, torch.tensor([-10.0, -16, 0, -12.8]))
         torch.testing.assert_close(to_input[0], torch.tensor(expected[0]).float())
@@ -306,7 +305,7 @@ def test_a_matryoshka_prefix_stands_for_all():
         assert torch.equal(one, other)
     seen = set()
     for step in range(60):
-        sae.sparsifier.begin_step(step)
+        sae.sparsifier.begin_step(step, 0)
         seen.add(sae.sparsifier.spliced)
     assert seen == set(sae.sparsifier.widths)
     with torch.no_grad():

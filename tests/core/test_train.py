@@ -8,8 +8,9 @@ import torch
 
 from e2e_lib.core.config import TrainConfig, learning_rate_factor
 from e2e_lib.core.losses import Objective, named_objective
-from e2e_lib.core.sae_run import DivergedError, build_saes
-from e2e_lib.core.train import _paper_window, train
+from e2e_lib.core.sae_run import build_saes
+from e2e_lib.core.train import train
+from e2e_lib.engine.records import DivergedError, paper_window
 from e2e_lib.errors import ConfigError, ModelError
 from tests.helpers.oracle import Adam, Terms, clipped, cosine_rate
 from tests.helpers.oracle import losses as oracle_losses
@@ -163,8 +164,8 @@ def test_a_coefficient_of_zero_logs_without_training():
 
 
 def test_alive_paper_counts_the_late_window(monkeypatch):
-    assert _paper_window(25_000, 16 * 1024) == range(22_775, 22_806)
-    assert _paper_window(10, 40) == range(9, 10)
+    assert paper_window(25_000, 16 * 1024) == range(22_775, 22_806)
+    assert paper_window(10, 40) == range(9, 10)
     [run] = trained([config()], random_tokens(40))
     assert run.alive_window_tokens == 40
     assert 0 < run.alive_paper[HOOK] <= 2 * D_MODEL

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from e2e_lib.core.hooks import hook_width
 from e2e_lib.data.models import load_model
+from e2e_lib.engine.model.probes import hook_width
 from e2e_lib.errors import ModelError
 from e2e_lib.files import project_path, replace_block
 from tests.helpers.agreement import Agreement, agreement

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from e2e_lib.core.losses import kl_to, token_kl
+from e2e_lib.core.losses import token_kl
 from e2e_lib.engine import logits as output
-from e2e_lib.engine.logits import by_autograd, means_over_tokens, token_metrics
+from e2e_lib.engine.logits import by_autograd, kl_to, means_over_tokens, token_metrics
 from tests.helpers.tiny_models import D_MODEL, random_tokens
 
 VOCABULARY = 11

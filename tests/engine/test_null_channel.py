@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from e2e_lib import SAE, TrainConfig, clean_pass, evaluate, load_model, named_objective, train
-from e2e_lib.core.hooks import check_hook, hook_width, later_blocks, replaced_pass, spliced_pass
+from e2e_lib.core.hooks import later_blocks, replaced_pass, spliced_pass
 from e2e_lib.core.losses import compute
 from e2e_lib.data.rows import load_rows
 from e2e_lib.engine.model.null_channel import NULL_WIDTH, nuisance, unrotated, widened
+from e2e_lib.engine.model.probes import check_hook, hook_width
 from e2e_lib.errors import ConfigError, ModelError
 
 BASE = "blocks.2.hook_resid_pre"
@@ -113,10 +114,10 @@ def test_what_end_to_end_training_sees_of_the_channel_is_nothing(model, tokens) 
 
 def test_training_and_evaluation_run_at_a_null_channel(model, rows) -> None:
     saes = {}
-    for name, coeff in (("local", 0.3), ("e2e_ds", 1.0)):
+    for name, coeff, precision in (("local", 0.3, "fp32"), ("e2e_ds", 1.0, "bf16")):
         config = TrainConfig(
             named_objective(name, coeff), (HOOK,), dict_ratio=2.0, lr=1e-2, batch_size=8,
-            micro_batch_size=8,
+            micro_batch_size=8, precision=precision,
         )  # fmt: skip
         [run] = train(model, [config], rows.train, progress=False)
         saes[name] = run.saes

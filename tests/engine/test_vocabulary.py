@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from e2e_lib.core.losses import kl_to, token_kl
-from e2e_lib.engine.logits import means_over_tokens
+from e2e_lib.core.losses import token_kl
+from e2e_lib.engine.logits import kl_to, means_over_tokens
 
 VOCABULARY, WIDTH, TOKENS = 256_000, 4, 256
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -9,7 +9,7 @@ import pytest
 
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
-from e2e_lib.core.hooks import activation_scale
+from e2e_lib.engine.model.probes import activation_scale
 from e2e_lib.errors import ConfigError
 from e2e_lib.names import parse_sparsity_coeffs
 from e2e_lib.runs.experiment import Training

@@ -21,10 +21,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from e2e_lib.analysis.counterfactual.use import exchanged, later
-from e2e_lib.core.hooks import check_hook, clean_pass, later_blocks
+from e2e_lib.core.hooks import clean_pass, later_blocks
 from e2e_lib.core.losses import token_kl
 from e2e_lib.engine.model.forward import Hook, run_hooked
 from e2e_lib.engine.model.frozen_model import runner
+from e2e_lib.engine.model.probes import check_hook
 from e2e_lib.errors import ModelError
 from e2e_lib.names import TransformerBridge, layer_of, resid_pre
 

@@ -39,7 +39,10 @@ def run_hooked(
         waiting.discard(name)
         if not waiting and not whole:
             raise _Seen
-        return new if new is None or not scale else unrotated(new)[..., :-NULL_WIDTH]
+        if new is None or not scale:
+            return new
+        # In the residual stream's type: among products in bfloat16 the rotation is one.
+        return unrotated(new)[..., :-NULL_WIDTH].to(value.dtype)
 
     with ExitStack() as stack:
         for name in hooks:

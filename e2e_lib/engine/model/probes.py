@@ -1,0 +1,102 @@
+"""What a pass tells of a model: its hooks, how wide and large they are, what its output hears."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from e2e_lib.engine.logits import fisher_sketch, means_over_tokens
+from e2e_lib.engine.model.forward import run_hooked
+from e2e_lib.engine.model.frozen_model import runner
+from e2e_lib.engine.model.null_channel import NULL_WIDTH
+from e2e_lib.errors import ModelError, closest, require
+from e2e_lib.names import TransformerBridge, layer_of, null_channel
+
+
+@torch.no_grad()
+def activations(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
+) -> dict[str, Float[Tensor, "batch ..."]]:
+    """What passes by at these hooks, by name; a pass ends where all have been seen."""
+    seen: dict[str, Tensor] = {}
+    hooks = {hook: partial(seen.__setitem__, hook) for hook in hook_names}
+    run_hooked(runner(model, list(hook_names)), tokens, hooks, whole=False)
+    return seen
+
+
+def check_hook(model: TransformerBridge, hook_name: str) -> None:
+    """Raise ModelError naming the nearest hooks if the model has no `hook_name`."""
+    known = model.hook_dict
+    if null_channel(hook_name)[0] not in known:
+        n = model.cfg.n_layers
+        raise ModelError(
+            f"hook is {hook_name!r}, but the model has no such hook: it has blocks 0 to {n - 1} "
+            f"with names like {closest(hook_name, known)}."
+        )
+
+
+def hook_width(model: TransformerBridge, hook_name: str) -> int:
+    """Width of the activation at a hook, found by running one token."""
+    check_hook(model, hook_name)
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
+    own, scale = null_channel(hook_name)
+    activation = activations(model, token, [own]).get(own)
+    if activation is None:
+        raise ModelError(f"hook is {hook_name!r}, but no pass of this model reaches it.")
+    require(activation.ndim == 3, "hook", hook_name, "one of shape (batch, position, width)")
+    return activation.shape[-1] + (NULL_WIDTH if scale else 0)
+
+
+def activation_scale(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
+) -> dict[str, float]:
+    """Typical size of an element at each hook: root of the median over tokens of the mean square.
+
+    A median, because some models' first position is a hundred times larger than all others.
+    """
+    for name in hook_names:
+        check_hook(model, name)
+    seen = activations(model, tokens, hook_names).items()
+    return {hook: float(x.float().square().mean(-1).median().sqrt()) for hook, x in seen}
+
+
+def output_scores(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    hidden: Float[Tensor, "batch pos d_model"],
+    hook_names: Sequence[str],
+    draw: int,
+    start: Float[Tensor, "batch pos d_model"] | None = None,
+) -> dict[str, Float[Tensor, "batch pos d"]]:
+    """Gradients g of the output with respect to the clean activations, in a direction drawn anew.
+
+    The mean of g gᵀ over draws is the Fisher information of a row's outputs about the activation,
+    so that ½ (g · e)² is the KL of a small error e there, in expectation.
+
+    Args:
+        tokens, hidden: of a clean pass: what it read, and its states after the last norm.
+        draw: the direction's seed.
+        start: the residual stream before the first hook's block, if known.
+    """
+    generator = torch.Generator(hidden.device).manual_seed(draw)
+    drawn = partial(fisher_sketch, generator)
+    first = min(map(layer_of, hook_names))
+    scores = {}
+    for name in hook_names:  # each alone: behind another's leaf it would see no gradient
+        leaf: list[Tensor] = []
+        run = runner(model, [name])
+        with torch.enable_grad():
+            hooks = {name: partial(_as_leaf, leaf)}
+            changed = run_hooked(run, tokens, hooks, whole=True, first=first, start=start)
+            assert changed is not None
+            [mean] = means_over_tokens(drawn, run.head, hidden, [changed])
+            (gradient,) = torch.autograd.grad(mean, leaf)
+        scores[name] = gradient.float() * -tokens.numel()
+    return scores
+
+
+def _as_leaf(leaf: list[Tensor], activation: Tensor) -> Tensor:
+    leaf.append(activation.detach().requires_grad_())
+    return leaf[0]

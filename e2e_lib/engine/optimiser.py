@@ -1,0 +1,57 @@
+"""What a step does to the gradients of several processes, and what an optimiser keeps of it."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from e2e_lib.engine.device import Processes
+
+
+def average_gradients(parameters: Sequence[Tensor], processes: Processes) -> Float[Tensor, ""]:
+    """Make each gradient its mean over processes; the joint norm of all."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = processes.mean(parameter.grad)
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def clip(parameters: Sequence[Tensor], norm: Float[Tensor, ""], most: float | None) -> None:
+    """Scale the gradients, of joint norm `norm`, down to at most `most`; None leaves them."""
+    # On a CPU the norm is at hand, and a gradient within it need not be read and written again.
+    if most is not None and not (norm.is_cpu and norm <= most):
+        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+
+
+def layout_like(saved: Tensor, current: Tensor) -> Tensor:
+    """`saved` with the memory order of `current`: arithmetic on it then ends in the same bits."""
+    return torch.empty_like(current).copy_(saved)
+
+
+def optimiser_tensors(
+    parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Parameters by `weight/NAME`, and what the optimiser keeps of each by `adam/NAME/…`."""
+    tensors = {f"weight/{name}": p for name, p in parameters.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimiser.state[parameter].items():
+            tensors[f"adam/{name}/{key}"] = value
+    return tensors
+
+
+@torch.no_grad()
+def restore_optimiser(
+    parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]
+) -> None:
+    """Take up what `optimiser_tensors` gave."""
+    for name, parameter in parameters.items():
+        parameter.copy_(saved[f"weight/{name}"])
+        prefix = f"adam/{name}/"
+        optimiser.state[parameter] = {
+            key.removeprefix(prefix): (
+                layout_like(value, parameter) if value.ndim else value.to(parameter.device)
+            )
+            for key, value in saved.items()
+            if key.startswith(prefix)
+        }
