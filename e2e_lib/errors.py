@@ -158,6 +158,10 @@ OptionalWeight = Annotated[
     float | None,
     Rule(lambda v: v is None or (is_number(v) and v >= 0), "None or a number of at least 0"),
 ]
+OptionalPositive = Annotated[
+    float | None,
+    Rule(lambda v: v is None or (is_number(v) and v > 0), "None or a number above 0"),
+]
 Share = Annotated[float, Rule(lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")]
 
 

@@ -12,6 +12,7 @@ from e2e_lib.errors import (
     Checked,
     Count,
     Flag,
+    OptionalPositive,
     Positive,
     Rule,
     Share,
@@ -34,14 +35,7 @@ Seed = Annotated[int, whole(0)]
 Divisor = Annotated[int, Rule(lambda v: is_integer(v) and v >= 1, "a divisor of batch_size")]
 Part = Annotated[float, Rule(lambda v: is_number(v) and 0 <= v < 1, "a number in [0, 1)")]
 Schedule = Annotated[str, one_of("cosine", "linear", "constant")]
-Clip = Annotated[
-    float | None, Rule(lambda v: v is None or (is_number(v) and v > 0), "None or above 0")
-]
 Precision = Annotated[str, one_of(*PRECISIONS)]
-Rarely = Annotated[
-    int | float | None,
-    Rule(lambda v: v is None or (is_number(v) and v > 0), "None or a number above 0"),
-]
 Firing = Annotated[str, one_of(*SPARSIFIERS)]
 Penalty = Annotated[str, one_of("tanh", "step", "quadratic")]
 Still = Annotated[str, one_of("none", "decoder", "encoder", "near", "all")]
@@ -63,7 +57,7 @@ class Hyperparameters(Checked):
     warmup_fraction: Part = 0.05  # share of the steps in which the rate rises from 0
     schedule: Schedule = "cosine"  # cosine, linear or constant
     min_lr_factor: Share = 0.1  # the rate's floor, as a share of lr
-    grad_clip: Clip = 10.0  # largest gradient norm
+    grad_clip: OptionalPositive = 10.0  # largest gradient norm
     # The authors' GPT-2 runs do not, and their TinyStories runs do.
     downstream_last_block: Flag = False  # e2e_ds compares the last block's output too
     precision: Precision = "fp32"  # of products: fp32, tf32 or bf16
@@ -106,7 +100,7 @@ class TrainConfig(Hyperparameters):
     hook_names: Annotated[tuple[str, ...], HOOKS]  # where SAEs sit; several are spliced in together
     init_from: Mapping[str, str] = field(default_factory=dict)  # saved SAE folders by hook
     frozen: tuple[str, ...] = ()  # hooks whose SAE is spliced in but does not train
-    k: Rarely = None  # latents on a token, of topk, batchtopk and matryoshka
+    k: OptionalPositive = None  # latents on a token, of topk, batchtopk and matryoshka
 
     def __post_init__(self) -> None:
         super().__post_init__()

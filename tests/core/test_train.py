@@ -259,7 +259,7 @@ def test_divergence_is_said():
         ({"warmup_fraction": 1.0}, ("warmup_fraction", "1.0", "[0, 1)")),
         ({"schedule": "exponential"}, ("schedule", "'exponential'", "cosine", "linear")),
         ({"min_lr_factor": 2.0}, ("min_lr_factor", "2.0", "[0, 1]")),
-        ({"grad_clip": 0.0}, ("grad_clip", "0.0", "None or above 0")),
+        ({"grad_clip": 0.0}, ("grad_clip", "0.0", "None or a number above 0")),
         ({"hooks": ()}, ("hook_names", "()", "at least one hook")),
         ({"frozen": (HOOK,)}, ("frozen", HOOK, "fewer than all")),
         ({"init_from": {"elsewhere": "x"}}, ("init_from", "elsewhere", HOOK)),

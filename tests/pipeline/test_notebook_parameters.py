@@ -15,6 +15,7 @@ from pipeline.plan.profile import ROOT
 
 TRAIN = "10_train.ipynb"
 FIELD = "    momentum: Share = 0.9  # of Adam's first moment\n"
+CLIP = "    grad_clip: OptionalPositive"
 ADAM = "lr=config.lr, fused=True"
 # What the copy of the project is asked: every way in, and whether the optimiser hears of it.
 QUESTIONS = """
@@ -68,7 +69,7 @@ def test_a_new_parameter_is_written_in_two_places(tmp_path: Path) -> None:
     for name in ("e2e_lib", "pipeline", "tests", "notebooks", "pyproject.toml"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     places = {
-        "e2e_lib/core/config.py": ("    grad_clip: Clip", FIELD + "    grad_clip: Clip"),
+        "e2e_lib/core/config.py": (CLIP, FIELD + CLIP),
         "e2e_lib/core/sae_run.py": (ADAM, f"{ADAM}, betas=(config.momentum, 0.999)"),
     }
     for name, (old, new) in places.items():
