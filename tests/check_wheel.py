@@ -56,7 +56,7 @@ def check(pins: list[str], folder: Path) -> None:
     run(sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", folder, ROOT)
     [wheel] = folder.glob("*.whl")
     files = {f.relative_to(ROOT).as_posix() for f in (ROOT / "e2e_lib").rglob("*") if f.is_file()}
-    lacking = {f for f in files if not f.endswith(".pyc")} - {*zipfile.ZipFile(wheel).namelist()}
+    lacking = {f for f in files if "/__pycache__/" not in f} - {*zipfile.ZipFile(wheel).namelist()}
     assert not lacking, f"the wheel lacks {sorted(lacking)}"
     run(sys.executable, "-m", "venv", "new")
     python = folder / "new" / "bin" / "python"
