@@ -101,19 +101,6 @@ class SAE(nn.Module):
         """
         return self.sparsifier.autoencode(self, x, p_norm, count)
 
-    @torch.no_grad()
-    def hold_near(self, start: Float[Tensor, "d_sae d_in"], cosine: float) -> None:
-        """Turn back what has left its start by more than `cosine` allows: rows of the dictionary.
-
-        start: where each row began, at unit length. Lengths of W_dec stay.
-        """
-        now = self.dictionary
-        along = (now * start).sum(-1, keepdim=True)
-        across = F.normalize(now - along * start, dim=-1)
-        edge = cosine * start + math.sqrt(1 - cosine**2) * across
-        length = self.W_dec.norm(dim=-1, keepdim=True)
-        self.W_dec.copy_(torch.where(along < cosine, edge * length, self.W_dec))
-
     def stored(self, metadata: Mapping[str, Any] | None = None) -> StoredSAE:
         """What inference needs of it, for `data.formats`: W_dec at unit length, k or thresholds."""
         tensors = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.dictionary}

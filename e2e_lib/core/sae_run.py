@@ -27,6 +27,7 @@ from e2e_lib.engine.model.probes import activation_scale, check_hook, hook_width
 from e2e_lib.engine.optimiser import (
     average_gradients,
     clip,
+    hold_near,
     optimiser_tensors,
     restore_optimiser,
 )
@@ -155,7 +156,7 @@ class SAERun:
                 fired = processes.mean(self.fired[hook].float())
                 sae.sparsifier.end_step(fired, self.tokens * processes.count)
             if hook in self.starts:
-                sae.hold_near(self.starts[hook], NEAR)
+                hold_near(sae.W_dec, self.starts[hook], NEAR)
             self.fired[hook].zero_()
         self.tokens = 0
         if self.config.target_l0 and self.config.penalty != "quadratic":
@@ -208,13 +209,9 @@ def resolved_objective(model: TransformerBridge, config: TrainConfig) -> Objecti
     hooks = later_blocks(model, config.hook_names)
     if config.downstream_last_block:
         hooks = (*hooks, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post")
-    require(
-        len(hooks) > 0,
-        "layer",
-        config.hook_names[-1],
-        f"before the last block ({model.cfg.n_layers - 1}) for a downstream term, unless "
-        "downstream_last_block is True",
-    )
+    allowed = f"before the last block ({model.cfg.n_layers - 1}) for a downstream term, unless "
+    allowed += "downstream_last_block is True"
+    require(len(hooks) > 0, "layer", config.hook_names[-1], allowed)
     return replace(objective, downstream_hooks=hooks)
 
 

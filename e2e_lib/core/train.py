@@ -18,7 +18,13 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import ce_increases
 from e2e_lib.core.hooks import CleanPass, SplicedPass, clean_pass
 from e2e_lib.core.sae_run import SAERun, TrainedRun
-from e2e_lib.engine.checkpoint import newest_common, save_checkpoint, stop_signals, token_bar
+from e2e_lib.engine.checkpoint import (
+    StoppedError,
+    newest_common,
+    save_checkpoint,
+    stop_signals,
+    token_bar,
+)
 from e2e_lib.engine.device import (
     ALONE,
     Processes,
@@ -31,15 +37,11 @@ from e2e_lib.engine.device import (
 )
 from e2e_lib.engine.model.probes import output_scores
 from e2e_lib.engine.records import StepCost, paper_window
-from e2e_lib.errors import E2EError, is_number, require
+from e2e_lib.errors import is_number, require
 from e2e_lib.names import TransformerBridge, layer_of
 from e2e_lib.source_code import training_digest
 
 CHECKPOINT_SECONDS = 120.0
-
-
-class StoppedError(E2EError):
-    """Training was asked to stop and has saved its state."""
 
 
 def train(
@@ -114,11 +116,7 @@ def train(
                 trainer.save(folders)
                 saved = time.monotonic()
             if stopping and trainer.done < steps:
-                cause = received[0] if received else "a signal to another process"
-                raise StoppedError(
-                    f"training was stopped by {cause} at step {trainer.done} of {steps}, "
-                    "and its state is saved: start it again to go on."
-                )
+                raise StoppedError(received, trainer.done, steps)
     return trainer.finish()
 
 

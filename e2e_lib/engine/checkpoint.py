@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from e2e_lib.errors import ResultsError
+from e2e_lib.errors import E2EError, ResultsError
 from e2e_lib.files import part_of
 
 KEPT = 2  # newest checkpoints of a run
@@ -143,6 +143,17 @@ def token_bar(saes: int, tokens: int, done: int, shown: bool) -> tqdm:
         desc=f"{saes} SAE{'s' * (saes > 1)}",
         mininterval=1.0,  # executed notebooks keep every update
     )
+
+
+class StoppedError(E2EError):
+    """A training was asked to stop and has saved its state."""
+
+    def __init__(self, received: Sequence[str], done: int, steps: int) -> None:
+        cause = received[0] if received else "a signal to another process"
+        super().__init__(
+            f"training was stopped by {cause} at step {done} of {steps}, "
+            "and its state is saved: start it again to go on."
+        )
 
 
 @contextmanager

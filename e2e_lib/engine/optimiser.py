@@ -1,10 +1,12 @@
-"""What a step does to the gradients of several processes, and what an optimiser keeps of it."""
+"""What a step does beside the optimiser's own: to gradients before it, to weights after it."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from e2e_lib.engine.device import Processes
 
@@ -22,6 +24,22 @@ def clip(parameters: Sequence[Tensor], norm: Float[Tensor, ""], most: float | No
     # On a CPU the norm is at hand, and a gradient within it need not be read and written again.
     if most is not None and not (norm.is_cpu and norm <= most):
         torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+
+
+@torch.no_grad()
+def hold_near(
+    W_dec: Float[Tensor, "d_sae d_in"], start: Float[Tensor, "d_sae d_in"], cosine: float
+) -> None:
+    """Turn back, in place, rows that have left their start by more than `cosine` allows.
+
+    start: where each row began, at unit length. Lengths of W_dec stay.
+    """
+    now = F.normalize(W_dec, dim=-1)
+    along = (now * start).sum(-1, keepdim=True)
+    across = F.normalize(now - along * start, dim=-1)
+    edge = cosine * start + math.sqrt(1 - cosine**2) * across
+    length = W_dec.norm(dim=-1, keepdim=True)
+    W_dec.copy_(torch.where(along < cosine, edge * length, W_dec))
 
 
 def layout_like(saved: Tensor, current: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ import torch
 
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.train import StoppedError, Trainer, train
+from e2e_lib.core.train import Trainer, train
 from e2e_lib.engine import checkpoint
 from e2e_lib.engine.checkpoint import (
+    StoppedError,
     checkpoint_steps,
     clear_checkpoints,
     load_checkpoint,

@@ -6,8 +6,9 @@ import torch
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.train import StoppedError, train
+from e2e_lib.core.train import train
 from e2e_lib.data.models import load_model
+from e2e_lib.engine.checkpoint import StoppedError
 from tests.helpers.tiny_models import ARCHITECTURES, model_folder, random_tokens
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")

@@ -10,8 +10,9 @@ import torch
 
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.train import CHECKPOINT_SECONDS, StoppedError, train
+from e2e_lib.core.train import CHECKPOINT_SECONDS, train
 from e2e_lib.engine import device
+from e2e_lib.engine.checkpoint import StoppedError
 from e2e_lib.engine.device import (
     AUTO,
     NATIVE,
