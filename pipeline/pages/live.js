@@ -150,7 +150,7 @@ function startPage() {
     const long = ids.length >= model.positions;
     const strangers = [...new Set(unknown)].map((word) => `“${word}”`).join(", ");
     at("status").textContent = strangers
-      ? `Not computed: ${strangers} not known; the model has ${model.words.length - 1} words, below.`
+      ? `Not computed, for it is not among the model’s ${model.words.length - 1} words: ${strangers}.`
       : long ? `Not computed: ${ids.length} words, and the model takes ${model.positions - 1}.` : "";
     at("result").hidden = Boolean(strangers || long);
     if (strangers || long) return;
@@ -175,7 +175,7 @@ function startPage() {
     const order = [...clean[chosen].keys()].sort((a, b) =>
       Math.max(clean[chosen][b], after[chosen][b]) - Math.max(clean[chosen][a], after[chosen][a]));
     at("words").replaceChildren(...order.slice(0, SHOWN).map((v) => element("tr", {},
-      element("th", { scope: "row" }, model.words[v] || "(end)"),
+      element("th", { scope: "row" }, v ? model.words[v] : "(end)"),
       bar(clean[chosen][v], "clean"), bar(after[chosen][v], "spliced"))));
     showCodes(sae, codes[chosen], word);
   }

@@ -45,7 +45,7 @@ def test_reference_is_complete_and_small() -> None:
     for run in runs_with_weights(table):
         assert (REFERENCE / "saes" / run / "sae_weights.safetensors").is_file()
     size = sum(f.stat().st_size for f in REFERENCE.rglob("*") if f.is_file())
-    assert size < 30e6
+    assert size < 34e6  # of which 5 are the pages to explore
 
 
 def test_every_link_of_the_reference_leads_somewhere() -> None:
