@@ -5,7 +5,8 @@ feature: #RUN, #local-17, #local-17-1 (at layer 1; without one, at the middle la
 
 /** Where an address leads: the dictionary's key and perhaps a feature, of [{key, run, layer}]. */
 function target(address, dictionaries, middle) {
-  const name = decodeURIComponent(address.replace(/^#/, ""));
+  let name = address.replace(/^#/, "");
+  try { name = decodeURIComponent(name); } catch { /* then it is none of ours */ }
   const run = dictionaries.find((one) => one.run === name);
   if (run) return { key: run.key, id: null };
   const [, objective, id, layer = middle] = /^(\w+)-(\d+)(?:-(\d+))?$/.exec(name) || [];

@@ -132,7 +132,6 @@ function read(text, words) {
 
 // ------------------------------------------------------------------ the page
 const SHOWN = 8; // next words, and codes of a word at first
-
 /** A share with a bar below it; the number says the same. */
 const bar = (p, kind) => element("td", { class: `bar ${kind}`, "--share": `${100 * p}%` },
   `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`);

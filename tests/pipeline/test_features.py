@@ -40,6 +40,7 @@ def script() -> Script:
         ("#e2e-run%2E1", {"key": "e2e-1", "id": None}),
         ("#local-17-9", None),
         ("#<img>", None),
+        ("#%", None),
         ("", None),
     ],
 )
