@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from e2e_lib import names
@@ -20,6 +19,7 @@ from e2e_lib.core.train import Trainer, train
 from e2e_lib.engine.straight_through import jump
 from e2e_lib.errors import ConfigError
 from e2e_lib.names import EVERY_OBJECTIVE, SPARSIFIERS
+from tests.helpers.saelens_terms import saelens_terms
 from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
 
 HOOK = "blocks.2.hook_resid_pre"
@@ -106,38 +106,17 @@ TO_THRESHOLD = {
 
 @pytest.mark.parametrize("case", SAELENS)
 def test_losses_and_gradients_are_saelens(case):
-    name, _, extra = case.partition(", ")
+    name = case.partition(", ")[0]
     jump = name not in SPARSIFIERS
     own = {k: torch.tensor(v, dtype=torch.float32).requires_grad_() for k, v in PARTS.items()}
-    length = own["W_dec"].norm(dim=1)
-    sae = SAE(3, 4, "jumprelu" if jump else name, None if jump else 2 if name == "topk" else 1)
-    rule = sae.sparsifier
-    rule.silent, rule.dead_after = torch.tensor([0.0, 0, 0, 1]), 0.5  # the last latent is dead
-    weights = {"W_enc": own["W_enc"] * length, "b_enc": own["b_enc"] * length}
-    weights |= {"W_dec": own["W_dec"], "b_dec": own["b_dec"]}
-    if not extra:
-        weights["b_enc"] = weights["b_enc"] - own["b_dec"] @ weights["W_enc"]
     if jump:
         # Off 0.3 by less than what rounding decides: the second latent's 0.3 fires there.
         own["threshold"] = torch.tensor([0.3, 0.3 - 1e-6, 0.3, 0.3], requires_grad=True)
-        rule.penalty, rule.to_z = name.split()[0], name.endswith("to z")
-        rule.bandwidth = (0.5 + 1e-6) * length.detach()
-        rule.revival, rule.target = 0.1, 2.0
-        weights["sparsifier.threshold"] = own["threshold"] * length.detach()
-    else:
-        rule.auxk_coeff = 1.0
-    if name == "matryoshka":
-        rule.widths, rule.spliced = (1, 2, 4), 4
-    wrapped = torch.nn.Module()
-    wrapped.sae, wrapped.forward = sae, sae.autoencode
-    coded = functional_call(wrapped, {f"sae.{k}": v for k, v in weights.items()}, (X,))
-
-    def summed(output):  # theirs: the sum over dimensions, the mean over tokens
-        return (output - X).square().sum(-1).mean()
-
-    parts = [summed(output) for output in coded.nested or [coded.output]]
-    parts += [0.2 * coded.penalty.mean()] if jump else []
-    parts.append(3 * coded.auxiliary)
+    k = None if jump else 2 if name == "topk" else 1
+    parts = saelens_terms(
+        case, own, X, torch.tensor([0, 0, 0, 1]), coeff=0.2, k=k, bandwidth=0.5 + 1e-6, revival=0.1,
+        widths=(1, 2, 4) if name == "matryoshka" else (),
+    )  # fmt: skip
     losses, lengths = SAELENS[case]
     torch.testing.assert_close(torch.stack(parts), torch.tensor(losses), rtol=2e-6, atol=2e-6)
     sum(parts).backward()
