@@ -18,10 +18,11 @@ from pygments.formatters import HtmlFormatter
 
 from e2e_lib.errors import ResultsError, reworded
 from e2e_lib.files import write_text
-from pipeline.pages.render import PAGES, render, style
+from pipeline.pages.render import PAGES, plain, render, style
+from pipeline.pages.result_files import read_json
 
 START, END = "<!-- cells -->", "<!-- end of cells -->"  # between them is what a notebook holds
-SAVES = re.compile(r"\bstudy\.(?:figure|table)\(\s*[\"']([\w.-]+)[\"']")
+SAVES = re.compile(r"\b(?:study|page)\.(?:figure|table)\(\s*[\"']([\w.-]+)[\"']")
 HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.S)
 
 
@@ -43,8 +44,7 @@ class Cells(HTMLExporter):
 
     def __init__(self) -> None:
         super().__init__(raw_template=(PAGES / "cells.html.j2").read_text(encoding="utf-8"))
-        for own in (SmallPictures, FoldedSaves):
-            self.register_preprocessor(own, enabled=True)
+        self.register_preprocessor(Shown, enabled=True)
 
     @pass_context
     def markdown2html(self, context: Any, source: str) -> str:
@@ -54,28 +54,34 @@ class Cells(HTMLExporter):
         return str(MarkdownWithMath(renderer=renderer).render(source))
 
 
-class SmallPictures(Preprocessor):
-    """Pictures with 256 colours, which is all a plot needs."""
+class Shown(Preprocessor):
+    """What a page needs of a cell: pictures with 256 colours, which is all a plot needs, and a text
+    for who cannot see them; which figures and tables it saves; no back-ticks in what it printed."""
 
-    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
-        """Quantise the PNG of every output."""
-        from e2e_lib.plots.style import small_png  # here: it brings seaborn, two seconds
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Cells in their order, with the heading above them."""
+        figures, heading = Path(resources["metadata"]["path"]).parent / "figures", "this page"
+        for cell in nb.cells:
+            if cell.cell_type == "markdown":
+                heading = "".join(re.findall(r"^#+ (.*)", cell.source, re.M)[-1:]) or heading
+            else:
+                _show(cell, figures, f"A picture made by the code above, under: {heading}")
+        return nb, resources
 
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                picture = small_png(base64.b64decode(output.data["image/png"]))
-                output.data["image/png"] = base64.b64encode(picture).decode()
-        return cell, resources
 
+def _show(cell: Any, figures: Path, otherwise: str) -> None:
+    from e2e_lib.plots.style import small_png  # here: it brings seaborn, two seconds
 
-class FoldedSaves(Preprocessor):
-    """Cells that save figures or tables say so, for the template to fold their code."""
-
-    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
-        """Note the names that a cell saves."""
-        if cell.cell_type == "code" and (names := SAVES.findall(cell.source)):
-            cell.metadata["saves"] = " and ".join(names)
-        return cell, resources
+    saves = SAVES.findall(cell.get("source", ""))
+    texts = [read_json(figures / f"{name}.json", {}).get("alt") for name in saves]
+    cell.metadata["saves"] = " and ".join(saves)
+    cell.metadata["alt"] = plain(" ".join(t for t in texts if isinstance(t, str)) or otherwise)
+    for output in cell.get("outputs", []):
+        if "image/png" in output.get("data", {}):
+            picture = small_png(base64.b64decode(output.data["image/png"]))
+            output.data["image/png"] = base64.b64encode(picture).decode()
+        if output.output_type == "stream":
+            output.text = plain(output.text)
 
 
 def mathml(formula: str, display: str) -> str:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from e2e_lib.errors import ResultsError, reworded
+from pipeline.pages.render import NAMES
 
 WIDTH, HEIGHT = 460, 360  # of a panel, in the SVG's own units
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 46  # its margins
 AXES = {"l0": "L0: active latents a token", "alive": "alive dictionary elements"}
 Y, Y_LABEL = "ce_increase", "CE increase (nats a token), better upwards"
 TEXTS = ("run", "model", "objective", "hook", "init_from", "sparsifier", "variant")
-LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}
 SHAPES = {  # markers differ in shape too; all about equally large
     "local": "M0-6.5 6.5 5.5-6.5 5.5z",
     "e2e": "M-5.5 0a5.5 5.5 0 1 0 11 0a5.5 5.5 0 1 0-11 0",
@@ -139,7 +139,7 @@ def _curve(table: pd.DataFrame, name: str, x: Axis, y: Axis) -> str:
 
 def _text(row: Mapping[str, Any]) -> str:
     return (
-        f"{LABELS[row['objective']]}, layer {row['layer']}, λ {row['sparsity_coeff']:g}, "
+        f"{NAMES[row['objective']]}, layer {row['layer']}, λ {row['sparsity_coeff']:g}, "
         f"seed {row['seed']}: L0 {row['l0']:.3g}, {row['alive']:.0f} alive, "
         f"CE increase {row[Y]:.3g}"
     )

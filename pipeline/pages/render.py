@@ -15,6 +15,7 @@ from e2e_lib.files import write_text
 PAGES = Path(__file__).parent
 NAMES = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}  # of objectives, as they are shown
 SITE = "site"  # folder of a results folder for scripts and data that pages load
+CODE = re.compile(r"`([^`\n]+)`")
 
 
 class Extra(NamedTuple):
@@ -58,12 +59,12 @@ def prose(text: Any) -> Any:
     """A sentence with what stands between back-ticks as code; without a pair of them as it is."""
     if not isinstance(text, str):
         return text
-    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def plain(text: Any) -> Any:
-    """A sentence without its back-ticks, for where code cannot be marked."""
-    return text.replace("`", "") if isinstance(text, str) else text
+    """A sentence without its pairs of back-ticks, for where code cannot be marked."""
+    return CODE.sub(r"\1", text) if isinstance(text, str) else text
 
 
 @cache
