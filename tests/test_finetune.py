@@ -132,6 +132,15 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_l0_that_is_not_held_is_an_error(there, tmp_path, monkeypatch):
+    folder, saes = there
+    monkeypatch.setattr(tune, "calibrate", lambda model, saes, *_, **__: saes[HOOK].b_enc.add_(9))
+    with pytest.raises(ModelError) as caught:
+        finetune([str(saes["relu"])], settings(folder, tokens=400), tmp_path)
+    assert_sentence(caught, "'relu'", "L0", "eval_tokens")
+    assert not list(tmp_path.rglob("*.*"))
+
+
 def test_two_of_one_name_and_one_without_a_hook(there, tmp_path):
     folder, saes = there
     path = str(saes["topk"])

@@ -37,6 +37,7 @@ from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.source_code import digest
 
 START_LAMBDA = 0.5  # of the loss that the sparsity term makes before λ is steered
+HELD = 0.1  # of its L0, by which an SAE may be off on other held-out text than sets it
 CODE = "from e2e_lib.finetune import tune"  # what decides the result
 
 
@@ -76,7 +77,8 @@ def finetune(paths: Sequence[str], settings: FineTuning, output: Path) -> list[d
     and code is not made again.
 
     Raises:
-        ModelError: no SAE, one that the model's activation does not fit, or one without a hook.
+        ModelError: no SAE, one that the model's activation does not fit, one without a hook, or one
+            whose L0 could not be held; others beside it are written.
         ConfigError, DataError: a setting or text that cannot be.
     """
     places = [output / _name(path) for path in paths]
@@ -144,10 +146,20 @@ def _run(
     after = evaluate(
         model, [run.saes for run in trained], rows.validation, batch_size=settings.batch_size
     )
+    lost = []
     for i, place in enumerate(places):
-        write_outcome(place, stored[i], trained[i], before[i], after[i], asked[i])
+        start_l0, l0 = (one[i].saes[hooks[i]]["l0"] for one in (before, after))
+        if abs(l0 - start_l0) <= HELD * start_l0:
+            write_outcome(place, stored[i], trained[i], before[i], after[i], asked[i])
+        else:
+            lost.append(f"SAE {place.name!r} had an L0 of {start_l0:.3g} and has {l0:.3g} now")
         clear_checkpoints(place / "checkpoints")
         shutil.rmtree(place / "start")
+    if lost:
+        raise ModelError(
+            f"{lost[0]}, which held-out text did not bring back, so that it is not written: give "
+            "more eval_tokens, or a smaller lr."
+        )
 
 
 def _config(

@@ -229,6 +229,14 @@ def sae_folder(results: Path, run: str, hook: str | None = None) -> Path:
     return nested
 
 
+def has_weights(results: Path, run: str) -> bool:
+    """Whether `sae_folder` finds a run's weights."""
+    try:
+        return bool(sae_folder(results, run))
+    except ResultsError:
+        return False
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """run.json of a finished run, with a checked `config`; `provenance` and `cost` are mappings.
 
