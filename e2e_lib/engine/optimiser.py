@@ -19,7 +19,7 @@ def average_gradients(parameters: Sequence[Tensor], processes: Processes) -> Flo
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
-def clip(parameters: Sequence[Tensor], norm: Float[Tensor, ""], most: float | None) -> None:
+def clip(parameters: Sequence[Tensor], norm: Float[Tensor, ""], most: int | float | None) -> None:
     """Scale the gradients, of joint norm `norm`, down to at most `most`; None leaves them."""
     # On a CPU the norm is at hand, and a gradient within it need not be read and written again.
     if most is not None and not (norm.is_cpu and norm <= most):

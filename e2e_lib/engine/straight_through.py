@@ -8,9 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Bandwidth = float | Float[Tensor, " d_sae"]
+
 
 def jump(
-    z: Float[Tensor, "... d_sae"], threshold: Float[Tensor, " d_sae"], bandwidth: float, to_z: bool
+    z: Float[Tensor, "... d_sae"],
+    threshold: Float[Tensor, " d_sae"],
+    bandwidth: Bandwidth,
+    to_z: bool,
 ) -> Float[Tensor, "... d_sae"]:
     """z where above its threshold, else 0; the estimate reaches the threshold, and z if `to_z`."""
     own = z if to_z else z.detach()
@@ -19,14 +24,14 @@ def jump(
 
 
 def count_above(
-    z: Float[Tensor, "... d_sae"], threshold: Float[Tensor, " d_sae"], bandwidth: float
+    z: Float[Tensor, "... d_sae"], threshold: Float[Tensor, " d_sae"], bandwidth: Bandwidth
 ) -> Float[Tensor, "..."]:
     """Each token's number of z above their thresholds, which alone the estimate reaches."""
     line = _kernel(z, threshold, bandwidth) * (z.detach() - threshold)
     return ((z > threshold) + line - line.detach()).sum(-1)
 
 
-def _kernel(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+def _kernel(z: Tensor, threshold: Tensor, bandwidth: Bandwidth) -> Tensor:
     """1/ε where z is within half a bandwidth of its threshold."""
     inside = (z.detach() - threshold.detach()).abs() < bandwidth / 2
     return inside / bandwidth
