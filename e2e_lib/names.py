@@ -16,7 +16,8 @@ else:
     TransformerBridge = PreTrainedModel = ModelOutput = Any
 
 OBJECTIVES = ("local", "e2e", "e2e_ds")  # the paper's, in this order everywhere
-EVERY_OBJECTIVE = (*OBJECTIVES, "finetune", "finetune_ds", "gradmse")  # that can be trained
+FINE_TUNED = ("finetune", "finetune_ds")  # for SAEs that exist
+EVERY_OBJECTIVE = (*OBJECTIVES, *FINE_TUNED, "gradmse")  # that can be trained
 
 
 class SparsifierName(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from e2e_lib.names import OBJECTIVES
+from e2e_lib.names import EVERY_OBJECTIVE, OBJECTIVES
 from e2e_lib.plots.style import Page
 from e2e_lib.runs.read import open_results
 from e2e_lib.runs.tables import metrics_table
@@ -76,10 +76,10 @@ def main_runs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_order(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The table sorted by `columns`, objectives in the order of OBJECTIVES; rows counted anew."""
+    """The table sorted by `columns`, objectives in the order of their names; rows counted anew."""
 
     def key(values: pd.Series) -> pd.Series:
-        return values.map(OBJECTIVES.index) if values.name == "objective" else values
+        return values.map(EVERY_OBJECTIVE.index) if values.name == "objective" else values
 
     return table.sort_values(columns, key=key, ignore_index=True)
 

@@ -1,4 +1,4 @@
-"""What an SAE of each objective costs the model, at the output and on the way there."""
+"""What an SAE of each objective, and of each sparsifier, costs the model."""
 
 import numpy as np
 import pandas as pd
@@ -6,6 +6,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from e2e_lib.plots import style
+
+MATRIX = {  # of objective × sparsifier: name on the axis, and whether it is logarithmic
+    "ce_increase": ("CE increase\n(nats)", True),
+    "alive": ("alive\nelements", False),
+    "carried_function": ("carried\nfunction S", False),
+    "spurious_response": ("spurious\nresponse R (nats)", True),
+    "selectivity": ("selectivity", False),
+    "waste_l0": ("waste\n(share of L0)", False),
+}
 
 
 def plot_pareto(runs: pd.DataFrame, y_limit: float = 0.0) -> Figure:
@@ -117,4 +126,43 @@ def plot_explained_variance_by_block(blocks: pd.DataFrame) -> Figure:
         axes.axhline(1, color=style.INK, linewidth=1, linestyle=":")
     grid[0, 0].set_ylabel("explained variance")
     style.legend(figure, grid[0, 0], style.objectives_in(blocks))
+    return figure
+
+
+def plot_matrix(table: pd.DataFrame) -> Figure:
+    """Objective × sparsifier: a row a quantity, a column an L0, sparsifiers side by side.
+
+    table: columns at (the L0), sparsifier, objective, quantity, value, low, high, of one layer;
+    infinite values are left out. Intervals of few seeds may be cut off by the axis, which is as
+    long as the values need.
+    """
+    known = table[np.isfinite(table["value"])]
+    names = [name for name in MATRIX if name in set(known["quantity"])]
+    columns, present = sorted(known["at"].unique()), style.objectives_in(known)
+    kinds = [name for name in style.SPARSIFIERS if name in set(known["sparsifier"])]
+    height = 0.7 + 1.75 * len(names)
+    figure, grid = style.grid_of(len(names), len(columns), height, sharey="row", sharex=True)
+    shift = np.linspace(-0.3, 0.3, len(present)) if len(present) > 1 else [0.0]
+    for row, name in zip(grid, names, strict=True):
+        label, log = MATRIX[name]
+        own = known[known["quantity"] == name]
+        for axes, at in zip(row, columns, strict=True):
+            for place, objective in zip(shift, present, strict=True):
+                part = own[(own["at"] == at) & (own["objective"] == objective)]
+                x = np.array([kinds.index(kind) for kind in part["sparsifier"]]) + place
+                look = {"linestyle": "", "capsize": 2, **style.of(objective)}
+                axes.errorbar(x, part["value"], yerr=style.error_of(part), **look)
+        positive = log and bool((own["value"] > 0).all())
+        row[0].set(ylabel=label, yscale="log" if positive else "linear")
+        low, high = own["value"].min(), own["value"].max()
+        spare = (high - low) / 3 or abs(high) / 3 or 0.5
+        row[0].set_ylim(*((low / 1.6, high * 1.6) if positive else (low - spare, high + spare)))
+        style.plain_numbers(row[0])
+    for axes, at in zip(grid[0], columns, strict=True):
+        axes.set_title(f"L0 = {at:g}")
+    for axes in grid[-1]:
+        axes.set_xticks(range(len(kinds)), [style.SPARSIFIERS[kind] for kind in kinds])
+        axes.tick_params(axis="x", labelsize=8.5)
+        axes.set_xlim(-0.5, len(kinds) - 0.5)
+    style.legend(figure, grid[0, 0], present)
     return figure

@@ -24,6 +24,7 @@ LOUDNESS = {  # by match and quantity: name on the axis, and whether it is logar
 }
 SHAPES = ("v", "D", "s", "P", "^", "X", "*", "o")  # of the settings, from the smallest
 LINES = ("-", "--", ":", "-.")  # of the seeds
+DASHES = dict(zip(style.SPARSIFIERS, ("-", "--", ":", (0, (5, 1, 1, 1, 1, 1)), "-."), strict=True))
 
 
 def number(value: float) -> str:
@@ -219,8 +220,8 @@ def plot_alive_trends(runs: pd.DataFrame) -> Figure:
 def plot_loudness(table: pd.DataFrame) -> Figure:
     """A panel a quantity over the share of the variance that the network does not use.
 
-    table: columns match, at, layer (of which the first is drawn), objective, unused, quantity,
-    value, low, high.
+    table: columns match, at, layer (of which the first is drawn), sparsifier (lines are dashed as
+    its name says), objective, unused, quantity, value, low, high.
     """
     own = table[(table["layer"] == table["layer"].min()) & table["value"].notna()]
     panels = dict(iter(own.groupby(["match", "quantity"])))
@@ -229,12 +230,14 @@ def plot_loudness(table: pd.DataFrame) -> Figure:
     figure, grid = style.grid_of(rows, 2, 0.6 + 2.7 * rows)
     for axes, key in zip(grid.ravel(), shown, strict=False):
         label, log = LOUDNESS[key]
-        for name, part in style.by_objective(panels[key]):
-            part = part.sort_values("unused")
-            band = [part["low"], part["high"]]
-            look = {"color": style.COLOURS[name], "alpha": 0.2, "linewidth": 0}
-            axes.fill_between(part["unused"], *band, **look)
-            axes.plot(part["unused"], part["value"], **style.of(name))
+        for name, of_objective in style.by_objective(panels[key]):
+            for kind, part in of_objective.groupby("sparsifier"):
+                part = part.sort_values("unused")
+                band = [part["low"], part["high"]]
+                look = {"color": style.COLOURS[name], "alpha": 0.2, "linewidth": 0}
+                axes.fill_between(part["unused"], *band, **look)
+                dash = {"linestyle": DASHES[str(kind)]}
+                axes.plot(part["unused"], part["value"], **style.of(name) | dash)
         axes.set(ylabel=label, yscale="log" if log else "linear")
         at = panels[key]["at"].iloc[0]
         axes.set_title(f"at L0 = {at:.1f}" if key[0] == "l0" else f"at CE increase = {at:.3f}")
@@ -247,5 +250,9 @@ def plot_loudness(table: pd.DataFrame) -> Figure:
         axes.set_visible(False)
     for axes in grid.ravel()[: len(shown)][-2:]:  # the lowest of either column
         axes.set_xlabel("variance that the network does not use")
+    kinds = [kind for kind in style.SPARSIFIERS if kind in set(own["sparsifier"])]
+    for kind in kinds if len(kinds) > 1 else ():
+        label = style.SPARSIFIERS[kind]
+        grid[0, 0].plot([], [], color=style.INK, linestyle=DASHES[kind], label=label)
     style.legend(figure, grid[0, 0], style.objectives_in(own))
     return figure

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from e2e_lib.names import number_word, with_null_channel
+from e2e_lib.names import FINE_TUNED, SPARSIFIERS, number_word, with_null_channel
 from e2e_lib.runs.experiment import Training
 from pipeline.plan.profile import Profile
-from pipeline.plan.sweeps import NULL_SCALE, WARM_START, Sweep
+from pipeline.plan.sweeps import NULL_SCALE, WARM_START, SparsifierSweep, Sweep
 
 
 class Job(NamedTuple):
@@ -16,7 +16,7 @@ class Job(NamedTuple):
     label: str  # layer2-seed0, lr0.003-seed0
     layer: int
     training: Training  # without results folder and start, which `stages` adds
-    start: float | None = None  # λ of the local SAE of the same layer and seed to start from
+    start: float | None = None  # λ or k of the local SAE to start from, of the same seed and place
 
 
 def jobs(profile: Profile) -> list[Job]:
@@ -28,7 +28,12 @@ def jobs(profile: Profile) -> list[Job]:
         few = profile.seeds_elsewhere if layer != profile.middle_layer else 0
         seeds = profile.seeds[: few or None]
         main += _jobs(f"layer{layer}", layer, seeds, grids, settings)
-    found = [*main, *(j for name, s in profile.sweeps.items() for j in _swept(profile, name, s))]
+    found = [*main]
+    for name, sweep in profile.sweeps.items():
+        if isinstance(sweep, SparsifierSweep):
+            found += _sparsified(profile, sweep)
+        else:
+            found += _swept(profile, name, sweep)
     return [one for job in found for one in _apart(job)] if profile.one_sae_a_job else found
 
 
@@ -45,12 +50,21 @@ def _apart(job: Job) -> Iterator[Job]:
 
 
 def start_job(todo: Sequence[Job], job: Job) -> Job | None:
-    """The main grid's job that trains the local SAE which `job` starts from, if it has one."""
+    """The first job that trains the local SAE which `job` starts from, if it has one.
+
+    Of what a sweep may vary the main grid is the first, and other sparsifiers have one of an L0.
+    """
     for other in todo if job.start is not None else ():
-        here = (other.layer, other.training.seed) == (job.layer, job.training.seed)
+        here = _place(other) == _place(job) and other.training.still == "none"
         if here and other.start is None and job.start in other.training.grids.get("local", ()):
             return other
     return None
+
+
+def _place(job: Job) -> tuple[Any, ...]:
+    """What an SAE shares with the one that it starts from."""
+    own = job.training
+    return job.layer, own.seed, own.hook, own.sparsifier, own.target_l0
 
 
 def _setting(profile: Profile, layer: int, objective: str) -> Training:
@@ -84,6 +98,77 @@ def _swept(profile: Profile, name: str, sweep: Sweep) -> Iterator[Job]:
             label += "" if len(sweep.layers) == 1 else f"-layer{layer}"
             start = sweep.start[layer] if sweep.start else None
             yield from _jobs(label, layer, sweep.seeds, grids, settings, start)
+
+
+def _sparsified(profile: Profile, sweep: SparsifierSweep) -> Iterator[Job]:
+    """Objective × sparsifier at every L0, sanity rows, and what stands beside null channels."""
+    hook = f"blocks.{profile.middle_layer}.{profile.hook_point}"
+    own, first, middle = profile.training.sparsifier, sweep.values[0], (sweep.middle,)
+    for name in sweep.values:
+        yield from _held(profile, sweep, name, sweep.l0, hook=hook)
+    for part in sweep.still:
+        yield from _held(profile, sweep, first, middle, part, hook=hook, still=part)
+    for coeff in profile.sparsity_coeffs.get("local", {}).get(profile.middle_layer, ()):
+        yield from _tuned(profile, sweep, own, f"l{number_word(coeff)}", coeff, hook=hook)
+    dial = profile.sweeps.get(NULL_SCALE)
+    for scale in sweep.null_scale:
+        label, beside = f"null{number_word(scale)}", with_null_channel(hook, scale)
+        yield from _held(profile, sweep, first, middle, label, hook=beside)
+        if isinstance(dial, Sweep) and scale in dial.values:
+            here = replace(sweep, seeds=tuple(s for s in sweep.seeds if s in dial.seeds))
+            for coeff in dial.sparsity_coeffs.get("local", {}).get(profile.middle_layer, ()):
+                place = f"{label}-l{number_word(coeff)}"
+                yield from _tuned(profile, here, own, place, coeff, hook=beside)
+
+
+def _held(
+    profile: Profile,
+    sweep: SparsifierSweep,
+    name: str,
+    l0: Sequence[float],
+    label: str = "",
+    **changes: Any,
+) -> Iterator[Job]:
+    """A sparsifier at every L0: by k, in one job, or by a λ that is steered to each."""
+    holds, end = SPARSIFIERS[name].holds_k, f"-{label}" if label else ""
+    scratch = [o for o in sweep.objectives if o not in FINE_TUNED]
+    for group in (l0,) if holds else tuple((one,) for one in l0):
+        aim = changes if holds else changes | {"target_l0": float(group[0])}
+        grids = {o: group if holds else (sweep.start[o],) for o in scratch}
+        settings = {o: _set(profile, sweep, name, o, **aim) for o in scratch}
+        at = "" if holds else number_word(group[0])
+        place = f"sparsifiers-{name}{at}{end}"
+        yield from _jobs(place, profile.middle_layer, sweep.seeds, grids, settings)
+        for start in grids["local"] if "still" not in changes and "local" in grids else ():
+            of = f"{at or number_word(start)}{end}"
+            yield from _tuned(profile, sweep, name, of, start, **aim)
+
+
+def _tuned(
+    profile: Profile, sweep: SparsifierSweep, name: str, label: str, start: float, **changes: Any
+) -> Iterator[Job]:
+    """What is fine-tuned from one local SAE of every seed, which has λ or k `start`."""
+    for objective in [o for o in sweep.objectives if o in FINE_TUNED]:
+        coeff = sweep.start[objective] if "target_l0" in changes else start
+        setting = {objective: _set(profile, sweep, name, objective, **changes)}
+        place = f"sparsifiers-{name}-{label}-{objective}"
+        layer = profile.middle_layer
+        yield from _jobs(place, layer, sweep.seeds, {objective: (coeff,)}, setting, start)
+
+
+def _set(
+    profile: Profile, sweep: SparsifierSweep, name: str, objective: str, **changes: Any
+) -> Training:
+    """The training of one pair; of an objective that the main grid lacks, like its first."""
+    known = objective if objective in profile.objectives else profile.objectives[0]
+    main = _setting(profile, profile.middle_layer, known)
+    tokens = sweep.finetune_tokens if objective in FINE_TUNED else main.train_tokens
+    own: dict[str, Any] = {
+        "sparsifier": name,
+        "lr": sweep.lr[name][objective],
+        "train_tokens": tokens,
+    }
+    return replace(main, sparsity_coeffs="local:1", **own, **changes)  # `_jobs` writes its own
 
 
 def _same(one: Training, other: Training) -> bool:

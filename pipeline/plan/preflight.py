@@ -34,6 +34,7 @@ SMALL = {
     "40_what_the_network_uses": {"n_pairs": 2},
     "41_functional_importance": {"n_pairs": 4, "oracle_pairs": 4, "n_stories": 4},
     "42_loudness": {"n_rows": 4, "n_pairs": 2},
+    "43_sparsifiers": {"n_pairs": 2},
 }
 
 

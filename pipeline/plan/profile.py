@@ -43,7 +43,7 @@ from pipeline.plan.notebook_parameters import (
     checked_notebook_parameters,
     joined,
 )
-from pipeline.plan.sweeps import Sweep, make_sweeps
+from pipeline.plan.sweeps import AnySweep, SparsifierSweep, make_sweeps, read_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "pipeline" / "profiles"
@@ -86,7 +86,7 @@ class Profile:
     seeds: Seeds  # one SAE for each
     train_tokens: dict[str, int]  # tokens of training by objective
     lr: dict[str, float]  # Adam's learning rate at its peak, by objective
-    sweeps: dict[str, Sweep]  # what is varied beside the main grid, by name
+    sweeps: dict[str, AnySweep]  # what is varied beside the main grid, by name
     # Keys that a profile may leave out, as it may leave out what `Training` has a default for.
     seeds_elsewhere: Few = 0  # how many of the seeds layers beside the middle one get; 0: all
     one_sae_a_job: Flag = False  # for long trainings: a machine that dies loses one SAE
@@ -138,7 +138,7 @@ def read_profile(path: Path) -> tuple[Profile, str]:
     """The profile and the results folder that `Profile.to_json` wrote."""
     facts = _typed(json.loads(path.read_text(encoding="utf-8")))
     results = facts.pop("results")
-    facts["sweeps"] = {name: Sweep(**sweep) for name, sweep in facts["sweeps"].items()}
+    facts["sweeps"] = {name: read_sweep(name, own) for name, own in facts["sweeps"].items()}
     return _profile(facts), results
 
 
@@ -256,7 +256,7 @@ def _check_trainable(plain: Mapping[str, Any], shape: ModelShape) -> None:
         return
     allowed = (
         f"one of {', '.join(n for n, own in SPARSIFIERS.items() if not own.holds_k)}: a profile's "
-        "numbers are λ, and its analyses compare λ; notebook 10 trains the others, by k"
+        "numbers are λ, and its analyses compare λ; its sweep sparsifiers trains the others"
     )
     good = not SPARSIFIERS[plain["sparsifier"]].holds_k
     require(good, "sparsifier", plain["sparsifier"], allowed)
@@ -268,6 +268,12 @@ def _check_trainable(plain: Mapping[str, Any], shape: ModelShape) -> None:
     )
     require(compared or last not in plain["layers"], "layers", list(plain["layers"]), allowed)
     swept = plain["sweeps"]["dict_ratio"].values if "dict_ratio" in plain["sweeps"] else ()
+    for sweep in plain["sweeps"].values():
+        most = int(plain["dict_ratio"] * shape.d_model)
+        high = max(sweep.l0) if isinstance(sweep, SparsifierSweep) else 0
+        require(
+            high <= most, "sweeps.sparsifiers.l0", high, f"at most {most}, the latents there are"
+        )
     for ratio in (plain["dict_ratio"], *swept):
         allowed = f"at least 1/{shape.d_model}, one latent for the model's width of {shape.d_model}"
         require(int(ratio * shape.d_model) >= 1, "dict_ratio", ratio, allowed)

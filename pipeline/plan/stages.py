@@ -23,13 +23,13 @@ ANALYSES = (
     *("20_pareto", "21_similar_ce", "22_downstream_reconstruction", "23_geometry"),
     *("24_umap", "25_activations", "26_pca_direction", "27_hyperparameters"),
     *("28_interpretability", "29_faithfulness", "30_training_cost"),
-    *("40_what_the_network_uses", "41_functional_importance", "42_loudness"),
+    *("40_what_the_network_uses", "41_functional_importance", "42_loudness", "43_sparsifiers"),
 )
 # Analyses that run the language model again, on held-out text.
 WITH_MODEL = (
     FINETUNE,
     *("25_activations", "26_pca_direction", "28_interpretability", "29_faithfulness"),
-    *("40_what_the_network_uses", "41_functional_importance", "42_loudness"),
+    *("40_what_the_network_uses", "41_functional_importance", "42_loudness", "43_sparsifiers"),
 )
 CLAIMS = "90_claims"
 CHECKLIST = "91_checklist"
@@ -37,6 +37,7 @@ ALL_NOTEBOOKS = (*INTRODUCTIONS, TRAIN, PUBLISHED, *ANALYSES, CLAIMS, CHECKLIST)
 # Seconds that training on a million tokens takes, roughly: the two objectives that run the whole
 # model cost more than the one that stops at the SAE. Only ratios matter.
 SECONDS_PER_MILLION = {"local": 60.0, "e2e": 150.0, "e2e_ds": 160.0}
+OTHERS = 160.0  # of the other objectives
 KERNEL_SECONDS = 15.0  # starting a kernel, importing torch, loading the model
 
 
@@ -107,7 +108,9 @@ def _training(profile: Profile, results: str) -> Iterator[Stage]:
     for job in todo:
         origin, training = start_job(todo, job), job.training
         start = _start_run(origin, job) if origin else ""
-        cost = sum(SECONDS_PER_MILLION[o] * len(grid) for o, grid in training.grids.items())
+        cost = sum(
+            SECONDS_PER_MILLION.get(o, OTHERS) * len(grid) for o, grid in training.grids.items()
+        )
         yield Stage(
             f"{TRAIN}-{job.label}",
             TRAIN,
@@ -119,7 +122,7 @@ def _training(profile: Profile, results: str) -> Iterator[Stage]:
 
 
 def _start_run(origin: Job, job: Job) -> str:
-    """The folder name of the local run of `origin` that `job` starts from."""
+    """The folder name of the local run of `origin` that `job` starts from, by its λ or k."""
     assert job.start is not None
     coeffs = f"local:{number_word(job.start)}"
     alone = replace(origin.training, objectives="local", sparsity_coeffs=coeffs)

@@ -59,6 +59,7 @@ def test_workshop_has_five_coefficients_in_the_middle_and_two_seeds() -> None:
 
 
 AGREEMENT = "29_faithfulness"
+HELD = {"values": ["topk"], "l0": [8]}
 BAD = [
     ({"dict_rato": 3}, "dict_rato", "dict_ratio"),
     ({"sparsifier": "top"}, "sparsifier", "one of relu, topk, batchtopk"),
@@ -131,6 +132,15 @@ BAD = [
         "sweeps.warm_start",
         "no local SAE",
     ),
+    ({"sweeps": {"sparsifiers": HELD | {"values": ["relu"]}}}, "['relu']", "topk, batchtopk"),
+    ({"sweeps": {"sparsifiers": HELD | {"l0": [2.5]}}}, "[2.5]", "whole numbers of at least 1"),
+    ({"sweeps": {"sparsifiers": HELD | {"l0": [641]}}}, "sweeps.sparsifiers.l0 is 641", "640"),
+    ({"sweeps": {"sparsifiers": HELD | {"objectives": ["finetune"]}}}, "finetune", "with local"),
+    ({"sweeps": {"sparsifiers": HELD | {"lr": {"topk": {"e2e": 0}}}}}, "topk, e2e", "above 0"),
+    ({"sweeps": {"sparsifiers": HELD | {"lr": {"jumprelu": 1}}}}, "jumprelu", "relu, topk"),
+    ({"sweeps": {"sparsifiers": HELD | {"still": ["all", "some"]}}}, "some", "decoder, near"),
+    ({"sweeps": {"sparsifiers": HELD | {"start": {"e2e": -1}}}}, "start of e2e", "above 0"),
+    ({"sweeps": {"sparsifiers": {"values": ["topk"], "k": 3}}}, "sparsifiers.k", "values, l0"),
     ({"notebook_parameters": []}, "notebook_parameters is []", "mapping"),
     ({"notebook_parameters": {AGREEMENT: 3}}, "3", "mappings of their parameters"),
     ({"notebook_parameters": {"29_faith": {}}}, "29_faith", "29_faithfulness"),
@@ -175,7 +185,9 @@ def test_a_learning_rate_for_each_objective() -> None:
 
 
 def test_unknown_profile_names_the_known() -> None:
-    with pytest.raises(ConfigError, match="gpt2, published, smoke, storyworld, tinyst"):
+    with pytest.raises(
+        ConfigError, match="gpt2, published, smoke, sparsifiers, storyworld, tinyst"
+    ):
         load_profile("workshp")
 
 

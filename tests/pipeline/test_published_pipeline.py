@@ -57,6 +57,7 @@ HERE = {
     *("40_by_layer", "40_use", "40_use_and_presence", "41_control", "41_differences"),
     *("41_kinds", "41_measures", "41_summary", "41_true_l0"),
     *("42_dial", "42_loudness", "42_runs"),
+    *("43_fine_tuning", "43_matrix", "43_sanity", "43_which_matters"),
 }
 
 

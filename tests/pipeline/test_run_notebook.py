@@ -176,6 +176,48 @@ def test_stages_of_sweeps() -> None:
     assert "10_train-warm_start10000-seed1" in todo["20_pareto"].after
 
 
+def test_stages_of_objective_by_sparsifier() -> None:
+    """What is fine-tuned comes after its start, of the same sparsifier, L0, place and seed."""
+    sweeps = {
+        "null_scale": {"values": [30], "sparsity_coeffs": 1},
+        "sparsifiers": {
+            "values": ["topk", "jumprelu"], "l0": [4, 8], "seeds": 1, "still": ["decoder"],
+            "objectives": ["local", "e2e", "finetune"], "null_scale": [30], "start": {"local": 0.5},
+            "finetune_tokens": 5000, "lr": {"topk": 0.003, "jumprelu": {"e2e": 0.001}},
+        },
+    }  # fmt: skip
+    given = {"sparsity_coeffs": {"local": [3.0], "e2e": [0.5]}, "objectives": ["local", "e2e"]}
+    profile = load_profile("smoke", given | {"sweeps": sweeps, "seeds": [0]})
+    todo = {s.name: s for s in stages(profile, "results/x") if s.saes}
+    own = {name.removeprefix("10_train-sparsifiers-"): s for name, s in todo.items()}
+    jump = {f"jumprelu{k}-{o}-seed0" for k in (4, 8) for o in ("local", "e2e")}
+    tuned = {"topk-4", "topk-8", "jumprelu-4", "jumprelu-8", "relu-l3"}
+    tuned |= {"topk-8-null30", "relu-null30-l3"}
+    assert set(own) == jump | {f"{one}-finetune-seed0" for one in tuned} | {
+        "topk-seed0", "topk-decoder-seed0", "topk-null30-seed0",
+        "10_train-layer2-seed0", "10_train-null_scale30-seed0",
+    }  # fmt: skip
+    after = {one: own[f"{one}-finetune-seed0"].after for one in tuned}
+    assert after["relu-l3"] == ("10_train-layer2-seed0",)
+    assert after["relu-null30-l3"] == ("10_train-null_scale30-seed0",)
+    assert after["topk-4"] == after["topk-8"] == ("10_train-sparsifiers-topk-seed0",)
+    assert after["topk-8-null30"] == ("10_train-sparsifiers-topk-null30-seed0",)
+    assert after["jumprelu-8"] == ("10_train-sparsifiers-jumprelu8-local-seed0",)
+    first, still = own["topk-seed0"].parameters, own["topk-decoder-seed0"].parameters
+    assert (first["sparsity_coeffs"], first["lr"]) == ("local:4,8;e2e:4,8", 0.003)
+    assert (still["still"], still["sparsity_coeffs"]) == ("decoder", "local:8;e2e:8")
+    steered = own["jumprelu8-local-seed0"].parameters
+    assert (steered["target_l0"], steered["sparsity_coeffs"]) == (8.0, "local:0.5")
+    assert own["jumprelu8-e2e-seed0"].parameters["lr"] == 0.001
+    last = own["topk-8-finetune-seed0"].parameters
+    assert (last["train_tokens"], last["objectives"], last["sparsity_coeffs"]) == (
+        5000, "finetune", "finetune:8",
+    )  # fmt: skip
+    assert str(last["init_from"]).startswith("local-blocks.2.hook_resid_pre-topk8-s0-")
+    plain = {s.name: s for s in stages(profile.but(sweeps={}), "results/x") if s.saes}
+    assert plain == {name: todo[name] for name in plain}, "the main grid stays as it is"
+
+
 def test_a_warm_start_names_the_run_that_the_notebook_makes() -> None:
     """The name is worked out before training: cells of 10_train must come to the same one."""
     todo = {s.name: s for s in stages(load_profile("smoke"), "results/x")}

@@ -2,9 +2,10 @@
 
 A null channel (`engine.model`) adds to what an SAE sees a part that the network never reads, of
 a known share of the variance. What an objective spends on it, and what the output loses by that, is
-compared at one L0 or at one CE increase: the curve of every objective, loudness and seed is
-interpolated along its λ, linearly, in the logarithms of both. Outside a curve's range there is no
-value.
+compared at one L0 or at one CE increase: the curve of every sparsifier, objective, loudness and
+seed is interpolated along its λ, linearly, in the logarithms of both. Outside a curve's range there
+is no value; a sparsifier that holds its L0 is a single point, which counts where it is as good as
+there (`SLACK`).
 
 | quantity | definition |
 |---|---|
@@ -29,7 +30,7 @@ from e2e_lib.analysis.counterfactual.tables import samples
 from e2e_lib.analysis.matched import main_runs, sweep_runs
 from e2e_lib.analysis.statistics import seed_interval
 from e2e_lib.engine.model.null_channel import NULL_WIDTH, unrotated
-from e2e_lib.names import null_channel
+from e2e_lib.names import FINE_TUNED, null_channel
 from e2e_lib.runs.load import SavedSAE, Subject, clean_activations
 from e2e_lib.storyworld.pairs import PairRows
 
@@ -39,21 +40,32 @@ QUANTITIES = {
     "l0": ("ce_increase", "wasted_l0", "wasted_alive", "carried_function", "alive"),
     "ce_increase": ("l0", "wasted_l0", "wasted_alive", "carried_function", "alive"),
 }
-KEYS = ["layer", "objective", "null_scale"]
+KEYS = ["layer", "sparsifier", "objective", "null_scale"]
+SLACK = 1.1  # factor by which what is compared at may lie beyond the end of a curve that allows it
 
 
 def dial_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs beside a null channel and the main runs of their layers, objectives and seeds.
+    """The runs beside a null channel and those of their layers, objectives and seeds without one.
 
-    table: `metrics_table`. A further column `null_scale`, 0 for main runs; no rows where no run has
-    a channel.
+    Of main runs every λ; of other sparsifiers and of what was fine-tuned the same sparsifier and k.
+
+    table: `metrics_table`. A further column `null_scale`, 0 without a channel; no rows where no run
+    has one.
     """
+    if "sparsifier" not in table:  # of older tables all are ReLU's
+        table = table.assign(sparsifier="relu", k=np.nan, variant="")
     scales = table["hook"].map(lambda hook: null_channel(hook)[1]).astype(float)
-    swept = sweep_runs(table.assign(null_scale=scales), "hook")
+    table = table.assign(null_scale=scales, init_from=table["init_from"].fillna(""))
+    swept = sweep_runs(table, "hook")
     swept = swept[swept["null_scale"] > 0].drop(columns="main")
     keys = ["layer", "objective", "seed"]
-    main = main_runs(table.assign(null_scale=0.0)).merge(swept[keys].drop_duplicates(), on=keys)
-    return pd.concat([main, swept], ignore_index=True)
+    main = main_runs(table[table["null_scale"] == 0]).merge(swept[keys].drop_duplicates(), on=keys)
+    alone = ~table["run"].duplicated(keep=False) & (table["variant"].fillna("") == "")
+    held = table["k"].notna() & (table["init_from"] == "")
+    others = table[alone & (held | table["objective"].isin(FINE_TUNED))]
+    loud, keys = others[others["null_scale"] > 0], [*keys, "sparsifier", "k"]
+    quiet = others[others["null_scale"] == 0].merge(loud[keys].drop_duplicates(), on=keys)
+    return pd.concat([t for t in (main, swept, quiet, loud) if len(t)] or [main], ignore_index=True)
 
 
 def channel_share(vectors: Float[Tensor, "... wide"]) -> Float[Tensor, "..."]:
@@ -122,24 +134,30 @@ def dial(
 def shared(runs: pd.DataFrame, match: str) -> float:
     """The middle, as a ratio, of what all curves share of `match`; NaN if they share nothing.
 
+    Where sparsifiers that hold it are single points there, the middle of these.
+
     runs: of `dial`.
     """
-    ends = runs.groupby([*KEYS, "seed"])[match].agg(["min", "max"])
-    low, high = max(float(ends["min"].max()), 0.0), float(ends["max"].min())
+    ends = runs.groupby([*KEYS, "seed"])[match].agg(["min", "max", "size"])
+    points, curves = ends[ends["size"] == 1], ends[ends["size"] > 1]
+    curves = curves if len(curves) else ends
+    low, high = max(float(curves["min"].max()), 0.0), float(curves["max"].min())
+    held = float(np.sqrt(points["min"].min() * points["max"].max())) if len(points) else np.nan
+    if match == "l0" and low <= held <= high:
+        return held
     return float(np.sqrt(low * high)) if 0 < low < high else np.nan
 
 
 def at_equal(runs: pd.DataFrame, match: str, at: float) -> pd.DataFrame:
     """Every quantity where `match` is `at`: mean over the seeds whose curve has it, t interval.
 
-    runs: of `dial`. Columns: match, at, layer, objective, null_scale, unused, quantity, value, low,
-    high, n_seeds; the interval is NaN for one seed, and the value too for none.
+    runs: of `dial`. Columns: match, at, layer, sparsifier, objective, null_scale, unused, quantity,
+    value, low, high, n_seeds; the interval is NaN for one seed, and the value too for none.
     """
     rows = []
     for labels, own in runs.groupby(KEYS):
-        curves = [curve.sort_values(match) for _, curve in own.groupby("seed")]
         for quantity in QUANTITIES[match]:
-            values = np.array([_at(curve, match, at, quantity) for curve in curves])
+            values = curve_values(own, match, at, quantity).to_numpy()
             values = values[np.isfinite(values)]
             interval = seed_interval(values)
             unused = own["unused"].iloc[0]
@@ -148,14 +166,34 @@ def at_equal(runs: pd.DataFrame, match: str, at: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _at(curve: pd.DataFrame, match: str, at: float, quantity: str) -> float:
-    """A curve's quantity there; NaN beyond its ends."""
-    curve = curve[curve[match] > 0]
+def curve_values(runs: pd.DataFrame, match: str, at: float, quantity: str) -> "pd.Series[float]":
+    """By seed, the quantity of one objective's curve there; NaN beyond its ends.
+
+    A single run is a point of its own: it counts where `match` is off by no more than `SLACK`.
+    """
+    found = {}
+    for seed, curve in runs.groupby("seed"):
+        slack = SLACK if len(curve) == 1 else 1.0
+        found[seed] = at_value(curve, match, at, quantity, slack)
+    return pd.Series(found, dtype=float)
+
+
+def at_value(
+    curve: pd.DataFrame, match: str, at: float, quantity: str, slack: float = 1.0
+) -> float:
+    """A curve's quantity there; NaN beyond its ends.
+
+    slack: the factor by which `at` may lie beyond an end, whose value then stands for it.
+    """
+    curve = curve[curve[match] > 0].sort_values(match)
     x, y = np.log(curve[match].to_numpy(float)), curve[quantity].to_numpy(float)
     logarithmic = quantity in QUANTITIES
     if not len(x) or not at > 0:
         return np.nan
     if logarithmic:  # beside a value that has no logarithm there is none, elsewhere there is
         y = np.log(y, out=np.full_like(y, np.nan), where=y > 0)
-    found = np.interp(np.log(at), x, y, left=np.nan, right=np.nan)
+    place = float(np.clip(np.log(at), x[0], x[-1]))
+    if abs(place - np.log(at)) > np.log(slack) + 1e-12:
+        return np.nan
+    found = np.interp(place, x, y)
     return float(np.exp(found) if logarithmic else found)

@@ -60,7 +60,8 @@ def test_waste_by_hand() -> None:
 
 def table_of(curves: dict[tuple[str, float, int], list[tuple[float, float]]]) -> pd.DataFrame:
     rows = [
-        {"layer": 2, "objective": name, "null_scale": scale, "unused": scale / 10, "seed": seed}
+        {"layer": 2, "sparsifier": "relu", "objective": name, "null_scale": scale, "seed": seed}
+        | {"unused": scale / 10}
         | {"l0": l0, "ce_increase": ce, "wasted_l0": 0.1, "wasted_alive": 0.2, "alive": 10 * l0}
         | {"carried_function": 0.5}
         for (name, scale, seed), curve in curves.items()
@@ -132,6 +133,35 @@ def test_runs_of_the_dial_and_their_partners() -> None:
         (0.0, 0, 1.0), (0.0, 0, 2.0), (0.0, 0, 3.0), (8.0, 0, 1.0), (8.0, 0, 3.0),
     ]  # fmt: skip
     assert dial_runs(pd.DataFrame(rows[:6])).empty
+
+
+def test_other_sparsifiers_and_fine_tunings_stand_beside_their_like() -> None:
+    """With the same k, or of any λ, and the seeds of those beside a channel."""
+    base = [metrics(BASE, 0, coeff) for coeff in (1.0, 2.0)] + [metrics(HOOK, 0, 1.0)]
+    rows = [one | {"sparsifier": "relu", "k": np.nan, "variant": ""} for one in base]
+    held = {"sparsifier": "topk", "l0": 8.0, "variant": "", "lr": 0.003, "sparsity_coeff": 0.0}
+    tuned = {"objective": "finetune", "init_from": "x", "k": np.nan, "variant": ""}
+    kept = [
+        metrics(BASE, 0, 0.0, **held, k=8.0, run="quiet"),
+        metrics(HOOK, 0, 0.0, **held, k=8.0, run="loud"),
+        metrics(BASE, 0, 2.0, **tuned, sparsifier="relu", run="tuned"),
+        metrics(HOOK, 0, 1.0, **tuned, sparsifier="relu", run="tuned, loud"),
+    ]
+    left_out = [
+        metrics(BASE, 1, 0.0, **held, k=8.0, run="seed"),
+        metrics(BASE, 0, 0.0, **held, k=4.0, run="k"),
+        metrics(HOOK, 0, 0.0, **held | {"variant": "still=all"}, k=8.0, run="sanity"),
+    ]
+    found = dial_runs(pd.DataFrame([*rows, *kept, *left_out]))
+    assert set(found["run"]) == {one["run"] for one in [*rows, *kept]}
+    # One run is a point: curves are compared where it is, if they reach as far.
+    assert shared(found, "l0") == pytest.approx(8)
+    at = at_equal(
+        found.assign(unused=0.0, wasted_l0=0, wasted_alive=0, carried_function=0), "l0", 8
+    )
+    at = at[at["quantity"] == "ce_increase"].set_index(["sparsifier", "objective", "null_scale"])
+    assert at.loc[("topk", "local", 8.0), "value"] == 0
+    assert np.isfinite(at.loc[("relu", "local", 0.0), "value"])
 
 
 def test_an_sae_that_keeps_x_and_drops_the_channel_carries_everything() -> None:

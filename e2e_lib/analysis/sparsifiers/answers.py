@@ -1,0 +1,139 @@
+"""What the matrix answers, as a number with an interval and a verdict by the claims' rule.
+
+Does the objective or the sparsifier matter more? Of one seed's matrix of log CE increases at one
+L0, rows sparsifiers and columns objectives:
+
+    R_objective    mean over rows of the range (largest minus smallest) over columns
+    R_sparsifier   mean over columns of the range over rows
+
+A range of more values is larger by chance alone, so both are over equally many: of the longer side,
+the mean over all choices of as many as the shorter one has. R_objective − R_sparsifier above 0 says
+that the objective matters more. Pandas and numpy only.
+"""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from e2e_lib.analysis.claims.ledger import Claim
+from e2e_lib.analysis.claims.tables import Measurement, resampled
+from e2e_lib.analysis.claims.verdicts import verdict
+from e2e_lib.analysis.statistics import Array, Interval, seed_interval
+
+AS_GOOD = 1.2  # times e2e's CE increase, up to which a fine-tuning is all one needs
+OBJECTIVE_MATTERS = "the objective matters more than the sparsifier"
+ENOUGH = "a short fine-tuning is all one needs"
+
+
+def whole_matrix(found: pd.DataFrame) -> pd.DataFrame:
+    """Log CE increase by (at, seed, sparsifier) and objective, without a gap.
+
+    found: of `matrix.at_levels`. Of what has gaps the line (a sparsifier or an objective) with most
+    of them goes first; sanity rows are left out.
+    """
+    own = found[(found["quantity"] == "ce_increase") & (found["still"] == "none")]
+    own = own.assign(log=np.log(own["value"].where(own["value"] > 0)))
+    grid = own.pivot_table(
+        "log", ["at", "seed", "sparsifier"], "objective", dropna=False, sort=False
+    )
+    if grid.empty:
+        return grid
+    every = [own[name].unique() for name in ("at", "seed", "sparsifier")]
+    grid = grid.reindex(pd.MultiIndex.from_product(every, names=grid.index.names))
+    while grid.isna().any(axis=None):
+        by_row, by_column = (
+            grid.isna().mean(axis=1).groupby("sparsifier").mean(),
+            grid.isna().mean(),
+        )
+        if by_row.max() >= by_column.max():
+            grid = grid.drop(by_row.idxmax(), level="sparsifier")
+        else:
+            grid = grid.drop(columns=by_column.idxmax())
+    return grid
+
+
+def mean_range(values: Array, count: int) -> float:
+    """Mean over rows, and over all choices of `count` columns, of the largest minus the smallest.
+
+    >>> mean_range(np.array([[0.0, 1.0, 3.0]]), 2)  # ranges of 1, 3 and 2
+    2.0
+    """
+    chosen = [values[:, list(some)] for some in combinations(range(values.shape[1]), count)]
+    return float(np.mean([np.ptp(some, axis=1) for some in chosen]))
+
+
+def ranges(found: pd.DataFrame) -> pd.DataFrame:
+    """Which matters more, a row an L0, and "all": of every seed the mean over L0.
+
+    found: of `matrix.at_levels`. Columns: at, objective_range and sparsifier_range (factors of CE
+    increase, means over seeds), value, low, high (R_objective − R_sparsifier, 95 % t over seeds),
+    n_seeds, n_objectives, n_sparsifiers, verdict and why, of the claim `OBJECTIVE_MATTERS`. No rows
+    where there are not at least two of either.
+    """
+    columns = ["at", "objective_range", "sparsifier_range", "value", "low", "high", "n_seeds"]
+    columns += ["n_objectives", "n_sparsifiers", "verdict", "why"]
+    grid = whole_matrix(found)
+    sizes = (
+        (grid.shape[1], grid.index.get_level_values("sparsifier").nunique()) if len(grid) else ()
+    )
+    if not sizes or min(sizes) < 2:
+        return pd.DataFrame(columns=columns)
+    both = grid.groupby(["at", "seed"], sort=False).apply(
+        lambda own: pd.Series(
+            {
+                "objective": mean_range(own.to_numpy(), min(sizes)),
+                "sparsifier": mean_range(own.to_numpy().T, min(sizes)),
+            }
+        )
+    )
+    rows = []
+    for at, own in [*both.groupby("at"), ("all", both.groupby("seed").mean())]:
+        interval = seed_interval(own["objective"] - own["sparsifier"])
+        factors = np.exp(own[["objective", "sparsifier"]].mean())
+        said = judged(OBJECTIVE_MATTERS, interval, len(own), above=0.0)
+        rows.append((at, *factors, *interval, len(own), *sizes, *said))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def judged(
+    claim: str,
+    interval: Interval,
+    n_seeds: int,
+    above: float | None = None,
+    below: float | None = None,
+) -> tuple[str, str]:
+    """The verdict on one number, and why: the rule of the claims, bounds as there."""
+    measured = Measurement(*interval, n_seeds, n_seeds, resampled(n_seeds))
+    bounds = {"above": above, "below": below}
+    return verdict(Claim("", claim, "", claim, "", lambda _: measured, **bounds), measured)
+
+
+def fine_tuning(dial: pd.DataFrame) -> pd.DataFrame:
+    """CE increase of what was fine-tuned over that of whole end-to-end trainings, at equal L0.
+
+    dial: a row a sparsifier, objective, null_scale and seed: columns these, unused, tokens and
+    ce_increase. Of each seed the ratio; mean of its logarithm over the seeds that have both.
+    Columns: null_scale, unused, sparsifier, objective, against (e2e, e2e_ds), tokens (share of the
+    whole training's, without the start's), value, low, high, n_seeds, verdict and why, of the claim
+    `ENOUGH`: below `AS_GOOD`.
+    """
+    rows = []
+    known = dial[dial["ce_increase"] > 0]
+    keys = ["null_scale", "sparsifier"]
+    for labels, own in known.groupby(keys, sort=False):
+        log = np.log(own.pivot_table("ce_increase", "seed", "objective"))
+        tokens, unused = own.groupby("objective")["tokens"].mean(), own["unused"].mean()
+        for name in [o for o in ("finetune", "finetune_ds") if o in log]:
+            for against in [o for o in ("e2e", "e2e_ds") if o in log]:
+                gap = (log[name] - log[against]).dropna()
+                if len(gap):
+                    ends = Interval(*(float(np.exp(x)) for x in seed_interval(gap)))
+                    said = judged(ENOUGH, ends, len(gap), below=AS_GOOD)
+                    share = tokens[name] / tokens[against]
+                    place = (labels[0], unused, labels[1], name, against, share)
+                    rows.append((*place, *ends, len(gap), *said))
+    columns = ["null_scale", "unused", "sparsifier", "objective", "against", "tokens"]
+    return pd.DataFrame(
+        rows, columns=[*columns, "value", "low", "high", "n_seeds", "verdict", "why"]
+    )
