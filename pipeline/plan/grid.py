@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from e2e_lib.names import FINE_TUNED, SPARSIFIERS, number_word, with_null_channel
 from e2e_lib.runs.experiment import Training
 from pipeline.plan.profile import Profile
-from pipeline.plan.sweeps import NULL_SCALE, WARM_START, SparsifierSweep, Sweep
+from pipeline.plan.sweeps import NULL_SCALE, SHUFFLED, WARM_START, SparsifierSweep, Sweep
 
 
 class Job(NamedTuple):
@@ -64,7 +64,7 @@ def start_job(todo: Sequence[Job], job: Job) -> Job | None:
 def _place(job: Job) -> tuple[Any, ...]:
     """What an SAE shares with the one that it starts from."""
     own = job.training
-    return job.layer, own.seed, own.hook, own.sparsifier, own.target_l0
+    return job.layer, own.seed, own.hook, own.sparsifier, own.target_l0, own.random_weights
 
 
 def _setting(profile: Profile, layer: int, objective: str) -> Training:
@@ -107,7 +107,8 @@ def _sparsified(profile: Profile, sweep: SparsifierSweep) -> Iterator[Job]:
     for name in sweep.values:
         yield from _held(profile, sweep, name, sweep.l0, hook=hook)
     for part in sweep.still:
-        yield from _held(profile, sweep, first, middle, part, hook=hook, still=part)
+        row: dict[str, Any] = {SHUFFLED: 1} if part == SHUFFLED else {"still": part}
+        yield from _held(profile, sweep, first, middle, part, sanity=True, hook=hook, **row)
     for coeff in profile.sparsity_coeffs.get("local", {}).get(profile.middle_layer, ()):
         yield from _tuned(profile, sweep, own, f"l{number_word(coeff)}", coeff, hook=hook)
     dial = profile.sweeps.get(NULL_SCALE)
@@ -127,9 +128,13 @@ def _held(
     name: str,
     l0: Sequence[float],
     label: str = "",
+    sanity: bool = False,
     **changes: Any,
 ) -> Iterator[Job]:
-    """A sparsifier at every L0: by k, in one job, or by a λ that is steered to each."""
+    """A sparsifier at every L0: by k, in one job, or by a λ that is steered to each.
+
+    Of sanity rows nothing is fine-tuned.
+    """
     holds, end = SPARSIFIERS[name].holds_k, f"-{label}" if label else ""
     scratch = [o for o in sweep.objectives if o not in FINE_TUNED]
     for group in (l0,) if holds else tuple((one,) for one in l0):
@@ -139,7 +144,7 @@ def _held(
         at = "" if holds else number_word(group[0])
         place = f"sparsifiers-{name}{at}{end}"
         yield from _jobs(place, profile.middle_layer, sweep.seeds, grids, settings)
-        for start in grids["local"] if "still" not in changes and "local" in grids else ():
+        for start in () if sanity else grids.get("local", ()):
             of = f"{at or number_word(start)}{end}"
             yield from _tuned(profile, sweep, name, of, start, **aim)
 

@@ -27,7 +27,8 @@ VALUES = {key: rules(Training)[key] for key in VARIED}
 VALUES[WARM_START] = COUNT = VALUES["train_tokens"]
 VALUES[NULL_SCALE] = VALUES["lr"]
 WHOLE = COUNT._replace(allowed="whole numbers of at least 1, as topk keeps on every token")
-STILL = ("decoder", "near", "encoder", "all")
+SHUFFLED = "random_weights"  # of the language model, a sanity row too
+STILL = ("decoder", "near", "encoder", "all", SHUFFLED)
 KEYS = ("values", "layers", "sparsity_coeffs", "seeds")
 # Those that a sweep changes; all, if none is named here.
 CHANGED = {WARM_START: ("e2e", "e2e_ds"), "downstream_coeff": ("e2e_ds",)}

@@ -181,7 +181,8 @@ def test_stages_of_objective_by_sparsifier() -> None:
     sweeps = {
         "null_scale": {"values": [30], "sparsity_coeffs": 1},
         "sparsifiers": {
-            "values": ["topk", "jumprelu"], "l0": [4, 8], "seeds": 1, "still": ["decoder"],
+            "values": ["topk", "jumprelu"], "l0": [4, 8], "seeds": 1,
+            "still": ["decoder", "random_weights"],
             "objectives": ["local", "e2e", "finetune"], "null_scale": [30], "start": {"local": 0.5},
             "finetune_tokens": 5000, "lr": {"topk": 0.003, "jumprelu": {"e2e": 0.001}},
         },
@@ -194,7 +195,7 @@ def test_stages_of_objective_by_sparsifier() -> None:
     tuned = {"topk-4", "topk-8", "jumprelu-4", "jumprelu-8", "relu-l3"}
     tuned |= {"topk-8-null30", "relu-null30-l3"}
     assert set(own) == jump | {f"{one}-finetune-seed0" for one in tuned} | {
-        "topk-seed0", "topk-decoder-seed0", "topk-null30-seed0",
+        "topk-seed0", "topk-decoder-seed0", "topk-random_weights-seed0", "topk-null30-seed0",
         "10_train-layer2-seed0", "10_train-null_scale30-seed0",
     }  # fmt: skip
     after = {one: own[f"{one}-finetune-seed0"].after for one in tuned}
@@ -206,6 +207,7 @@ def test_stages_of_objective_by_sparsifier() -> None:
     first, still = own["topk-seed0"].parameters, own["topk-decoder-seed0"].parameters
     assert (first["sparsity_coeffs"], first["lr"]) == ("local:4,8;e2e:4,8", 0.003)
     assert (still["still"], still["sparsity_coeffs"]) == ("decoder", "local:8;e2e:8")
+    assert own["topk-random_weights-seed0"].parameters["random_weights"] == 1
     steered = own["jumprelu8-local-seed0"].parameters
     assert (steered["target_l0"], steered["sparsity_coeffs"]) == (8.0, "local:0.5")
     assert own["jumprelu8-e2e-seed0"].parameters["lr"] == 0.001

@@ -26,7 +26,8 @@ from e2e_lib.storyworld.pairs import PairRows
 MEASURES = ("carried_function", "spurious_response", "selectivity", "waste_l0")
 QUANTITIES = ("ce_increase", "alive", *MEASURES)
 CELL = ["sparsifier", "objective", "still"]
-VARIANT = r"(?:target_l0=(?P<target>[0-9.]+)|still=(?P<still>\w+)|, )*"
+VARIANT = r"(?:target_l0=(?P<target>[0-9.]+)|still=(?P<still>\w+)|(?P<model>random_weights)=1|, )*"
+SHUFFLED = "random_weights"
 
 
 def matrix_runs(table: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +36,8 @@ def matrix_runs(table: pd.DataFrame) -> pd.DataFrame:
     table: `metrics_table`. Of each sparsifier and objective the most frequent learning rate and
     number of training tokens (ties: the smallest); of what was not fine-tuned, the main runs'
     tokens. Runs in which another parameter is not the usual one are left out. Further columns:
-    `still`, the part that was not trained ("none", or a sanity row's), and `target`, the L0 that
+    `still`, the part that was not trained ("none", or a sanity row's: of the SAE, or
+    `random_weights`, the language model), and `target`, the L0 that
     was aimed at (k, or what λ was steered to; NaN for neither). No rows where no run has another
     sparsifier.
     """
@@ -46,7 +48,8 @@ def matrix_runs(table: pd.DataFrame) -> pd.DataFrame:
     parts = table["variant"].fillna("").str.extract(f"^{VARIANT}$")
     known = table["variant"].fillna("").str.fullmatch(VARIANT)
     table = table.assign(
-        still=parts["still"].fillna("none"), target=table["k"].fillna(parts["target"].astype(float))
+        still=parts["still"].fillna(parts["model"]).fillna("none"),
+        target=table["k"].fillna(parts["target"].astype(float)),
     )
     tuned = table["objective"].isin(FINE_TUNED)
     fits = (
@@ -81,13 +84,15 @@ def levels(runs: pd.DataFrame) -> list[float]:
 def examined(
     runs: pd.DataFrame, saes: Mapping[str, SavedSAE], subject: Subject, pairs: PairRows | None
 ) -> pd.DataFrame:
-    """`runs` with the columns `MEASURES`: means over kinds of decision; NaN for who has no weights.
+    """`runs` with the columns `MEASURES`: means over kinds of decision.
+
+    NaN for who has no weights, or was trained on a language model of random ones.
 
     pairs: of all kinds; every measure is NaN without them (a model that does not speak StoryWorld's
     language), and where the model uses none of the kinds, or all.
     """
     rows = []
-    measured = runs[runs["run"].isin(list(saes))]
+    measured = runs[runs["run"].isin(list(saes)) & (runs["still"] != SHUFFLED)]
     for hook, own in measured.groupby("hook", sort=False):
         if pairs is None:
             break

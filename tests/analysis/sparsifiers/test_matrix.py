@@ -45,6 +45,7 @@ def test_the_runs_of_the_matrix() -> None:
         topk("finetune", 4, **TUNED),
         row("finetune", 1.0, **TUNED),
         topk("local", 8, variant="still=decoder"),
+        topk("local", 8, variant="random_weights=1"),
     ]
     left_out = [
         topk("e2e", 8, lr=0.3),  # a rate that fewer have
@@ -58,7 +59,9 @@ def test_the_runs_of_the_matrix() -> None:
     found = matrix.matrix_runs(table)
     assert set(found["run"]) == {one["run"] for one in [*MAIN, *others]}
     assert set(main_runs(table)["sparsifier"]) == {"relu"} and len(main_runs(table)) == 13
-    assert found.groupby("still").size().to_dict() == {"decoder": 1, "none": len(found) - 1}
+    assert found.groupby("still").size().to_dict() == {
+        "decoder": 1, "random_weights": 1, "none": len(found) - 2,
+    }  # fmt: skip
     assert matrix.levels(found) == [4, 8]
     assert matrix.matrix_runs(pd.DataFrame(MAIN)).empty
     assert matrix.matrix_runs(pd.DataFrame([*MAIN, row("finetune", 1.0, **TUNED)])).empty
@@ -67,7 +70,7 @@ def test_the_runs_of_the_matrix() -> None:
 def test_values_at_an_l0() -> None:
     runs = matrix.matrix_runs(pd.DataFrame([*MAIN, *HELD, row("e2e", 0.3, 0, **JUMP)]))
     table = runs.assign(**dict.fromkeys(matrix.MEASURES, 0.5))
-    found = matrix.at_levels(table, [4, 6, 8])
+    found = matrix.at_levels(table, [4.0, 6.0, 8.0])
     ce = found[found["quantity"] == "ce_increase"].set_index(
         ["sparsifier", "objective", "seed", "at"]
     )
@@ -80,7 +83,7 @@ def test_values_at_an_l0() -> None:
     cells = summary.set_index(["sparsifier", "objective", "at", "quantity"])
     assert cells.loc[("relu", "e2e", 4, "ce_increase"), "n_seeds"] == 2
     assert ("jumprelu", "e2e", 6, "ce_increase") not in cells.index
-    text = matrix.readable(summary, 8)
+    text = matrix.readable(summary, 8.0)
     assert text.loc[("jumprelu", "e2e"), "ce_increase"] == "0.03"  # of one seed, without interval
     assert "[" in text.loc[("relu", "local"), "ce_increase"]
     figure = plot_matrix(summary)
