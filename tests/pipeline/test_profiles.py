@@ -186,7 +186,7 @@ def test_a_learning_rate_for_each_objective() -> None:
 
 def test_unknown_profile_names_the_known() -> None:
     with pytest.raises(
-        ConfigError, match="gpt2, published, smoke, sparsifiers, storyworld, tinyst"
+        ConfigError, match="gpt2, published, smoke, smollm2, sparsifiers, storyworld"
     ):
         load_profile("workshp")
 
