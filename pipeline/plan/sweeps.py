@@ -179,18 +179,19 @@ def _sparsified(given: Any, main: Mapping[str, Any]) -> SparsifierSweep:
     least = max(batch * main["context_size"], main["train_tokens"][base] // 10)
     starts = _mapping(f"{place}.start", given.get("start", {}), objectives)
     middle = {o: evenly(grids[o if o in trained else base][layer], 1)[0] for o in objectives}
+    rule, scales = WHOLE if "topk" in values else VALUES["lr"], given.get(NULL_SCALE, [])
+    levels = _values(f"{place}.l0", given.get("l0"), rule)
+    dial = _values(f"{place}.{NULL_SCALE}", scales, VALUES[NULL_SCALE]) if scales != [] else ()
     return SparsifierSweep(
         values,
-        _values(f"{place}.l0", given.get("l0"), WHOLE if "topk" in values else VALUES["lr"]),
+        tuple(map(float, levels)),
         objectives,
         _seeds(place, given.get("seeds", len(main["seeds"])), main["seeds"]),
         _rates(f"{place}.lr", given.get("lr", {}), (own, *values), objectives, main["lr"]),
         {o: _positive(f"{place}.start of {o}", starts.get(o, middle[o])) for o in objectives},
         COUNT.checked(f"{place}.finetune_tokens", given.get("finetune_tokens", least)),
         _some(f"{place}.still", given["still"], STILL) if "still" in given else (),
-        _values(f"{place}.{NULL_SCALE}", given[NULL_SCALE], VALUES[NULL_SCALE])
-        if NULL_SCALE in given
-        else (),
+        tuple(map(float, dial)),
     )
 
 

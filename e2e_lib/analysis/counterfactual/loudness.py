@@ -134,17 +134,17 @@ def dial(
 def shared(runs: pd.DataFrame, match: str) -> float:
     """The middle, as a ratio, of what all curves share of `match`; NaN if they share nothing.
 
-    Where sparsifiers that hold it are single points there, the middle of these.
+    Of L0: that of the sparsifiers which hold it, where the curves reach as far.
 
     runs: of `dial`.
     """
-    ends = runs.groupby([*KEYS, "seed"])[match].agg(["min", "max", "size"])
-    points, curves = ends[ends["size"] == 1], ends[ends["size"] > 1]
-    curves = curves if len(curves) else ends
+    holds = runs["k"].notna() if "k" in runs else pd.Series(False, index=runs.index)
+    ends = runs[~holds].groupby([*KEYS, "seed"])[match].agg(["min", "max", "size"])
+    curves = ends[ends["size"] > 1] if (ends["size"] > 1).any() else ends
     low, high = max(float(curves["min"].max()), 0.0), float(curves["max"].min())
-    held = float(np.sqrt(points["min"].min() * points["max"].max())) if len(points) else np.nan
-    if match == "l0" and low <= held <= high:
-        return held
+    held = runs.loc[holds, match]
+    if match == "l0" and len(held) and not (held.max() < low or held.min() > high):
+        return float(np.sqrt(held.min() * held.max()))
     return float(np.sqrt(low * high)) if 0 < low < high else np.nan
 
 

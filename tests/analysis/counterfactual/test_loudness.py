@@ -116,7 +116,7 @@ def metrics(hook: str, seed: int, coeff: float, **changes: object) -> dict[str, 
         "run": f"{hook}-{seed}-{coeff}", "model": "storyworld", "objective": "local", "layer": 2,
         "hook": hook, "sparsity_coeff": coeff, "kl_coeff": None, "downstream_coeff": None,
         "seed": seed, "dict_ratio": 5.0, "train_tokens": 1000, "lr": 0.01, "init_from": "",
-        "l0": 10 / coeff, "alive": 300, "ce_increase": coeff,
+        "l0": 10 / (coeff or 1), "alive": 300, "ce_increase": coeff,
     }  # fmt: skip
     return row | changes
 

@@ -74,13 +74,14 @@ def test_values_at_an_l0() -> None:
     ce = found[found["quantity"] == "ce_increase"].set_index(
         ["sparsifier", "objective", "seed", "at"]
     )
+    ce = ce.sort_index()
     # λ of 0.5, 1 and 2 have an L0 of 16, 8 and 4: CE increase is 0.8 / L0.
     assert ce.loc[("relu", "local", 0, 6), "value"] == pytest.approx(0.8 / 6)
     assert ce.loc[("relu", "local", 0, 8), ["l0", "n_runs"]].tolist() == [8, 3]
     jump = ce.loc[("jumprelu", "e2e", 0)]
     assert jump.loc[8, ["value", "l0"]].tolist() == [0.03, 7.7] and np.isnan(jump.loc[6, "value"])
     summary = matrix.over_seeds(found)
-    cells = summary.set_index(["sparsifier", "objective", "at", "quantity"])
+    cells = summary.set_index(["sparsifier", "objective", "at", "quantity"]).sort_index()
     assert cells.loc[("relu", "e2e", 4, "ce_increase"), "n_seeds"] == 2
     assert ("jumprelu", "e2e", 6, "ce_increase") not in cells.index
     text = matrix.readable(summary, 8.0)
