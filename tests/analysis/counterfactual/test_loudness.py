@@ -139,7 +139,7 @@ def test_other_sparsifiers_and_fine_tunings_stand_beside_their_like() -> None:
     """With the same k, or of any λ, and the seeds of those beside a channel."""
     base = [metrics(BASE, 0, coeff) for coeff in (1.0, 2.0)] + [metrics(HOOK, 0, 1.0)]
     rows = [one | {"sparsifier": "relu", "k": np.nan, "variant": ""} for one in base]
-    held = {"sparsifier": "topk", "l0": 8.0, "variant": "", "lr": 0.003, "sparsity_coeff": 0.0}
+    held = {"sparsifier": "topk", "l0": 8.0, "variant": "", "lr": 0.003, "ce_increase": 0.5}
     tuned = {"objective": "finetune", "init_from": "x", "k": np.nan, "variant": ""}
     kept = [
         metrics(BASE, 0, 0.0, **held, k=8.0, run="quiet"),
@@ -157,10 +157,10 @@ def test_other_sparsifiers_and_fine_tunings_stand_beside_their_like() -> None:
     # One run is a point: curves are compared where it is, if they reach as far.
     assert shared(found, "l0") == pytest.approx(8)
     at = at_equal(
-        found.assign(unused=0.0, wasted_l0=0, wasted_alive=0, carried_function=0), "l0", 8
+        found.assign(unused=0.0, wasted_l0=0, wasted_alive=0, carried_function=0), "l0", 8.0
     )
     at = at[at["quantity"] == "ce_increase"].set_index(["sparsifier", "objective", "null_scale"])
-    assert at.loc[("topk", "local", 8.0), "value"] == 0
+    assert at.loc[("topk", "local", 8.0), "value"] == pytest.approx(0.5)
     assert np.isfinite(at.loc[("relu", "local", 0.0), "value"])
 
 

@@ -79,7 +79,8 @@ def test_values_at_an_l0() -> None:
     assert ce.loc[("relu", "local", 0, 6), "value"] == pytest.approx(0.8 / 6)
     assert ce.loc[("relu", "local", 0, 8), ["l0", "n_runs"]].tolist() == [8, 3]
     jump = ce.loc[("jumprelu", "e2e", 0)]
-    assert jump.loc[8, ["value", "l0"]].tolist() == [0.03, 7.7] and np.isnan(jump.loc[6, "value"])
+    assert jump.loc[8, ["value", "l0"]].tolist() == pytest.approx([0.03, 7.7])
+    assert np.isnan(jump.loc[6, "value"])
     summary = matrix.over_seeds(found)
     cells = summary.set_index(["sparsifier", "objective", "at", "quantity"]).sort_index()
     assert cells.loc[("relu", "e2e", 4, "ce_increase"), "n_seeds"] == 2
