@@ -57,6 +57,7 @@ def write_report(results: Path) -> Path:
         failures=read_all(results / "failed"),
         answer=answer(claims),
         claims=claims,
+        rule=_rule() if claims else "",
         symbols=SYMBOLS,
         size=pareto,
         layers=pareto.layers(saes),
@@ -107,6 +108,13 @@ def _claims(results: Path, titles: Mapping[str, object]) -> list[Json]:
         for claim in claims
         for name in [shown.get(claim.get("id"), "")]
     ]
+
+
+def _rule() -> str:
+    """What the verdicts mean."""
+    from e2e_lib.analysis.claims.verdicts import RULE  # here: it brings seaborn, two seconds
+
+    return RULE
 
 
 def _figure(results: Path, facts: Json, notebooks: Mapping[str, str]) -> Json:

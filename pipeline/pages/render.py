@@ -15,7 +15,7 @@ from e2e_lib.files import write_text
 PAGES = Path(__file__).parent
 NAMES = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}  # of objectives, as they are shown
 SITE = "site"  # folder of a results folder for scripts and data that pages load
-CODE = re.compile(r"`([^`\n]+)`")
+CODE, BOLD = re.compile(r"`([^`\n]+)`"), re.compile(r"\*\*([^*\n]+)\*\*")
 
 
 class Extra(NamedTuple):
@@ -56,10 +56,10 @@ def number(text: str) -> str:
 
 
 def prose(text: Any) -> Any:
-    """A sentence with what stands between back-ticks as code; without a pair of them as it is."""
+    """A sentence with what stands between back-ticks as code, and between double stars bold."""
     if not isinstance(text, str):
         return text
-    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
+    return Markup(BOLD.sub(r"<b>\1</b>", CODE.sub(r"<code>\1</code>", str(escape(text)))))
 
 
 def plain(text: Any) -> Any:
