@@ -28,6 +28,7 @@ def results(tmp_path: Path) -> Path:
     put(folder / "profile.json", {"results": "results/x", "name": EVIL, "model": EVIL})
     for name in ("pareto", "geometry"):
         texts = {"name": name, "title": EVIL, "alt": f"alt {EVIL}", "caption": EVIL, "paper": EVIL}
+        texts["finding"] = f"Here: {EVIL}"
         put(folder / "figures" / f"{name}.json", texts)
         (folder / "figures" / f"{name}.png").write_bytes(png())
         (folder / "figures" / f"{name}.csv").write_text("a\n1\n")
