@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from e2e_lib.errors import ResultsError
+from e2e_lib.files import project_path, shown_path
 from e2e_lib.names import EVERY_OBJECTIVE, OBJECTIVES
 from e2e_lib.plots.style import Page
 from e2e_lib.runs.read import open_results
@@ -37,6 +39,7 @@ class Study(Page):
         results = open_results(results_folder)
         super().__init__(notebook, results.write)
         self.read = results.read
+        pd.set_option("display.max_rows", 200, "display.max_columns", None)  # none cut out
         self.runs = metrics_table(self.read)
         self.main = main_runs(self.runs)
         self.triples = similar(self.main, "ce_increase", match_seed)
@@ -45,6 +48,42 @@ class Study(Page):
         self.middle = middle_layer(self.main)
         at_middle = self.triples["layer"] == self.middle
         self.pair = self.triples[at_middle & self.triples["objective"].isin(["local", "e2e"])]
+
+
+def laid_over(study: Study, folder: str) -> pd.DataFrame:
+    """Runs of another results folder that can be drawn over a study's: same model, same hooks.
+
+    folder: as a notebook's `compare_with` names it, relative to the project; "": no rows. Returns
+    rows of the folder's `metrics_table`, of the paper's objectives.
+
+    Raises:
+        ResultsError: it holds no finished run, or none of the study's model and hooks.
+    """
+    if not folder:
+        return study.main.head(0)
+    table = metrics_table(project_path(folder))
+    own = study.main
+    same = table["model"].isin(own["model"]) & table["hook"].isin(own["hook"])
+    found = table[same & table["objective"].isin(OBJECTIVES)]
+    if found.empty:
+        raise ResultsError(
+            f"compare_with={folder!r} has no run of local, e2e or e2e_ds with model and hook of "
+            f"{shown_path(study.read)!r}: {sorted({*own['model'], *own['hook']})}."
+        )
+    return found.reset_index(drop=True)
+
+
+def nearest(runs: pd.DataFrame, matched: pd.DataFrame, on: str = "ce_increase") -> pd.DataFrame:
+    """Of each layer and objective the run nearest in log `on` to the matched ones of that layer.
+
+    Runs with `on` ≤ 0, and layers without a match, are left out. Columns: those of `runs` and
+    `match` = `on`.
+    """
+    level = np.log(matched[matched[on] > 0].groupby("layer")[on].median())
+    usable = runs[(runs[on] > 0) & runs["layer"].isin(level.index)]
+    away = (np.log(usable[on]) - usable["layer"].map(level)).abs()
+    first = away.groupby([usable["layer"], usable["objective"]]).idxmin()
+    return usable.loc[first].assign(match=on).reset_index(drop=True)
 
 
 def main_runs(table: pd.DataFrame) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def plot_activation_norms(tokens: pd.DataFrame) -> Figure:
 def plot_cosine_histograms(histogram: pd.DataFrame) -> Figure:
     """Fig 11: density of the cosine between an SAE's input and output, a panel a layer.
 
-    histogram: columns layer, objective, low, high, density, mean (the dashed line).
+    histogram: columns layer, objective, low, high, density, mean (which is marked).
     """
     layers = style.layers_in(histogram)
     figure, grid = style.grid_of(1, len(layers), 3.3, sharex=True)
@@ -70,13 +70,13 @@ def plot_cosine_histograms(histogram: pd.DataFrame) -> Figure:
             own = histogram.query("layer == @layer and objective == @name")
             edges = [*own["low"], own["high"].iloc[-1]]
             axes.stairs(own["density"], edges, fill=True, alpha=0.3, color=style.COLOURS[name])
-            axes.stairs(own["density"], edges, linewidth=1.4, color=style.COLOURS[name])
-            axes.axvline(
-                own["mean"].iloc[0], color=style.COLOURS[name], linestyle="--", linewidth=1.6
-            )
+            line = {"color": style.COLOURS[name], "linestyle": style.LINES[name]}
+            axes.stairs(own["density"], edges, linewidth=1.6, **line)
+            look = (style.COLOURS[name], style.MARKERS[name], style.LINES[name])
+            style.mark_mean(axes, float(own["mean"].iloc[0]), *look)
         axes.set(title=f"layer {layer}", xlabel="cosine of output with input")
     grid[0, 0].set_ylabel("density")
-    style.legend(figure, grid[0, 0], style.objectives_in(histogram))
+    style.outlines_legend(figure, grid[0, 0], style.objectives_in(histogram))
     return figure
 
 

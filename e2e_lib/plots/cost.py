@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from e2e_lib.plots import style
-from e2e_lib.plots.sweeps import number, ratio_axis
+from e2e_lib.plots.sweeps import LINES, SHAPES, number, ratio_axis
 
 WAYS = {  # colour and marker
     "fewer tokens": ("#0072b2", "s"),
@@ -21,7 +20,7 @@ TUNED = {  # colour and marker of an objective that an SAE was fine-tuned by
     "finetune": ("#d55e00", "D"),
     "finetune_ds": ("#7a3e9d", "s"),
     "e2e": ("#0072b2", "v"),
-    "e2e_ds": ("#56b4e9", "P"),
+    "e2e_ds": ("#0f8b8d", "P"),
 }
 
 
@@ -136,7 +135,7 @@ def plot_errors(table: pd.DataFrame) -> Figure:
     hooks = list(dict.fromkeys(table["hook"]))
     figure, grid = style.grid_of(1, 1, 3.2)
     axes = grid[0, 0]
-    for side, look in {"before": ("#999999", "s"), "after": ("#d55e00", "o")}.items():
+    for side, look in {"before": ("#777777", "s"), "after": ("#d55e00", "o")}.items():
         own = table[table["side"] == side].set_index("hook")["mse"].reindex(hooks)
         colour, marker = look
         axes.plot(range(len(hooks)), own, color=colour, marker=marker, mec="white", label=side)
@@ -168,22 +167,22 @@ def plot_seed_agreement(table: pd.DataFrame) -> Figure:
     shown += [table[local].assign(objective=name) for name in style.objectives_in(table[~local])]
     table = pd.concat(shown, ignore_index=True)
     kinds = list(dict.fromkeys(table["start"]))
-    fixed = ["black", "#d55e00", "#0072b2", "#56b4e9", "#7a3e9d", "#999999"]
+    fixed = ["black", "#d55e00", "#0072b2", "#0f8b8d", "#7a3e9d", "#777777"]
     looks = {kind: (kind, fixed[k % len(fixed)]) for k, kind in enumerate(kinds)}
     return _histograms(table, "max_cosine", "max cosine, other seed", ("start", looks))
 
 
 def _shades(table: pd.DataFrame) -> tuple[str, dict[Any, tuple[str, Any]]]:
     tokens = sorted(table["train_tokens"].unique())
-    colours = mpl.colormaps["viridis_r"](np.linspace(0.85, 0.2, len(tokens))[::-1])
-    looks = {n: (f"{number(float(n))} tokens", c) for n, c in zip(tokens, colours, strict=True)}
+    names = {n: f"{number(float(n))} tokens" for n in tokens}
+    looks = {n: (names[n], c) for n, c in zip(tokens, style.shades(len(tokens)), strict=True)}
     return "train_tokens", looks
 
 
 def _histograms(
     table: pd.DataFrame, column: str, label: str, by: tuple[str, dict[Any, tuple[str, Any]]]
 ) -> Figure:
-    """Density of `column`, dashed means, a row a layer, a panel an objective, a line a kind."""
+    """Density of `column`, means marked, a row a layer, a panel an objective, a line a kind."""
     kind_column, looks = by
     layers, names = style.layers_in(table), style.objectives_in(table)
     bins = np.linspace(float(table[column].min()), 1, 51)
@@ -191,13 +190,16 @@ def _histograms(
     for row, layer in zip(grid, layers, strict=True):
         for axes, name in zip(row, names, strict=True):
             own = table[(table["layer"] == layer) & (table["objective"] == name)]
-            for kind, (text, colour) in looks.items():
+            for k, (kind, (text, colour)) in enumerate(looks.items()):
                 values = own.loc[own[kind_column] == kind, column]
+                line, marker = LINES[k % len(LINES)], SHAPES[k % len(SHAPES)]
                 axes.hist(
                     values, bins=bins, density=True, histtype="step", linewidth=1.6,
-                    color=colour, label=text,
+                    color=colour, linestyle=line,
                 )  # fmt: skip
-                axes.axvline(values.mean(), color=colour, linestyle="--", linewidth=1.4)
+                axes.plot([], [], color=colour, linestyle=line, marker=marker, label=text)
+                if len(values):
+                    style.mark_mean(axes, float(values.mean()), colour, marker, line)
             axes.set(title=f"layer {layer}, {style.LABELS[name]}", xlabel=label)
         row[0].set_ylabel("density")
     style.legend_above(figure, [grid[0, 0]], most=4)

@@ -11,7 +11,7 @@ from e2e_lib.plots import style
 
 
 def plot_similarity_histograms(table: pd.DataFrame, xlabel: str) -> Figure:
-    """Figs 3 and 8: density of alive elements' largest cosines, dashed mean, a panel a layer."""
+    """Figs 3 and 8: density of alive elements' largest cosines, mean marked, a panel a layer."""
     layers = style.layers_in(table)
     low = max(-1.0, float(table["max_cosine"].min()))
     bins = np.linspace(low, 1, 51)  # 50 bins, as the paper
@@ -22,16 +22,22 @@ def plot_similarity_histograms(table: pd.DataFrame, xlabel: str) -> Figure:
             values = own.loc[own["objective"] == name, "max_cosine"]
             fill: dict[str, Any] = {"bins": bins, "density": True, "color": style.COLOURS[name]}
             axes.hist(values, histtype="stepfilled", alpha=0.3, linewidth=0, **fill)
-            axes.hist(values, histtype="step", linewidth=1.4, **fill)
-            axes.axvline(values.mean(), color=style.COLOURS[name], linestyle="--", linewidth=1.6)
+            axes.hist(values, histtype="step", linewidth=1.6, linestyle=style.LINES[name], **fill)
+            look = (style.COLOURS[name], style.MARKERS[name], style.LINES[name])
+            style.mark_mean(axes, float(values.mean()), *look)
         axes.set(title=f"layer {layer}", xlabel=xlabel)
     grid[0, 0].set_ylabel("density")
-    style.legend(figure, grid[0, 0], style.objectives_in(table))
+    style.outlines_legend(figure, grid[0, 0], style.objectives_in(table))
     return figure
 
 
-def plot_similarity_trends(means: pd.DataFrame) -> Figure:
-    """Fig 7: a run's mean max cosine against its L0, CE increase and alive elements."""
+def plot_similarity_trends(
+    means: pd.DataFrame, over: pd.DataFrame | None = None, label: str = ""
+) -> Figure:
+    """Fig 7: a run's mean max cosine against its L0, CE increase and alive elements.
+
+    over: the same of further runs, hollow, named `label`.
+    """
     layers = style.layers_in(means)
     figure, grid = style.grid_of(
         len(layers), 3, 0.5 + 2.4 * len(layers), sharey="row", sharex="col"
@@ -41,6 +47,9 @@ def plot_similarity_trends(means: pd.DataFrame) -> Figure:
         for axes, x in zip(row, ("l0", "ce_increase", "alive"), strict=True):
             for name, part in style.by_objective(own):
                 axes.plot(part[x], part["mean_max_cosine"], linestyle="", **style.of(name))
+            if over is not None and len(over):
+                others = over[over["layer"] == layer]
+                style.laid_over(axes, others, x, "mean_max_cosine", label)
             if layer == layers[-1]:
                 axes.set_xlabel(style.AXIS[x])
         row[0].set_ylabel(f"layer {layer}\nmean max cosine")

@@ -13,11 +13,12 @@ from e2e_lib.plots import style
 
 BACKGROUND = "#dde1ef"
 # Kinds of token in drawing order: the many first. Colours are no objective's.
-KINDS = {"other": "#8d93a8", "end of text, later": "#0f8b8d", "position 0": "#c8372d"}
+KINDS = {"other": "#767c92", "end of text, later": "#0f8b8d", "position 0": "#c8372d"}
+KIND_LINES = {"other": "-", "end of text, later": "--", "position 0": ":"}
 BINS = 40  # as the paper
 VERDICTS: dict[str, dict[str, Any]] = {
     "used": {"color": "#0f8b8d", "marker": "o"},
-    "undecided": {"color": "#8d93a8", "marker": "D"},
+    "undecided": {"color": "#767c92", "marker": "D"},
     "unused": {"color": "#c8372d", "marker": "s", "markerfacecolor": "none"},
 }
 LEAST = 1e-5  # nats, and shares of twice the variance: what is less is drawn there
@@ -64,24 +65,25 @@ def plot_projection_histogram(table: pd.DataFrame) -> Figure:
         margin = 0.04 * (high - low) or 0.5
         bins = np.linspace(low - margin, high + margin, BINS + 1)
         for kind, colour in KINDS.items():
-            _density(axes, table.loc[table["kind"] == kind, "projection"], bins, colour)
+            values = table.loc[table["kind"] == kind, "projection"]
+            _density(axes, values, bins, colour, KIND_LINES[kind])
         axes.set(xlim=(bins[0], bins[-1]), xlabel="projection on direction 0")
     grid[0, 0].set_ylabel("density")
     for kind, colour in KINDS.items():
         if (table["kind"] == kind).any():
-            grid[0, 0].plot([], [], color=colour, linewidth=6, alpha=0.6, label=kind)
+            grid[0, 0].plot([], [], color=colour, linestyle=KIND_LINES[kind], label=kind)
     style.legend_above(figure, [grid[0, 0]])
     return figure
 
 
-def _density(axes: Axes, values: pd.Series, bins: np.ndarray, colour: str) -> None:
+def _density(axes: Axes, values: pd.Series, bins: np.ndarray, colour: str, line: str) -> None:
     """Shares of all `values`, also of those outside the bins, a unit of the axis."""
     if values.empty:
         return
     counts, _ = np.histogram(values, bins)
     density = counts / len(values) / np.diff(bins)
     axes.stairs(density, bins, fill=True, color=colour, alpha=0.3)
-    axes.stairs(density, bins, color=colour, linewidth=1.4)
+    axes.stairs(density, bins, color=colour, linewidth=1.6, linestyle=line)
 
 
 def plot_correlation_by_direction(table: pd.DataFrame) -> Figure:

@@ -225,12 +225,12 @@ def plot_claims_forest(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_measures(table: pd.DataFrame) -> Figure:
+def plot_measures(table: pd.DataFrame, over: pd.DataFrame | None = None, label: str = "") -> Figure:
     """A row a measure, a column a match: values by layer, with the best floor and the oracle.
 
     table: columns match, layer, objective, measure, value, low, high, floor, oracle; NaN and
     infinite ones are left out. The axis is as long as values, floors and oracles need: of few seeds
-    an interval may be many times as long.
+    an interval may be many times as long. over: the same of further runs, hollow, named `label`.
     """
     matches = [match for match in MATCHES if match in set(table["match"])]
     known = set(table.loc[table["value"].notna(), "measure"])
@@ -242,6 +242,11 @@ def plot_measures(table: pd.DataFrame) -> Figure:
         for axes, match in zip(row, matches, strict=True):
             own = table[(table["measure"] == measure) & (table["match"] == match)]
             _between(axes, own.replace([np.inf, -np.inf], np.nan), layers)
+            if over is not None and len(over):
+                of_match = (over["measure"] == measure) & (over["match"] == match)
+                others = over[of_match & over["layer"].isin(layers)]
+                where = others["layer"].map(layers.index) + others["objective"].map(SHIFT)
+                style.laid_over(axes, others.assign(x=where + 0.09), "x", "value", label)
             axes.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
             axes.set_xlim(-0.5, len(layers) - 0.5)
         row[0].set_ylabel(label)

@@ -17,11 +17,19 @@ MATRIX = {  # of objective × sparsifier: name on the axis, and whether it is lo
 }
 
 
-def plot_pareto(runs: pd.DataFrame, y_limit: float = 0.0) -> Figure:
+def plot_pareto(
+    runs: pd.DataFrame,
+    y_limit: float = 0.0,
+    log: bool = True,
+    over: pd.DataFrame | None = None,
+    label: str = "",
+) -> Figure:
     """Figs 1 (bottom) and 4: CE increase against L0 and against alive elements, a row a layer.
 
     Faint points are single SAEs (one per λ and seed); the line joins the means over seeds in
-    order of CE increase. y_limit cuts the axis there; 0 shows everything.
+    order of CE increase. y_limit cuts the axis there; 0 shows everything. log: of the y axis, on
+    which equal ratios are equally far apart; the paper's is linear. over: further runs, hollow,
+    named `label` (`matched.laid_over`).
     """
     layers = style.layers_in(runs)
     figure, grid = style.grid_of(len(layers), 2, 0.5 + 2.9 * len(layers), sharey="row")
@@ -43,12 +51,15 @@ def plot_pareto(runs: pd.DataFrame, y_limit: float = 0.0) -> Figure:
                         color=style.COLOURS[name],
                         marker=style.MARKERS[name],
                     )
+            shown = own
+            if over is not None and len(over):
+                others = over[over["layer"] == layer]
+                style.laid_over(axes, others, x, "ce_increase", label)
+                shown = pd.concat([own, others])
             axes.set(xlabel=style.AXIS[x], title=f"layer {layer}")
-            axes.set_xlim(0, 1.06 * float(own[x].max()))
+            axes.set_xlim(0, 1.06 * float(shown[x].max()))
         row[0].set_ylabel(style.AXIS["ce_increase"])
-        lowest = min(0.0, float(own["ce_increase"].min()) * 1.05)
-        top = y_limit or float(own["ce_increase"].max()) * 1.05
-        row[0].set_ylim(top, lowest - 0.02 * (top - lowest))
+        style.harm_axis(row[0], shown["ce_increase"], log, y_limit)
         row[1].tick_params(labelright=True)
     style.legend(figure, grid[0, 0], style.objectives_in(runs))
     return figure
@@ -81,24 +92,38 @@ def plot_summary_ratio(ratios: pd.DataFrame) -> Figure:
     return figure
 
 
-def _by_block(axes: Axes, table: pd.DataFrame, column: str) -> None:
+def _by_block(
+    axes: Axes, table: pd.DataFrame, column: str, over: pd.DataFrame | None = None, label: str = ""
+) -> None:
     """Mean over seeds at every block, bars from the smallest to the largest seed."""
     for name in style.objectives_in(table):
         by_block = table[table["objective"] == name].groupby("block")[column]
         mean, low, high = by_block.mean(), by_block.min(), by_block.max()
         error = np.clip([mean - low, high - mean], 0, None)
         axes.errorbar(mean.index, mean, yerr=error, capsize=3, **style.of(name))
+    if over is not None and len(over):
+        style.laid_over(axes, over, "block", column, label, linestyle=":", linewidth=1.2)
     places = sorted(table["block"].unique())
     axes.set_xticks(places, [*map(str, places[:-1]), "end"])
     axes.set_xlabel("residual stream before block")
 
 
-def plot_mse_by_block(blocks: pd.DataFrame, column: str = "mse", log: bool = True) -> Figure:
-    """Figs 2 and 6: reconstruction MSE at the SAE and at every later block, a panel a layer."""
+def plot_mse_by_block(
+    blocks: pd.DataFrame,
+    column: str = "mse",
+    log: bool = True,
+    over: pd.DataFrame | None = None,
+    label: str = "",
+) -> Figure:
+    """Figs 2 and 6: reconstruction MSE at the SAE and at every later block, a panel a layer.
+
+    over: blocks of further runs, one an objective and layer, hollow and dotted, named `label`.
+    """
     layers = style.layers_in(blocks)
     figure, grid = style.grid_of(1, len(layers), 3.6, sharey=True)
     for axes, layer in zip(grid[0], layers, strict=True):
-        _by_block(axes, blocks[blocks["layer"] == layer], column)
+        others = None if over is None else over[over["layer"] == layer]
+        _by_block(axes, blocks[blocks["layer"] == layer], column, others, label)
         axes.set_title(f"SAE at layer {layer}")
         if log:
             axes.set_yscale("log")

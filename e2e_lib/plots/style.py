@@ -1,8 +1,10 @@
 """The house style, what all figures share, and the page on which a notebook shows and saves them.
 
-Colours and markers are the paper's; together with different markers and a fixed order (local,
-e2e, e2e+ds) they stay apart for colour-blind readers and in grey. On performance plots the y axis
-is inverted, as in the paper, so better is up and to the left.
+Markers are the paper's, and so are colours, but for local's, which is darker: every series has a
+contrast of at least 3 to white, and a second channel beside its colour: a marker, or where there
+are no points a line of its own. With a fixed order (local, e2e, e2e+ds) they stay apart for
+colour-blind readers and in grey. On performance plots the y axis is inverted, as in the paper, so
+better is up and to the left.
 """
 
 import io
@@ -26,10 +28,11 @@ from e2e_lib.names import EVERY_OBJECTIVE
 # After the paper's three those that it does not have.
 LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}
 LABELS |= {"finetune": "fine-tuned", "finetune_ds": "fine-tuned+ds", "gradmse": "gradmse"}
-COLOURS = {"local": "#f0a70a", "e2e": "#518c31", "e2e_ds": "#6b6ecf"}
+COLOURS = {"local": "#bf7a00", "e2e": "#518c31", "e2e_ds": "#6b6ecf"}
 COLOURS |= {"finetune": "#222b45", "finetune_ds": "#7a8299", "gradmse": "#b5352a"}
 MARKERS = {"local": "^", "e2e": "o", "e2e_ds": "X", "finetune": "D", "finetune_ds": "P"}
 MARKERS |= {"gradmse": "v"}
+LINES = {"local": "-", "e2e": "--", "e2e_ds": ":"}  # of outlines, which have no markers
 SIZES = {"local": 8.0, "e2e": 7.0, "e2e_ds": 8.5}  # so that all look equally large
 SIZES |= {"finetune": 6.0, "finetune_ds": 8.0, "gradmse": 8.0}
 SPARSIFIERS = {"relu": "ReLU", "topk": "TopK", "batchtopk": "BatchTopK"}
@@ -73,10 +76,56 @@ def grid_of(rows: int, columns: int, height: float, **options: Any) -> tuple[Fig
 def legend(figure: Figure, axes: Axes, objectives: Sequence[str]) -> None:
     """One legend above all panels, in the fixed order."""
     for name in (o for o in EVERY_OBJECTIVE if o in objectives):
-        axes.plot(
-            [], [], color=COLOURS[name], marker=MARKERS[name], mec="white", label=LABELS[name]
-        )
+        axes.plot([], [], label=LABELS[name], **of(name))
     legend_above(figure, [axes])
+
+
+def laid_over(axes: Axes, table: pd.DataFrame, x: str, y: str, label: str, **options: Any) -> None:
+    """Runs of another folder over what is drawn: hollow squares, with the folder's name.
+
+    table: a row a point, columns objective, `x` and `y`. options: as for `Axes.plot`.
+    """
+    label = label.rstrip("/").rsplit("/", 1)[-1]
+    for name, own in by_objective(table):
+        look: dict[str, Any] = {"marker": "s", "markersize": 9, "markerfacecolor": "none"}
+        look |= {"markeredgecolor": COLOURS[name], "color": COLOURS[name], "markeredgewidth": 1.8}
+        look |= {"linestyle": "", "zorder": 6, "label": f"{LABELS[name]}, {label}"} | options
+        axes.plot(own[x], own[y], **look)
+
+
+def outlines_legend(figure: Figure, axes: Axes, objectives: Sequence[str]) -> None:
+    """The same for outlines with a mark at their mean."""
+    for name in (o for o in LINES if o in objectives):
+        axes.plot([], [], label=LABELS[name], linestyle=LINES[name], **of(name))
+    legend_above(figure, [axes])
+
+
+def mark_mean(axes: Axes, value: float, color: Any, marker: str, linestyle: Any = "-") -> None:
+    """A line at a mean, thin, with a marker near its top."""
+    axes.axvline(value, color=color, linestyle=linestyle, linewidth=1.2)
+    look: dict[str, Any] = {"color": color, "mec": "white", "mew": 0.7, "markersize": 8}
+    axes.plot(value, 0.94, marker=marker, transform=axes.get_xaxis_transform(), **look)
+
+
+def harm_axis(axes: Axes, values: pd.Series, log: bool = True, limit: float = 0.0) -> None:
+    """A y axis of CE increase upside down, better is up; logarithmic where all are above 0.
+
+    limit: cuts it there; 0 shows all `values`.
+    """
+    lowest, highest = float(values.min()), float(values.max())
+    top = limit or highest * (1.15 if log and lowest > 0 else 1.05)
+    if log and 0 < lowest < top:
+        axes.set_yscale("log")
+        axes.set_ylim(top, lowest / 1.15)
+        plain_numbers(axes)
+    else:
+        lowest = min(0.0, lowest * 1.05)
+        axes.set_ylim(top, lowest - 0.03 * (top - lowest))
+
+
+def shades(n: int) -> Any:
+    """n colours from light to dark, the lightest still dark enough on white."""
+    return mpl.colormaps["viridis_r"](np.linspace(0.42, 0.9, n))
 
 
 def legend_above(figure: Figure, panels: Sequence[Axes], most: int = 9, **options: Any) -> None:

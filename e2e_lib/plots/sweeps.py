@@ -40,7 +40,7 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
     """
     panels = style.places(runs)
     settings = [float(value) for value in sorted(runs[column].unique())]
-    shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 0.85, len(settings)))
+    shades = style.shades(len(settings))
     main = set(runs.loc[runs["main"], column])
     figure, grid = style.grid_of(len(panels), 2, 0.6 + 2.5 * len(panels), sharey="row")
     for row, (layer, name) in zip(grid, panels, strict=True):
@@ -57,19 +57,13 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
                 axes.plot(means[x], means["ce_increase"], **look)
             axes.set_title(f"layer {layer}, {style.LABELS[name]}")
             axes.set_xlim(0, 1.06 * float(own[x].max()))
-        _upside_down(row[0], own["ce_increase"])
+        style.harm_axis(row[0], own["ce_increase"])
         row[0].set_ylabel("CE loss increase (nats)")
         row[1].tick_params(labelleft=True)
     for axes, x in zip(grid[-1], ("l0", "alive"), strict=True):
         axes.set_xlabel(style.AXIS[x])
     style.legend_above(figure, [grid[0, 0]], title=NAMES[column])
     return figure
-
-
-def _upside_down(axes: Axes, values: pd.Series) -> None:
-    """The y axis with 0 (or the least value, if below) at the top: better is up."""
-    lowest, top = min(0.0, float(values.min()) * 1.05), float(values.max()) * 1.05
-    axes.set_ylim(top, lowest - 0.04 * (top - lowest))
 
 
 def plot_sweep_ratios(ratios: pd.DataFrame) -> Figure:
@@ -188,7 +182,7 @@ def plot_seed_curves(runs: pd.DataFrame) -> Figure:
             for k, (_, curve) in enumerate(curves):
                 look = style.of(name) | {"linestyle": LINES[k % len(LINES)], "alpha": 0.8}
                 axes.plot(curve["l0"], curve["ce_increase"], **look)
-        _upside_down(axes, own["ce_increase"])
+        style.harm_axis(axes, own["ce_increase"])
         axes.set(title=f"layer {layer}", xlabel=style.AXIS["l0"])
         axes.set_xlim(0, 1.06 * float(own["l0"].max()))
     grid[0, 0].set_ylabel(style.AXIS["ce_increase"])

@@ -1,12 +1,15 @@
 """Which runs are compared: by hand on tables small enough to read."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from e2e_lib import paper
 from e2e_lib.analysis import matched
+from e2e_lib.errors import ResultsError
 from tests.helpers.sweep_tables import COEFFS, PLANE
 from tests.helpers.sweep_tables import TABLE as SWEEPS
+from tests.helpers.synthetic_results import write_results
 
 
 def runs_of(*rows: tuple) -> pd.DataFrame:
@@ -184,3 +187,26 @@ def test_main_runs_are_of_one_sparsifier_and_variant():
     assert matched.main_runs(both)["run"].tolist() == expected
     assert matched.main_runs(other)["run"].tolist() == [f"{run}-v" for run in expected]
     assert matched.main_runs(topk).empty
+
+
+def test_one_s_own_runs_are_laid_over_those_of_a_study(tmp_path):
+    base = write_results(tmp_path / "base", layers=(1, 2), weights=False)
+    mine = write_results(tmp_path / "mine", layers=(2, 4), seeds=(0,), coeffs=(0.5,), weights=False)
+    study = matched.Study("20_pareto", str(base))
+    assert matched.laid_over(study, "").empty
+    over = matched.laid_over(study, str(mine))
+    assert set(over["layer"]) == {2} and len(over) == 3  # layer 4 has nothing to lie over
+    with pytest.raises(ResultsError, match="no finished run"):
+        matched.laid_over(study, str(tmp_path / "nowhere"))
+    other = write_results(tmp_path / "other", layers=(4,), seeds=(0,), coeffs=(0.5,), weights=False)
+    with pytest.raises(ResultsError, match="compare_with="):
+        matched.laid_over(study, str(other))
+
+
+def test_nearest_in_log_ce_of_each_objective():
+    triple = matched.similar(TABLE, "ce_increase")  # median 0.11
+    found = matched.nearest(TABLE, triple)
+    assert found["ce_increase"].tolist() == [0.11, 0.12, 0.10]  # by the alphabet
+    assert set(found["match"]) == {"ce_increase"}
+    assert matched.nearest(TABLE.assign(ce_increase=np.nan), triple).empty
+    assert matched.nearest(TABLE.head(0), triple).empty

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from e2e_lib.analysis import matched as matching
@@ -13,8 +14,16 @@ from e2e_lib.analysis import pareto
 from e2e_lib.core import losses
 from e2e_lib.files import project_path
 from e2e_lib.names import EVERY_OBJECTIVE, OBJECTIVES
+from e2e_lib.plots.cost import TUNED, WAYS
 from e2e_lib.plots.dictionaries import plot_similarity_histograms, plot_similarity_trends
-from e2e_lib.plots.directions import VERDICTS, plot_use, plot_use_by_layer
+from e2e_lib.plots.directions import (
+    KIND_LINES,
+    KINDS,
+    VERDICTS,
+    plot_use,
+    plot_use_by_layer,
+)
+from e2e_lib.plots.evidence import VERDICTS as CLAIM_VERDICTS
 from e2e_lib.plots.evidence import plot_claims_forest, plot_measures
 from e2e_lib.plots.performance import (
     plot_explained_variance_by_block,
@@ -22,7 +31,7 @@ from e2e_lib.plots.performance import (
     plot_pareto,
     plot_summary_ratio,
 )
-from e2e_lib.plots.style import COLOURS, LABELS, MARKERS, Page, picture
+from e2e_lib.plots.style import COLOURS, LABELS, LINES, MARKERS, Page, picture, shades
 from e2e_lib.runs import tables as runs
 from tests.helpers.synthetic_results import write_results
 
@@ -271,3 +280,53 @@ def test_what_was_found_is_printed_and_kept_beside_the_caption(finding, tmp_path
     page.figure("f", **draw_line, **TEXTS)
     assert "finding" not in json.loads((tmp_path / "figures" / "f.json").read_text())
     page.figure("f", data.head(0), lambda _: None, **TEXTS, finding=lambda _: 1 / 0)  # not asked
+
+
+def contrast(colour) -> float:
+    """To white: WCAG 2's ratio of relative luminances."""
+    channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 1.05 / (0.05 + float(np.dot(channels, (0.2126, 0.7152, 0.0722))))
+
+
+def test_every_series_stands_out_from_white_and_has_a_second_channel():
+    looks = [(x["color"], x["marker"]) for x in VERDICTS.values()]
+    series = [
+        COLOURS.values(),
+        KINDS.values(),
+        dict(WAYS.values()),
+        shades(8),
+        dict(TUNED.values()),
+    ]
+    for colours in (*series, [c for c, _ in looks], [c for c, _ in CLAIM_VERDICTS.values()]):
+        assert min(map(contrast, colours)) >= 3
+    assert contrast("#ffffff") == pytest.approx(1) and contrast("#000000") == pytest.approx(21)
+    second = (MARKERS, LINES, KIND_LINES, dict(WAYS.values()), dict(TUNED.values()), dict(looks))
+    for channel in second:
+        assert len(set(channel.values())) == len(channel)
+
+
+def test_the_axis_of_harm_is_logarithmic_where_it_can_be(tables):
+    assert plot_pareto(tables["runs"]).axes[0].get_yscale() == "log"
+    assert plot_pareto(tables["runs"], log=False).axes[0].get_yscale() == "linear"
+    runs = tables["runs"].copy()
+    runs.loc[runs.index[0], "ce_increase"] = -0.01
+    figure = plot_pareto(runs)
+    assert figure.axes[0].get_yscale() == "linear" and figure.axes[0].get_ylim()[1] < -0.01
+
+
+def test_runs_of_another_folder_lie_over_a_figure_hollow_and_named(tables):
+    over = tables["runs"].iloc[[0]].assign(objective="e2e", l0=500.0, mean_max_cosine=0.4)
+    blocks = tables["blocks"].query("objective == 'e2e' and seed == 0")
+    figures = [
+        plot_pareto(tables["runs"], over=over, label="mine"),
+        plot_mse_by_block(tables["blocks"], over=blocks, label="mine"),
+        plot_similarity_trends(tables["means"], over=over, label="mine"),
+    ]
+    for figure in figures:
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert names[-1] == "e2e, mine" or "e2e, mine" in names
+        [line] = [x for x in figure.axes[0].get_lines() if x.get_label() == "e2e, mine"]
+        assert line.get_markerfacecolor() == "none" and len(line.get_xdata())
+    assert figures[0].axes[0].get_xlim()[1] > 500
+    bare = plot_pareto(tables["runs"], over=over.head(0), label="mine")
+    assert "e2e, mine" not in [text.get_text() for text in bare.legends[0].get_texts()]
