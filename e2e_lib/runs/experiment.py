@@ -83,7 +83,7 @@ class Training(Hyperparameters):
         ConfigError: an unknown parameter, or a value outside what its type allows.
     """
 
-    results_folder: Place = "results/my_workshop"  # where runs are written, relative to the project
+    results_folder: Place = "results/workshop"  # where runs are written, relative to the project
     model: Model = "storyworld"  # storyworld, a folder in Hugging Face layout, or a hub name
     train_data: Data = "storyworld"  # storyworld, a text file, a data folder, or a hub data set
     validation_data: Data = "storyworld"  # the same kinds; never shares a document with train_data

@@ -13,7 +13,7 @@ from jinja2 import pass_context
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.preprocessors import Preprocessor
+from nbconvert.preprocessors import Preprocessor, TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
 from e2e_lib.errors import ResultsError, reworded
@@ -45,6 +45,9 @@ class Cells(HTMLExporter):
     def __init__(self) -> None:
         super().__init__(raw_template=(PAGES / "cells.html.j2").read_text(encoding="utf-8"))
         self.register_preprocessor(Shown, enabled=True)
+        # A page has links of its own, where it lies.
+        between = TagRemovePreprocessor(enabled=True, remove_cell_tags={"links"})
+        self.register_preprocessor(between, enabled=True)
 
     @pass_context
     def markdown2html(self, context: Any, source: str) -> str:

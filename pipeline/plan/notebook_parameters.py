@@ -7,7 +7,9 @@ from the profile's own keys, such as the model, cannot be set a second time here
 
     python -m pipeline.plan.notebook_parameters
 
-writes the cell of 10_train, a line for each field of `Training`.
+writes the cell of 10_train, a line for each field of `Training`, and in every notebook two cells of
+links: to the words it uses, after its title, and to its neighbours, at its end. They have the tag
+`links`, which pages leave out: a page has links of its own.
 """
 
 import inspect
@@ -30,6 +32,11 @@ from e2e_lib.runs.experiment import Training
 
 FIELD = re.compile(r"\n    (\w+): \w+ = (.+)  # (.+)")
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+LINKS = "links"  # the tag of cells that lead to other notebooks
+WORDS = (
+    "[Words](../docs/ARCHITECTURE.md#words) · [metrics](../docs/metrics.md) · "
+    "[all notebooks](00_start_here.ipynb)"
+)
 # All that these two take comes from the profile's own keys; of the other notebooks, these five.
 BY_PROFILE = ("10_train", "11_published")
 SET_BY_PIPELINE = ("results_folder", "model", "train_data", "validation_data", "device")
@@ -132,15 +139,43 @@ def training_cell() -> str:
     return "\n".join(lines.values())
 
 
-def main() -> None:
-    """Write that cell into the notebook."""
+def links(notebook: Path, row: list[Path]) -> tuple[str, str]:
+    """The cells of links after the title and at the end of a notebook; row: all, in order."""
+
+    def link(path: Path) -> str:
+        [title] = re.findall(r'"# (\d\d · .*?)(?:\\n)?"', path.read_text(encoding="utf-8"))[:1]
+        return f"[{title}]({path.name})"
+
+    here = row.index(notebook)
+    around = [f"← {link(row[here - 1])}"] if here else []
+    around += [f"{link(row[here + 1])} →"] if here + 1 < len(row) else []
+    return WORDS, " · ".join(around)
+
+
+def with_links(notebook: Any, cells: tuple[str, str]) -> Any:
+    """The notebook with these two cells of links, and no others."""
     import nbformat
 
-    path = NOTEBOOKS / f"{BY_PROFILE[0]}.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    [cell] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
-    cell.source = training_cell()
-    nbformat.write(notebook, path)
+    kept = [c for c in notebook.cells if LINKS not in c.metadata.get("tags", ())]
+    head, foot = (
+        nbformat.v4.new_markdown_cell(text, id=name, metadata={"tags": [LINKS]})
+        for name, text in zip(("links-words", "links-around"), cells, strict=True)
+    )
+    notebook.cells = [kept[0], head, *kept[1:], foot]
+    return notebook
+
+
+def main() -> None:
+    """Write those cells into the notebooks."""
+    import nbformat
+
+    row = sorted(NOTEBOOKS.glob("*.ipynb"))
+    for path in row:
+        notebook = nbformat.read(path, as_version=4)
+        if path.stem == BY_PROFILE[0]:
+            [cell] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
+            cell.source = training_cell()
+        nbformat.write(with_links(notebook, links(path, row)), path)
 
 
 if __name__ == "__main__":

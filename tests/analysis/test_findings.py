@@ -180,14 +180,3 @@ def test_a_channel_s_loudness_in_factors() -> None:
     )
     assert use.loudness(table).endswith("local 4, e2e not measured, e2e+ds not measured.")
     assert "not said" in use.loudness(table[table["unused"] == 0])
-
-
-def test_a_fine_tuning_beside_the_full_training() -> None:
-    table = pd.DataFrame({
-        "objective": ["finetune", "finetune", "e2e"], "ratio": [0.5, 0.7, np.nan],
-        "tokens_share": [0.1, 0.1, np.nan],
-    })  # fmt: skip
-    assert training.fine_tuning(table) == (
-        "median CE increase over full e2e training's at equal L0: finetune 0.6 (2 SAEs) on 10 % of "
-        "the tokens, e2e not measured."
-    )

@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from pipeline.plan.notebook_parameters import NOTEBOOKS
+from pipeline.plan.notebook_parameters import LINKS, NOTEBOOKS, links
 from pipeline.plan.profile import ROOT, load_profile
 from pipeline.plan.stages import ALL_NOTEBOOKS, stages
 from pipeline.run_notebook import check_parameters
@@ -48,6 +48,26 @@ def test_opens_with_a_numbered_title(path: Path) -> None:
     first = read(path).cells[0]
     assert first.cell_type == "markdown"
     assert first.source.startswith(f"# {path.stem[:2]}")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_leads_to_its_words_and_its_neighbours(path: Path) -> None:
+    """As `python -m pipeline.plan.notebook_parameters` writes them."""
+    head, foot = links(path, PATHS)
+    cells = [c for c in read(path).cells if LINKS in c.metadata.get("tags", [])]
+    assert [c.source for c in cells] == [head, foot]
+    assert cells == [read(path).cells[1], read(path).cells[-1]]
+    for target in re.findall(r"\]\(([^)#]+)", head + foot):
+        assert (NOTEBOOKS / target).is_file()
+    neighbours = {f"{PATHS[i].name}" for i in (PATHS.index(path) - 1, PATHS.index(path) + 1)
+                  if 0 <= i < len(PATHS)}  # fmt: skip
+    assert set(re.findall(r"\]\(([^)]+)", foot)) == neighbours
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_asks_instead_of_telling_what_to_expect(path: Path) -> None:
+    told = [c.source for c in read(path).cells if re.search(r"\b[Ee]xpect\b", c.source)]
+    assert [text for text in told if "can expect" not in text] == []
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -103,6 +123,18 @@ def lines_of(node: Any) -> set[int]:
 def texts_of(call: ast.Call) -> set[int]:
     texts = [k for k in call.keywords if k.arg in ("title", "alt", "caption", "paper", "finding")]
     return {line for text in texts for line in lines_of(text)}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in PATHS if "20" <= path.stem[:2] <= "42"],
+    ids=lambda path: path.stem,
+)
+def test_every_figure_says_what_it_found(path: Path) -> None:
+    figures = [call for c in code(path) for call in saves(ast.parse(c.source))
+               if ast.unparse(call.func).endswith(".figure")]  # fmt: skip
+    for call in figures:
+        assert "finding" in {k.arg for k in call.keywords}, ast.unparse(call.args[0])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from e2e_lib.names import OBJECTIVES
 from e2e_lib.plots.style import LABELS
 
 AT_L0 = "CE increase at equal L0"
-NONE = "not measured"
 SETTINGS = {
     "lr": "a learning rate of {}",
     "dict_ratio": "{} elements a dimension",
@@ -149,13 +148,3 @@ def ways(table: pd.DataFrame) -> str:
     if not parts:
         return "not said: no cheaper setting shares a range of L0 with the full run."
     return f"least CE increase at equal L0 over the full run's: {'; '.join(parts)}{seeds(table)}."
-
-
-def fine_tuning(table: pd.DataFrame) -> str:
-    """Median CE increase over full training's at equal L0. table: `beside_full_training`."""
-    parts = []
-    for name, own in table.groupby("objective", sort=False):
-        ratio = own["ratio"].dropna()
-        on = f"({len(ratio)} SAEs) on {percent(own['tokens_share'].mean())} of the tokens"
-        parts.append(f"{name} {number(ratio.median())} {on}" if len(ratio) else f"{name} {NONE}")
-    return f"median CE increase over full e2e training's at equal L0: {', '.join(parts)}."
