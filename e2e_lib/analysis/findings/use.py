@@ -40,10 +40,12 @@ def by_layer(table: pd.DataFrame) -> str:
 
 
 def measures(summary: pd.DataFrame, layer: int) -> str:
-    """S, selectivity and waste at one layer, for both matches. summary: `scale.over_seeds`."""
+    """S, selectivity and waste at one layer. summary: `scale.over_seeds`."""
     own = summary[summary["layer"] == layer].replace([np.inf, -np.inf], np.nan)
     parts = []
     for match, words in MATCHES.items():
+        if parts:  # at similar CE, where there is such a match
+            break
         for measure, name in MEASURES.items():
             rows = own[(own["match"] == match) & (own["measure"] == measure)]
             if rows["value"].notna().any():
