@@ -31,13 +31,13 @@ def at_layer(ratios: pd.DataFrame, layer: int) -> str:
     at_l0, at_ce = (_over_local(own, quantity) for quantity in (AT_L0, AT_CE))
     if at_l0.empty and at_ce.empty:
         return _reason(own)
-    by = {"key": "compared", "names": E2E_TYPES}
+    over_l0, over_ce = (each(part, key="compared", names=E2E_TYPES) for part in (at_l0, at_ce))
     first = at_l0.iloc[0] if len(at_l0) else None
     ends = "" if first is None else f" of {window(first)}"
     return (
         f"at layer {layer} and an equal L0{ends}, the CE increase over local's is "
-        f"{each(at_l0, **by)}; at equal CE increase local's L0 over theirs is "
-        f"{each(at_ce, **by)}{seeds(own)}."
+        f"{over_l0}; at equal CE increase local's L0 over theirs is "
+        f"{over_ce}{seeds(own)}."
     )
 
 

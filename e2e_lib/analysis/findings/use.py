@@ -42,7 +42,7 @@ def by_layer(table: pd.DataFrame) -> str:
 def measures(summary: pd.DataFrame, layer: int) -> str:
     """S, selectivity and waste at one layer. summary: `scale.over_seeds`."""
     own = summary[summary["layer"] == layer].replace([np.inf, -np.inf], np.nan)
-    parts = []
+    parts: list[str] = []
     for match, words in MATCHES.items():
         if parts:  # at similar CE, where there is such a match
             break
