@@ -2,9 +2,9 @@
 
     python -m pipeline.report            # of the results folder that is the working directory
 
-Pictures are embedded, so that the page can be mailed; tables of data, the executed notebooks and
-pages beside it are linked relative to it. The page is pages/report.html.j2, which escapes every
-text; what stands where is pages/questions.yaml.
+The page belongs to its folder: pictures, tables of data, the executed notebooks and pages beside it
+are linked relative to it. It is pages/report.html.j2, which escapes every text; what stands where
+is pages/questions.yaml.
 """
 
 import base64
@@ -118,12 +118,14 @@ def _rule() -> str:
 
 
 def _figure(results: Path, facts: Json, notebooks: Mapping[str, str]) -> Json:
-    """A figure's texts with its picture, which may be missing, and the notebook that made it."""
+    """A figure's texts with its picture's size, if there is one, and the notebook that made it."""
     picture = results / "figures" / f"{facts['name']}.png"
-    data = picture.read_bytes() if picture.is_file() else b""
-    width, height = (int.from_bytes(data[at : at + 4], "big") * 5 // 8 for at in (16, 20))  # sharp
-    png = base64.b64encode(data).decode()
-    return {**_item(facts, notebooks), "width": width, "height": height, "png": png}
+    size = b""
+    if picture.is_file():
+        with picture.open("rb") as file:
+            size = file.read(24)[16:]
+    width, height = (int.from_bytes(part, "big") * 5 // 8 for part in (size[:4], size[4:]))  # sharp
+    return {**_item(facts, notebooks), "width": width, "height": height, "there": bool(size)}
 
 
 def _table(results: Path, facts: Json, notebooks: Mapping[str, str]) -> Json:

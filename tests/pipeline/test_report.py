@@ -16,42 +16,14 @@ from pipeline import report
 from pipeline.pages.questions import PLAN, linked
 from pipeline.pages.render import PAGES, Extra
 from pipeline.report import write_report
-from tests.helpers.pages import EVIL, Page, browser, chromium, png, put
+from tests.helpers.pages import EVIL, RUNS, Page, browser, chromium, hostile_results, png, put
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """A results folder whose every text is hostile."""
-    folder = tmp_path / "results"
-    put(folder / "profile.json", {"results": "results/x", "name": EVIL, "model": EVIL})
-    for name in ("pareto", "geometry"):
-        texts = {"name": name, "title": EVIL, "alt": f"alt {EVIL}", "caption": EVIL, "paper": EVIL}
-        texts["finding"] = f"Here: {EVIL}"
-        put(folder / "figures" / f"{name}.json", texts)
-        (folder / "figures" / f"{name}.png").write_bytes(png())
-        (folder / "figures" / f"{name}.csv").write_text("a\n1\n")
-    put(folder / "tables" / "t.json", {"name": "t", "title": EVIL, "caption": EVIL, "paper": ""})
-    quoted = EVIL.replace('"', '""')
-    (folder / "tables" / "t.csv").write_text(f'token,value\n"{quoted}",0.123456\n')
-    put(folder / "skipped" / "umap.json", {"name": "umap", "reason": EVIL})
-    claims = [
-        {"id": f"C{i}", "claim": EVIL, "paper_value": "0.45", "value": 0.25, "low": 0.2}
-        | {"high": 0.3, "n": 3, "verdict": word, "how": EVIL}
-        for i, word in enumerate(VERDICTS)
-    ]
-    claims.append(claims[2] | {"id": "C9", "value": None, "low": None, "high": None})
-    put(folder / "claims.json", claims)
-    picture = new_output(
-        "display_data",
-        {"image/png": base64.b64encode(png()).decode()},
-        metadata={"image/png": {"alt": "the curve"}},
-    )
-    cells = [new_markdown_cell("# Pareto <i>"), new_code_cell('save("pareto")', outputs=[picture])]
-    (folder / "notebooks").mkdir()
-    nbformat.write(new_notebook(cells=cells), folder / "notebooks" / "20_pareto.ipynb")
-    return folder
+    return hostile_results(tmp_path / "results")
 
 
 def test_every_text_is_escaped(results: Path) -> None:
@@ -136,20 +108,12 @@ def test_pages_beside_the_report_are_linked_or_missed_in_words(
     assert "Features: no weights are here" in text
 
 
-RUNS = """run,model,objective,layer,hook,sparsity_coeff,kl_coeff,downstream_coeff,seed,dict_ratio,\
-train_tokens,lr,init_from,l0,alive,ce_increase
-a,m,local,1,blocks.1.hook_resid_pre,2.0,,,0,10,9,0.1,,12.0,600,0.2
-b,m,e2e,1,blocks.1.hook_resid_pre,2.0,1,,0,10,9,0.1,,9.0,500,0.1
-c,m,e2e,1,blocks.1.hook_resid_pre,3.0,1,,0,10,9,0.1,,5.0,400,-0.1
-d,m,e2e,1,blocks.1.hook_resid_pre,4.0,1,,0,10,9,0.1,,5.0,400,
-"""
-
-
 def dangling(page: Path) -> list[str]:
     """Links of a page that lead nowhere."""
     parsed = Page(page.read_text(encoding="utf-8"))
     ids = {attributes.get("id") for _, attributes in parsed.tags}
     links = [x.get("href") or "" for tag in ("a", "link") for x in parsed.all(tag)]
+    links += [image["src"] or "" for image in parsed.all("img")]
     return [
         link for link in links
         if not link.startswith("data:")
