@@ -121,7 +121,7 @@ def write_pages(folder: Path, titles: Mapping[str, str]) -> None:
         turns = {k: (one[0], titles[one[0]]) if one else None for k, one in beside.items()}
         write_notebook_html(notebook, **turns)
     if names:
-        colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+        colours = HtmlFormatter(style="default").get_style_defs(".highlight")
         text = "\n".join([style("report.css", "notebook.css"), colours, ""])
         write_text(folder / "page.css", text)
 
