@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import pass_context
 from markupsafe import Markup
@@ -58,8 +59,9 @@ class Cells(HTMLExporter):
 
 
 class Shown(Preprocessor):
-    """What a page needs of a cell: pictures with 256 colours, which is all a plot needs, and a text
-    for who cannot see them; which figures and tables it saves; no back-ticks in what it printed."""
+    """What a page needs of a cell: a saved figure as a link to its file, other pictures with 256
+    colours, which is all a plot needs, and a text for who cannot see them; which figures and tables
+    it saves; no back-ticks in what it printed."""
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Cells in their order, with the heading above them."""
@@ -79,10 +81,16 @@ def _show(cell: Any, figures: Path, otherwise: str) -> None:
     texts = [read_json(figures / f"{name}.json", {}).get("alt") for name in saves]
     cell.metadata["saves"] = " and ".join(saves)
     cell.metadata["alt"] = plain(" ".join(t for t in texts if isinstance(t, str)) or otherwise)
-    for output in cell.get("outputs", []):
-        if "image/png" in output.get("data", {}):
+    outputs = cell.get("outputs", [])
+    shown = [output for output in outputs if "image/png" in output.get("data", {})]
+    files = [f"{name}.png" for name in saves if (figures / f"{name}.png").is_file()]
+    for place, output in enumerate(shown):
+        if len(files) == len(shown):
+            output.metadata["filenames"] = {"image/png": f"../figures/{quote(files[place])}"}
+        else:
             picture = small_png(base64.b64decode(output.data["image/png"]))
             output.data["image/png"] = base64.b64encode(picture).decode()
+    for output in outputs:
         if output.output_type == "stream":
             output.text = plain(output.text)
 

@@ -51,7 +51,7 @@ def test_reference_is_complete_and_small() -> None:
 def test_every_link_of_the_reference_leads_somewhere() -> None:
     for page in (REFERENCE / "index.html", *(REFERENCE / "notebooks").glob("*.html")):
         text = page.read_text(encoding="utf-8")
-        links = re.findall(r"<(?:a|link)[^>]* href=['\"]([^'\"]+)['\"]", text)
+        links = re.findall(r"<(?:a|link|img)[^>]* (?:href|src)=['\"]([^'\"]+)['\"]", text)
         assert links, page.name
         for link in links:
             if not link.startswith(("http", "#", "data:")):
