@@ -1,4 +1,4 @@
-"""axe-core finds nothing serious on any page of the report, in light and in dark."""
+"""axe-core finds nothing but minor things on any page of the report, in light and in dark."""
 
 import base64
 from pathlib import Path
@@ -41,7 +41,9 @@ def results(tmp_path: Path) -> Path:
         new_output("stream", text="printed"),
         new_output("stream", name="stderr", text="warned"),
         new_output("display_data", {"image/png": base64.b64encode(png()).decode()}),
-        new_output("display_data", {"text/html": "<table><tr><th>a</th></tr><td>1</td></table>"}),
+        new_output(
+            "display_data", {"text/html": f"<table><tr>{80 * '<td>wide</td>'}</tr></table>"}
+        ),
     ]
     code = "# why\nfor x in [1, 'a']:\n    print(f'{x:.2f}', None, @y)  # odd"
     cells = [new_markdown_cell("# Title"), new_markdown_cell(formulas)]
@@ -53,14 +55,14 @@ def results(tmp_path: Path) -> Path:
 
 @pytest.mark.browser
 @pytest.mark.skipif(browser() is None, reason="no chromium, chromium-browser or google-chrome")
-def test_axe_finds_nothing_serious(results: Path, tmp_path: Path) -> None:
+def test_axe_finds_nothing_but_minor_things(results: Path, tmp_path: Path) -> None:
     write_report(results)
     names = ("index", "features", "live", "notebooks/21_similar_ce")
     pages = checked([results / f"{name}.html" for name in names], tmp_path / "profile")
     assert len(pages) == 2 * len(names)
     assert all({"color-contrast", "html-has-lang"} <= set(page["passed"]) for page in pages)
-    serious = [
+    found = [
         f"{page['page']}: {one['rule']} ({one['impact']}) at {one['selector']}: {one['why']}"
-        for page in pages for one in page["found"] if one["impact"] in ("serious", "critical")
+        for page in pages for one in page["found"] if one["impact"] != "minor"
     ]  # fmt: skip
-    assert not serious, "\n".join(serious)
+    assert not found, "\n".join(found)
