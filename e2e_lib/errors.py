@@ -155,11 +155,11 @@ Count = Annotated[int, whole(1)]
 Positive = Annotated[float, Rule(lambda v: is_number(v) and v > 0, "a number above 0")]
 Weight = Annotated[float, Rule(lambda v: is_number(v) and v >= 0, "a number of at least 0")]
 OptionalWeight = Annotated[
-    float | None,
+    float | int | None,
     Rule(lambda v: v is None or (is_number(v) and v >= 0), "None or a number of at least 0"),
 ]
 OptionalPositive = Annotated[
-    float | None,
+    float | int | None,
     Rule(lambda v: v is None or (is_number(v) and v > 0), "None or a number above 0"),
 ]
 Share = Annotated[float, Rule(lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")]

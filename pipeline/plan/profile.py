@@ -268,15 +268,15 @@ def _check_trainable(plain: Mapping[str, Any], shape: ModelShape) -> None:
     )
     require(compared or last not in plain["layers"], "layers", list(plain["layers"]), allowed)
     swept = plain["sweeps"]["dict_ratio"].values if "dict_ratio" in plain["sweeps"] else ()
+    for ratio in (plain["dict_ratio"], *swept):
+        allowed = f"at least 1/{shape.d_model}, one latent for the model's width of {shape.d_model}"
+        require(int(ratio * shape.d_model) >= 1, "dict_ratio", ratio, allowed)
     for sweep in plain["sweeps"].values():
         most = int(plain["dict_ratio"] * shape.d_model)
         high = max(sweep.l0) if isinstance(sweep, SparsifierSweep) else 0
         require(
             high <= most, "sweeps.sparsifiers.l0", high, f"at most {most}, the latents there are"
         )
-    for ratio in (plain["dict_ratio"], *swept):
-        allowed = f"at least 1/{shape.d_model}, one latent for the model's width of {shape.d_model}"
-        require(int(ratio * shape.d_model) >= 1, "dict_ratio", ratio, allowed)
 
 
 def _checked(key: str, value: Any, place: str = "") -> Any:

@@ -170,7 +170,8 @@ def _sparsified(given: Any, main: Mapping[str, Any]) -> SparsifierSweep:
     needed = {"finetune": {"local"}, "finetune_ds": {"local", "e2e_ds"}, "gradmse": set()}
     known = [*trained, *(o for o, others in needed.items() if others <= {*trained})]
     usual = [o for o in known if o in OBJECTIVES or o == "finetune"]
-    objectives = _some(f"{place}.objectives", given.get("objectives", usual), known)
+    asked = _some(f"{place}.objectives", given.get("objectives", usual), [*known, *OBJECTIVES])
+    objectives = tuple(o for o in asked if o in known) or tuple(usual)  # a profile's may be fewer
     allowed = "with local, whose SAEs a fine-tuning starts from"
     tuned = {*objectives} & {*FINE_TUNED}
     require(not tuned or "local" in objectives, f"{place}.objectives", objectives, allowed)

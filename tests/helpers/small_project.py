@@ -92,7 +92,18 @@ class HTMLExporter:
     def register_preprocessor(self, kind, enabled): pass
     def from_filename(self, name): return "<p>" + name.split("/")[-1] + "</p>", {}
 """,
-    "nbconvert/preprocessors.py": "class Preprocessor: pass\n",
+    "nbconvert/preprocessors.py": """
+class Preprocessor:
+    def __init__(self, **options): pass
+
+
+class TagRemovePreprocessor(Preprocessor): pass
+""",
+    "nbconvert/filters/__init__.py": "",
+    "nbconvert/filters/markdown_mistune.py": """
+class IPythonRenderer: pass
+class MarkdownWithMath: pass
+""",
 }
 
 
