@@ -31,11 +31,11 @@ export PYTHONWARNINGS = ignore:IProgress not found
 unexport PYTHONPATH
 
 # What a user gives is handed on as it is: neither make nor the shell reads a character of it.
-GIVEN = PROFILE RESULTS CORES CLUSTER MODEL TRAIN VALIDATION SET WEIGHTS A B SHAPE DEVICE THREADS OUT
+GIVEN = PROFILE RESULTS CORES CLUSTER MODEL TRAIN VALIDATION SET WEIGHTS A B SHAPE DEVICE THREADS OUT REPOSITORY
 $(foreach v,$(GIVEN),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))))
 export $(GIVEN)
 
-.PHONY: help run model quick test lab lint lock reference verify same bench workshop slides pack clean
+.PHONY: help run model quick test lab lint lock reference verify same bench workshop slides pack site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -53,6 +53,7 @@ help:
 	@echo "            CHECK=1  executes every notebook of it, unsolved and solved"
 	@echo "make pack   the workshop for a USB stick, with every package  ($(PACK_MINUTES) minutes)"
 	@echo "            PLATFORMS='win_amd64 macosx_11_0_arm64'  for other machines than this one"
+	@echo "make site   what GitHub Pages shows, and notebooks for Colab; REPOSITORY=owner/name  where they lie"
 	@echo "make lint   ruff, mypy and the floors alone  (minutes: $(LINT_MINUTES))"
 	@echo "make reference  make results/storyworld the committed reference"
 	@echo "make verify  run the reference's analyses again and compare their numbers  ($(VERIFY_MINUTES) minutes)"
@@ -126,9 +127,12 @@ bench: $(READY)
 	@$(BIN)/python -m benchmarks --shape "$$SHAPE" $(if $(DEVICE),--device "$$DEVICE") \
 	  $(if $(THREADS),--threads "$$THREADS") $(if $(OUT),--out "$$OUT")
 
+# JupyterLab asks whether it may fetch news, and for newer versions, and lays a box over the notebook.
+NO_NEWS = --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+
 lab: $(READY)
 	@echo "JupyterLab opens in the browser; start with notebooks/00_start_here.ipynb. Ctrl-C ends it."
-	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/00_start_here.ipynb
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(NO_NEWS) --notebook-dir=. notebooks/00_start_here.ipynb
 
 workshop: export HF_HUB_OFFLINE = 1
 workshop: $(READY)
@@ -141,6 +145,9 @@ slides: $(READY)
 pack: $(READY)
 	@echo "Building and fetching packages into build/pack: $(PACK_MINUTES) minutes."
 	@$(BIN)/python -m pipeline.workshop.pack $(PLATFORMS)
+
+site: $(READY)
+	@$(BIN)/python -m pipeline.workshop.site $(if $(REPOSITORY),"$$REPOSITORY")
 
 lock:
 	@echo "Resolving requirements.lock from pyproject.toml: about $(LOCK_MINUTES) minutes."

@@ -29,7 +29,7 @@ No network is needed. In this folder, with Python {PYTHON}:
 
     python -m venv .venv
     .venv/bin/pip install --no-index --find-links wheels "e2e_lib[analysis]" {" ".join(TOOLS)}
-    .venv/bin/jupyter lab exercises/W0_arrive.ipynb
+    .venv/bin/jupyter lab --LabApp.news_url=None exercises/W0_arrive.ipynb
 
 On Windows: `.venv\\Scripts\\pip` and `.venv\\Scripts\\jupyter`.
 
