@@ -36,7 +36,7 @@ BADGES = (
     "[![Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})"
 )
 OPENING = """# Fetches the library and the reference, and installs what they need: once.
-![ -d /content/e2e ] || git clone --quiet --depth 1 --branch {tag} https://github.com/{name} /content/e2e
+![ -d /content/e2e ] || git clone -q --depth 1 -b {tag} https://github.com/{name} /content/e2e
 %cd /content/e2e
 %pip install --quiet ".[{extra}]"
 """

@@ -106,7 +106,7 @@ def test_what_colab_opens_fetches_the_package_and_holds_no_solution(tmp_path: Pa
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         first, text = notebook.cells[0].source, json.dumps(notebook)
-        assert f"--branch {OURS.tag} https://github.com/{OURS.name} /content/e2e" in first
+        assert f"-b {OURS.tag} https://github.com/{OURS.name} /content/e2e" in first
         assert first.endswith(f'%cd /content/e2e\n%pip install --quiet ".[{EXTRA}]"')
         assert "SOLUTION" not in text and "instructor" not in text
         for cell in notebook.cells:
