@@ -26,10 +26,10 @@ from e2e_lib.analysis.statistics import (
     over_seeds,
     percentiles,
 )
-from e2e_lib.core.hooks import clean_pass, replaced_pass
+from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import token_kl
 from e2e_lib.core.sae import SAE
-from e2e_lib.engine.model.probes import check_hook
+from e2e_lib.engine.model.probes import check_hook, replaced_pass
 from e2e_lib.names import OBJECTIVES, TransformerBridge
 
 KINDS = ("position 0", "end of text, later", "other")

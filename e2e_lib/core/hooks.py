@@ -141,27 +141,6 @@ def spliced_pass(
     return result
 
 
-def replaced_pass(
-    model: TransformerBridge,
-    tokens: Int[Tensor, "batch pos"],
-    hook_name: str,
-    activation: Float[Tensor, "batch pos d"],
-    start: Float[Tensor, "batch pos d_model"] | None = None,
-) -> Float[Tensor, "batch pos vocab"]:
-    """Logits of the model with `activation` in place of its own at `hook_name`.
-
-    start: the residual stream before the hook's block, if known: the blocks before it then need
-    not run. At that very hook the activation itself will do.
-    """
-    layer = layer_of(hook_name)
-    start = activation if hook_name == resid_pre(layer) else start
-    run = runner(model, [hook_name])
-    hooks = {hook_name: lambda value: activation}
-    hidden = run_hooked(run, tokens, hooks, whole=True, first=layer, start=start)
-    assert hidden is not None
-    return run.head(hidden)
-
-
 def apply_saes(
     clean: CleanPass, saes: Mapping[str, SAE], *, p_norm: float = 1.0, count: bool = True
 ) -> SplicedPass:

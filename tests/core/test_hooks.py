@@ -12,13 +12,12 @@ from e2e_lib.core.hooks import (
     clean_pass,
     hooks_to_keep,
     later_blocks,
-    replaced_pass,
     spliced_pass,
 )
 from e2e_lib.core.losses import Objective, compute
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.model.frozen_model import runner
-from e2e_lib.engine.model.probes import hook_width, output_scores
+from e2e_lib.engine.model.probes import hook_width, output_scores, replaced_pass
 from e2e_lib.names import resid_pre
 from tests.helpers import oracle
 from tests.helpers.tiny_models import (

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from e2e_lib import SAE, TrainConfig, clean_pass, evaluate, load_model, named_objective, train
-from e2e_lib.core.hooks import later_blocks, replaced_pass, spliced_pass
+from e2e_lib.core.hooks import later_blocks, spliced_pass
 from e2e_lib.core.losses import compute
 from e2e_lib.data.rows import load_rows
 from e2e_lib.engine.model.null_channel import NULL_WIDTH, nuisance, unrotated, widened
-from e2e_lib.engine.model.probes import check_hook, hook_width
+from e2e_lib.engine.model.probes import check_hook, hook_width, replaced_pass
 from e2e_lib.errors import ConfigError, ModelError
 
 BASE = "blocks.2.hook_resid_pre"

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from e2e_lib.core.hooks import clean_pass, replaced_pass, spliced_pass
+from e2e_lib.core.hooks import clean_pass, spliced_pass
 from e2e_lib.core.losses import Objective, compute, token_kl
 from e2e_lib.core.sae import SAE
 from e2e_lib.data.models import load_model
 from e2e_lib.engine.model.frozen_model import runner
+from e2e_lib.engine.model.probes import replaced_pass
 from e2e_lib.engine.model.rebuilt import WRAPPED
 from e2e_lib.names import TransformerBridge, resid_pre
 from tests.helpers.architectures import BLOCKS, architecture_folder

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from e2e_lib.analysis.agreement.prompts import Prompts
 from e2e_lib.analysis.matched import stacked
-from e2e_lib.core.hooks import clean_pass, replaced_pass
+from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.sae import SAE
+from e2e_lib.engine.model.probes import replaced_pass
 from e2e_lib.errors import require
 from e2e_lib.names import TransformerBridge, layer_of, resid_pre
 from e2e_lib.runs.load import SavedSAE

@@ -27,8 +27,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from e2e_lib.analysis.statistics import mean_interval
-from e2e_lib.core.hooks import clean_pass, replaced_pass
+from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import token_kl
+from e2e_lib.engine.model.probes import replaced_pass
 from e2e_lib.errors import ConfigError, require
 from e2e_lib.names import TransformerBridge, resid_pre
 from e2e_lib.storyworld.grammar import generate

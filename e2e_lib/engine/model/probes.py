@@ -12,7 +12,7 @@ from e2e_lib.engine.model.forward import run_hooked
 from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.engine.model.null_channel import NULL_WIDTH
 from e2e_lib.errors import ModelError, closest, require
-from e2e_lib.names import TransformerBridge, layer_of, null_channel
+from e2e_lib.names import TransformerBridge, layer_of, null_channel, resid_pre
 
 
 @torch.no_grad()
@@ -24,6 +24,27 @@ def activations(
     hooks = {hook: partial(seen.__setitem__, hook) for hook in hook_names}
     run_hooked(runner(model, list(hook_names)), tokens, hooks, whole=False)
     return seen
+
+
+def replaced_pass(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    hook_name: str,
+    activation: Float[Tensor, "batch pos d"],
+    start: Float[Tensor, "batch pos d_model"] | None = None,
+) -> Float[Tensor, "batch pos vocab"]:
+    """Logits of the model with `activation` in place of its own at `hook_name`.
+
+    start: the residual stream before the hook's block, if known: the blocks before it then need
+    not run. At that very hook the activation itself will do.
+    """
+    layer = layer_of(hook_name)
+    start = activation if hook_name == resid_pre(layer) else start
+    run = runner(model, [hook_name])
+    hooks = {hook_name: lambda value: activation}
+    hidden = run_hooked(run, tokens, hooks, whole=True, first=layer, start=start)
+    assert hidden is not None
+    return run.head(hidden)
 
 
 def check_hook(model: TransformerBridge, hook_name: str) -> None:

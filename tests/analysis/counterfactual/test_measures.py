@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from e2e_lib.analysis.counterfactual import dictionaries, measures, scale, swaps, tables
 from e2e_lib.analysis.statistics import percentiles
-from e2e_lib.core.hooks import clean_pass, replaced_pass
+from e2e_lib.core.hooks import clean_pass
+from e2e_lib.engine.model.probes import replaced_pass
 from e2e_lib.errors import ModelError
 from tests.helpers.tiny_models import (
     D_MODEL,
