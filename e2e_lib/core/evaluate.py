@@ -12,16 +12,17 @@
 | explained_variance | 1 − Σ‖error‖² / Σ‖target − mean target‖² (a ratio of sums) | all tokens |
 | l2_ratio | ‖SAE output‖ / ‖SAE input‖ | all tokens |
 
-What has no spread has no explained variance, and an activation of length 0 no L2 ratio: NaN.
+What has no spread has no explained variance, and an activation of length 0 no L2 ratio: NaN. The
+sums behind them are in `engine.sums`.
 
 The suffix `_paper` marks the authors' variant: `explained_variance_paper` is the mean over tokens
 of each token's ratio, with prediction and target swapped at the SAE itself (facts §1.10), and
 `ce_increase_paper`, `kl_paper`, `l0_paper` are read off rows drawn from the training text.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -29,14 +30,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from e2e_lib.core.hooks import SplicedPass, clean_pass, hooks_to_keep, later_blocks, spliced_pass
+from e2e_lib.core.hooks import (
+    CleanPass,
+    SplicedPass,
+    clean_pass,
+    hooks_to_keep,
+    later_blocks,
+    spliced_pass,
+)
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.logits import TokenMetrics, token_metrics
-from e2e_lib.engine.sae_kernel import Coded
+from e2e_lib.engine.sums import LatentCounts, Reconstruction
 from e2e_lib.errors import require
 from e2e_lib.names import TransformerBridge, layer_of, null_channel
-
-NO_SPREAD = 1e-11  # of the mean square: float32 rounds a mean by less
 
 
 @dataclass
@@ -51,92 +57,6 @@ class Evaluation:
     frequency: dict[str, Float[Tensor, " d_sae"]]  # by hook: share of tokens a latent fired on
 
 
-class Reconstruction:
-    """Running mean squared error and explained variance of a prediction of an activation."""
-
-    def __init__(self) -> None:
-        self.tokens, self.width, self.late_tokens = 0, 0, 0
-        self.error, self.late_error, self.ratio, self.layernorm_ratio = 0.0, 0.0, 0.0, 0.0
-        self.sum: Tensor | None = None
-        self.sum_of_squares = 0.0
-
-    def add(
-        self,
-        predicted: Float[Tensor, "batch pos d"],
-        target: Float[Tensor, "batch pos d"],
-        *,
-        swapped: bool = False,
-    ) -> None:
-        """Count one batch; `swapped` exchanges the two in the authors' explained variance."""
-        error = (predicted - target).double().square().sum(-1)
-        wide = target.double()
-        self.tokens += error.numel()
-        self.width = target.shape[-1]
-        self.error += float(error.sum())
-        self.late_error += float(error[:, 1:].sum())
-        self.late_tokens += error[:, 1:].numel()
-        total = wide.sum((0, 1))
-        self.sum = total if self.sum is None else self.sum + total
-        self.sum_of_squares += float(wide.square().sum())
-        pair = (target, predicted) if swapped else (predicted, target)
-        self.ratio += float(_token_explained_variance(*pair).sum())
-        normed = (F.layer_norm(t, t.shape[-1:]) for t in pair)
-        self.layernorm_ratio += float(_token_explained_variance(*normed).sum())
-
-    def result(self) -> dict[str, float | int]:
-        """The metrics over everything added."""
-        assert self.sum is not None, "add at least one batch"
-        spread = self.sum_of_squares - float(self.sum.square().sum()) / self.tokens
-        return {
-            "mse": self.error / self.tokens / self.width,
-            "mse_after_first": self.late_error / max(1, self.late_tokens) / self.width,
-            "explained_variance": (
-                1 - self.error / spread if spread > NO_SPREAD * self.sum_of_squares else math.nan
-            ),
-            "explained_variance_paper": self.ratio / self.tokens,
-            "explained_variance_layernorm": self.layernorm_ratio / self.tokens,
-        }
-
-
-def _token_explained_variance(
-    predicted: Float[Tensor, "batch pos d"], target: Float[Tensor, "batch pos d"]
-) -> Float[Tensor, "batch pos"]:
-    """The authors' form: per token, against the spread round this batch's mean target."""
-    spread = (target - target.mean((0, 1))).square().sum(-1)
-    spread = spread.where(spread > NO_SPREAD * target.square().sum(-1), math.nan)
-    return 1 - (predicted - target).square().sum(-1) / spread
-
-
-class _Latents:
-    """Running counts of codes and norms of one SAE."""
-
-    def __init__(self, d_sae: int, device: torch.device) -> None:
-        self.fired = torch.zeros(d_sae, device=device)
-        self.l0_rows: list[Tensor] = []
-        self.ratio_sums = torch.zeros(2, dtype=torch.double)
-        self.ratio_counts = torch.zeros(2)
-
-    def add(self, inputs: Float[Tensor, "batch pos d"], coded: Coded) -> None:
-        self.fired += coded.fired
-        self.l0_rows.append(coded.l0.mean(-1).cpu())
-        lengths = inputs.norm(dim=-1)
-        lengths = lengths.where(lengths > 0, math.nan)
-        ratio = (coded.output.norm(dim=-1) / lengths).double().cpu()
-        for i, part in enumerate((ratio[:, :1], ratio[:, 1:])):
-            self.ratio_sums[i] += part.sum()
-            self.ratio_counts[i] += part.numel()
-
-    def result(self) -> dict[str, float | int]:
-        first, after = (self.ratio_sums / self.ratio_counts).tolist()
-        return {
-            "l0": float(torch.cat(self.l0_rows).mean()),
-            "alive": int((self.fired > 0).sum()),
-            "l2_ratio": float(self.ratio_sums.sum() / self.ratio_counts.sum()),
-            "l2_ratio_first": first,
-            "l2_ratio_after_first": after,
-        }
-
-
 class _Evaluator:
     """Running metrics of one set of SAEs."""
 
@@ -147,7 +67,7 @@ class _Evaluator:
         self.later = [h for h in later if h not in saes]
         self.reconstructions = {h: Reconstruction() for h in [*saes, *self.later]}
         device = next(iter(saes.values())).b_enc.device
-        self.latents = {h: _Latents(sae.d_sae, device) for h, sae in saes.items()}
+        self.latents = {h: LatentCounts(sae.d_sae, device) for h, sae in saes.items()}
         self.rows: list[dict[str, Tensor]] = []
 
     def add(
@@ -219,17 +139,33 @@ def evaluate(
         alone = not (sae.training and sae.sparsifier.calibrated)  # else by the others of its batch
         require(alone, "SAE", "in training mode", "in eval mode: call its eval() first")
     evaluators = [_Evaluator(model, saes) for saes in sae_sets]
-    wanted = sorted({h for e in evaluators for h in [*hooks_to_keep(model, e.saes), *e.later]})
+    later = [e.later for e in evaluators]
     for batch in rows.split(batch_size):
-        tokens = batch.to(model.cfg.device)
-        clean = clean_pass(model, tokens, wanted)
-        assert clean.hidden is not None
-        runs = [spliced_pass(model, clean, e.saes, e.later) for e in evaluators]
-        hidden = [run.hidden for run in runs if run.hidden is not None]
-        clean_ce, metrics = token_metrics(clean.head, tokens, clean.hidden, hidden)
+        clean, runs, clean_ce, metrics = _compared(model, batch, sae_sets, later)
         for evaluator, run, own in zip(evaluators, runs, metrics, strict=True):
             evaluator.add(run, clean.activations, clean_ce, own)
     return [e.result(rows.numel()) for e in evaluators]
+
+
+def _compared(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    sae_sets: Sequence[Mapping[str, SAE]],
+    later: Sequence[Sequence[str]],
+    count: bool = True,
+) -> tuple[CleanPass, list[SplicedPass], Float[Tensor, "batch predicted"], list[TokenMetrics]]:
+    """The clean pass, each set's spliced one with the activations at its `later`, and outputs."""
+    kept = [
+        h
+        for saes, own in zip(sae_sets, later, strict=True)
+        for h in [*hooks_to_keep(model, saes), *own]
+    ]
+    clean = clean_pass(model, tokens.to(model.cfg.device), list(dict.fromkeys(kept)))
+    assert clean.hidden is not None
+    pairs = zip(sae_sets, later, strict=True)
+    runs = [spliced_pass(model, clean, saes, own, count=count) for saes, own in pairs]
+    hidden = [run.hidden for run in runs if run.hidden is not None]
+    return clean, runs, *token_metrics(clean.head, clean.tokens, clean.hidden, hidden)
 
 
 @torch.no_grad()
@@ -239,12 +175,7 @@ def ce_increases(
     sae_sets: Sequence[Mapping[str, SAE]],
 ) -> list[float]:
     """CE increase in nats per predicted token of each set of SAEs on one batch of training text."""
-    kept = list(dict.fromkeys(h for saes in sae_sets for h in hooks_to_keep(model, saes)))
-    clean = clean_pass(model, tokens, kept)
-    runs = [spliced_pass(model, clean, saes, count=False) for saes in sae_sets]
-    assert clean.hidden is not None
-    hidden = [run.hidden for run in runs if run.hidden is not None]
-    clean_ce, metrics = token_metrics(clean.head, tokens, clean.hidden, hidden)
+    _, _, clean_ce, metrics = _compared(model, tokens, sae_sets, [()] * len(sae_sets), count=False)
     return [float(m.cross_entropy.mean()) - float(clean_ce.mean()) for m in metrics]
 
 
@@ -271,12 +202,9 @@ def calibrate(
         rule, wanted = sae.sparsifier, l0 if l0 is not None else sae.sparsifier.k or 0.0
         require(rule.stored != "topk", "sparsifier", hook, "one that does not hold its own k")
         require(wanted > 0, "l0", wanted, "a number above 0")
-        threshold: Tensor | None = rule.state_dict().get(
-            "threshold"
-        )  # shares the sparsifier's memory
-        start = torch.zeros_like(sae.b_enc)
-        if threshold is not None and not rule.calibrated:
-            start = threshold.clone()
+        threshold: Any = rule.state_dict().get("threshold")  # shares the rule's memory
+        fresh = threshold is None or rule.calibrated
+        start = torch.zeros_like(sae.b_enc) if fresh else threshold.clone()
         count, best = round(wanted * rows.numel()), start[:0]
         before = {h: saes[h] for h in list(saes)[:i]}
         for batch in rows.split(batch_size):

@@ -25,8 +25,7 @@ from torch.nn import functional as F
 
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.engine import selected
-from e2e_lib.engine.sae_kernel import Coded, autoencode
-from e2e_lib.engine.straight_through import count_above, jump
+from e2e_lib.engine.sae_kernel import Coded, autoencode, count_above, jump
 from e2e_lib.errors import require
 from e2e_lib.names import SPARSIFIERS
 

@@ -6,6 +6,10 @@ a block of latents small enough for the cache is encoded, rectified, summed and 
 next; its codes alone are kept for the backward pass, and of these only the columns of latents that
 fired in the batch: for all others every gradient but none of the values is zero by definition, so
 that the products shrink with the number of latents in use and the result stays the same.
+
+A threshold moves no code until it passes one: z · [z > θ] is flat in θ almost everywhere. For a
+threshold that trains, `jump` and `count_above` are straight-through estimates: the slope of a line
+where z is within half a bandwidth ε of θ, none elsewhere, and the value as it is.
 """
 
 from typing import Any, NamedTuple
@@ -17,6 +21,8 @@ from torch import Tensor
 BLOCK_VALUES = 1 << 20  # codes in a block on a CPU: 4 MiB, about a core's cache
 SHORTEST = 1e-12  # length below which a decoder's row is not scaled up, as in F.normalize
 COMPACT_BELOW = 0.7  # share of a block's latents in use from which the others are left out
+
+Bandwidth = float | Float[Tensor, " d_sae"]
 
 
 class Coded(NamedTuple):
@@ -194,3 +200,29 @@ def _in_use(fired: Float[Tensor, " block"]) -> Int[Tensor, " used"] | None:
         return None
     pick = fired.nonzero().squeeze(-1)
     return pick if len(pick) < COMPACT_BELOW * len(fired) else None
+
+
+def jump(
+    z: Float[Tensor, "... d_sae"],
+    threshold: Float[Tensor, " d_sae"],
+    bandwidth: Bandwidth,
+    to_z: bool,
+) -> Float[Tensor, "... d_sae"]:
+    """z where above its threshold, else 0; the estimate reaches the threshold, and z if `to_z`."""
+    own = z if to_z else z.detach()
+    line = _kernel(z, threshold, bandwidth) * threshold.detach() * (own - threshold)
+    return torch.where(z > threshold, z, 0.0) + line - line.detach()
+
+
+def count_above(
+    z: Float[Tensor, "... d_sae"], threshold: Float[Tensor, " d_sae"], bandwidth: Bandwidth
+) -> Float[Tensor, "..."]:
+    """Each token's number of z above their thresholds, which alone the estimate reaches."""
+    line = _kernel(z, threshold, bandwidth) * (z.detach() - threshold)
+    return ((z > threshold) + line - line.detach()).sum(-1)
+
+
+def _kernel(z: Tensor, threshold: Tensor, bandwidth: Bandwidth) -> Tensor:
+    """1/ε where z is within half a bandwidth of its threshold."""
+    inside = (z.detach() - threshold.detach()).abs() < bandwidth / 2
+    return inside / bandwidth

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from e2e_lib.core.evaluate import Reconstruction, evaluate
+from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.hooks import clean_pass, spliced_pass
+from e2e_lib.engine.sums import Reconstruction
 from tests.helpers.oracle import autoencode
 from tests.helpers.tiny_models import (
     ARCHITECTURES,

@@ -16,7 +16,7 @@ from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.sparsifiers import Sparsifier, make_sparsifier
 from e2e_lib.core.train import Trainer, train
-from e2e_lib.engine.straight_through import jump
+from e2e_lib.engine.sae_kernel import jump
 from e2e_lib.errors import ConfigError
 from e2e_lib.names import EVERY_OBJECTIVE, SPARSIFIERS
 from tests.helpers.saelens_terms import saelens_terms
