@@ -41,7 +41,7 @@ from e2e_lib.core.hooks import (
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.logits import TokenMetrics, token_metrics
 from e2e_lib.engine.sums import LatentCounts, Reconstruction
-from e2e_lib.errors import require
+from e2e_lib.errors import is_number, require
 from e2e_lib.names import TransformerBridge, layer_of, null_channel
 
 
@@ -196,12 +196,15 @@ def calibrate(
     of their hooks, each on what the ones before it leave.
 
     Raises:
-        ConfigError: a topk, which holds its own k, or an `l0` that is not above 0.
+        ConfigError: a topk, which holds its own k, or an `l0` that these SAEs or rows cannot have.
     """
     for i, (hook, sae) in enumerate(saes.items()):
         rule, wanted = sae.sparsifier, l0 if l0 is not None else sae.sparsifier.k or 0.0
         require(rule.stored != "topk", "sparsifier", hook, "one that does not hold its own k")
-        require(wanted > 0, "l0", wanted, "a number above 0")
+        allowed = f"at least one latent on {rows.numel()} tokens and below d_sae ({sae.d_sae})"
+        good = is_number(wanted) and 1 <= wanted * rows.numel() < rows.numel() * sae.d_sae
+        good = good or (l0 is None and rule.calibrated)  # k may be d_sae: then all above 0 count
+        require(good, "l0", wanted, allowed)
         threshold: Any = rule.state_dict().get("threshold")  # shares the rule's memory
         fresh = threshold is None or rule.calibrated
         start = torch.zeros_like(sae.b_enc) if fresh else threshold.clone()

@@ -221,6 +221,19 @@ def test_calibration_is_exact_on_its_own_text():
     with pytest.raises(ConfigError) as caught:
         calibrate(tiny_model(), {HOOK: SAE(12, 48, "topk", 4)}, rows, 6.0)
     assert_sentence(caught, "sparsifier", "own k")
+    whole = SAE(12, 48, "batchtopk", 48).eval()
+    calibrate(tiny_model(), {HOOK: whole}, rows)
+    assert float(whole.sparsifier.cut()[0]) == 0
+
+
+@pytest.mark.parametrize("l0", [float("inf"), float("nan"), 48.0, 1e9, 1e-9, 0.0, -1.0])
+def test_an_l0_that_no_threshold_gives_is_refused(l0):
+    sae = SAE(12, 48).eval()
+    before = sae.b_enc.clone()
+    with pytest.raises(ConfigError) as caught:
+        calibrate(tiny_model(), {HOOK: sae}, random_tokens(4), l0)
+    assert_sentence(caught, f"l0 is {l0}", "below d_sae (48)")
+    assert torch.equal(sae.b_enc, before)
 
 
 @pytest.mark.parametrize("sparsifier", ["topk", "batchtopk", "matryoshka", "jumprelu", "relu"])
