@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from e2e_lib.analysis.interpret.continuations import generate as generate
     from e2e_lib.core.config import TrainConfig as TrainConfig
-    from e2e_lib.core.evaluate import calibrate as calibrate
     from e2e_lib.core.evaluate import evaluate as evaluate
     from e2e_lib.core.hooks import clean_pass as clean_pass
     from e2e_lib.core.hooks import spliced_pass as spliced_pass
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from e2e_lib.core.train import train as train
     from e2e_lib.data.models import load_model as load_model
     from e2e_lib.data.rows import load_rows as load_rows
+    from e2e_lib.finetune.calibrate import calibrate as calibrate
     from e2e_lib.runs.read import open_results as open_results
     from e2e_lib.runs.tables import metrics_table as metrics_table
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from e2e_lib.core.config import TrainConfig
-from e2e_lib.core.evaluate import calibrate
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.train import train
 from e2e_lib.data.formats.sae_files import format_of, read_sae, write_sae
 from e2e_lib.errors import ConfigError, ModelError
 from e2e_lib.finetune import tune
 from e2e_lib.finetune.__main__ import main
+from e2e_lib.finetune.calibrate import calibrate
 from e2e_lib.finetune.tune import FineTuning, finetune
 from tests.helpers.tiny_models import (
     assert_sentence,

@@ -131,7 +131,9 @@ def spliced_pass(
     result = SplicedPass()
     others = [name for name in record if name not in saes]
     run = runner(model, [*saes, *others])
-    hooks = {name: splicer(result, name, saes[name], p_norm, count) for name in saes}
+    hooks: dict[str, Hook] = {
+        name: partial(splice, result, name, sae, p_norm, count) for name, sae in saes.items()
+    }
     hooks |= {name: partial(result.activations.__setitem__, name) for name in others}
     first, start = min(map(layer_of, saes)), clean.before(saes)
     result.hidden = run_hooked(run, clean.tokens, hooks, whole=logits, first=first, start=start)
@@ -147,8 +149,7 @@ def apply_saes(
     """Each SAE on its own clean activation, the rest of the model unseen: `local` training."""
     result = SplicedPass()
     for name, sae in saes.items():
-        result.inputs[name] = clean.activations[name]
-        result.coded[name] = sae.autoencode(clean.activations[name], p_norm, count=count)
+        splice(result, name, sae, p_norm, count, clean.activations[name])
     return result
 
 
@@ -157,12 +158,10 @@ def hooks_to_keep(model: TransformerBridge, saes: Mapping[str, SAE]) -> list[str
     return list(dict.fromkeys([*saes, resid_pre(min(map(layer_of, saes)))]))
 
 
-def splicer(result: SplicedPass, name: str, sae: SAE, p_norm: float, count: bool) -> Hook:
-    """A hook that puts the SAE's output in place of what it sees, and notes both in `result`."""
-
-    def splice(activation: Tensor) -> Tensor:
-        result.inputs[name] = activation
-        result.coded[name] = sae.autoencode(activation, p_norm, count=count)
-        return result.coded[name].output
-
-    return splice
+def splice(
+    result: SplicedPass, name: str, sae: SAE, p_norm: float, count: bool, activation: Tensor
+) -> Tensor:
+    """The SAE's output, in place of its input; both are noted in `result`."""
+    result.inputs[name] = activation
+    result.coded[name] = sae.autoencode(activation, p_norm, count=count)
+    return result.coded[name].output

@@ -34,15 +34,7 @@ from torch.nn import functional as F
 
 from e2e_lib.core.hooks import CleanPass, SplicedPass
 from e2e_lib.engine.logits import kl_to, means_over_tokens
-from e2e_lib.errors import (
-    Checked,
-    ConfigError,
-    Flag,
-    OptionalWeight,
-    Positive,
-    Weight,
-    require,
-)
+from e2e_lib.errors import Checked, ConfigError, Flag, OptionalWeight, Positive, Weight, require
 
 
 def sparsity_loss(power_sums: Float[Tensor, "..."], d_in: int, p: float = 1.0) -> Float[Tensor, ""]:

@@ -1,6 +1,5 @@
 """One run inside the training loop: its SAEs, its objective, its steps."""
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from e2e_lib.engine.checkpoint import Checkpoint
 from e2e_lib.engine.device import ALONE, Processes
 from e2e_lib.engine.model.probes import activation_scale, check_hook, hook_width
 from e2e_lib.engine.optimiser import (
+    Steering,
     average_gradients,
     clip,
     hold_near,
@@ -36,10 +36,6 @@ from e2e_lib.errors import require
 from e2e_lib.names import SPARSIFIERS, TransformerBridge, layer_of
 
 NEAR = 0.8  # cosine that a decoder held near its start keeps to it
-# Where an L0 is aimed at, log λ moves over a training by up to STEER. An SAE that is there is near
-# it and answers over some steps: there log λ moves at once too, by up to PROMPT where log L0 is off
-# by BAND, or it would overshoot.
-STEER, PROMPT, BAND = 10.0, 2.0, 0.1
 
 
 @dataclass
@@ -93,9 +89,8 @@ class SAERun:
         }
         near = self.saes if config.still == "near" else {}
         self.starts = {h: sae.dictionary.detach().clone() for h, sae in near.items()}
-        self.current, self.steered = self.objective, 0.0  # log of what λ is multiplied by, so far
-        self.off = 0.0  # log of the last step's L0 over the target
-        self.rate = config.lr
+        self.current, self.rate = self.objective, config.lr
+        self.steering = Steering(config.target_l0, bool(config.init_from))
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=config.lr, fused=True)
         biases = {hook: sae.b_enc.detach() for hook, sae in self.saes.items()}
         words = f"objective {self.objective.name} with sparsity_coeff "
@@ -108,13 +103,9 @@ class SAERun:
         """Set `current`, the step's objective: its λ may rise or be steered."""
         for sae in self.saes.values():
             sae.sparsifier.begin_step(step, self.config.seed)
-        factor = sparsity_factor(step, steps, self.config)
-        prompt = PROMPT * max(-1.0, min(1.0, self.off / BAND)) if self.config.init_from else 0.0
-        factor *= math.exp(self.steered + prompt)
+        factor = sparsity_factor(step, steps, self.config) * self.steering.factor()
         coeff = self.objective.sparsity_coeff * factor
-        self.current = (
-            self.objective if factor == 1 else replace(self.objective, sparsity_coeff=coeff)
-        )
+        self.current = replace(self.objective, sparsity_coeff=coeff)
 
     def hooks(self, model: TransformerBridge) -> list[str]:
         """What it needs of the clean pass."""
@@ -161,17 +152,14 @@ class SAERun:
         self.tokens = 0
         if self.config.target_l0 and self.config.penalty != "quadratic":
             own = [coded.l0.mean() for coded in self.records.coded.values()]
-            l0 = processes.mean(torch.stack(own).mean())
-            off = math.log(max(float(l0), 1e-3) / self.config.target_l0)
-            self.off = min(1.0, max(-1.0, off))
-            self.steered += STEER / steps * self.off
+            self.steering.note(float(processes.mean(torch.stack(own).mean())), steps)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that later steps depend on: tensors, and what is none."""
         tensors, facts = self.records.state()
         tensors |= optimiser_tensors(self.parameters, self.optimiser)
         tensors |= {f"silent/{hook}": sae.sparsifier.silent for hook, sae in self.saes.items()}
-        return tensors, facts | {"steered": self.steered, "off": self.off}
+        return tensors, facts | {"steering": [self.steering.moved, self.steering.off]}
 
     def restore(self, saved: Checkpoint) -> None:
         """Take up the state that `state` gave."""
@@ -179,7 +167,7 @@ class SAERun:
         restore_optimiser(self.parameters, self.optimiser, saved.tensors)
         for hook, sae in self.saes.items():
             sae.sparsifier.silent.copy_(saved.tensors[f"silent/{hook}"])
-        self.steered, self.off = saved.facts["steered"], saved.facts["off"]
+        self.steering.moved, self.steering.off = saved.facts["steering"]
 
     def finish(self, tokens: int, window_tokens: int, steps: int) -> TrainedRun:
         """What the run ended with."""

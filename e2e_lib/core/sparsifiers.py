@@ -245,7 +245,7 @@ class TopK(Sparsifier):
 class BatchTopK(TopK):
     """The k · n largest of a batch of n tokens, of each process's own micro-batch.
 
-    After training a token must not depend on the others of its batch: `evaluate.calibrate` sets
+    After training a token must not depend on the others of its batch: `finetune.calibrate` sets
     one threshold at which held-out text has k latents a token, and inference is z · [z > θ].
     """
 

@@ -1,4 +1,4 @@
-"""What a step does beside the optimiser's own: to gradients before it, to weights after it."""
+"""What a step does beside the optimiser's own: to gradients before, to weights and λ after it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from e2e_lib.engine.device import Processes
+
+# Where an L0 is aimed at, log λ moves over a training by up to STEER. An SAE that is there is near
+# it and answers over some steps: there log λ moves at once too, by up to PROMPT where log L0 is off
+# by BAND, or it would overshoot.
+STEER, PROMPT, BAND = 10.0, 2.0, 0.1
+
+
+class Steering:
+    """What λ is multiplied by so that L0 comes to `target`; `warm`: the SAE is near it already.
+
+    Attributes:
+        moved: log of the factor, but for its prompt part.
+        off: log of the last L0 over the target, within ±1.
+    """
+
+    def __init__(self, target: float, warm: bool) -> None:
+        self.target, self.warm, self.moved, self.off = target, warm, 0.0, 0.0
+
+    def factor(self) -> float:
+        """Of the next step; 1 until the first L0 is noted."""
+        prompt = PROMPT * max(-1.0, min(1.0, self.off / BAND)) if self.warm else 0.0
+        return math.exp(self.moved + prompt)
+
+    def note(self, l0: float, steps: int) -> None:
+        """After one of `steps` steps, in which so many latents fired on a token."""
+        self.off = min(1.0, max(-1.0, math.log(max(l0, 1e-3) / self.target)))
+        self.moved += STEER / steps * self.off
 
 
 def average_gradients(parameters: Sequence[Tensor], processes: Processes) -> Float[Tensor, ""]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 
 from e2e_lib.core.config import Precision, Seed, TrainConfig
-from e2e_lib.core.evaluate import Evaluation, calibrate, evaluate
+from e2e_lib.core.evaluate import Evaluation, evaluate
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
@@ -31,6 +31,7 @@ from e2e_lib.errors import (
     require,
     whole,
 )
+from e2e_lib.finetune.calibrate import calibrate
 from e2e_lib.finetune.card import read_card, write_outcome
 from e2e_lib.names import TransformerBridge
 from e2e_lib.runs.provenance import content_digest, model_digest

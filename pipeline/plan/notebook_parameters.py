@@ -20,14 +20,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from e2e_lib.core.config import Hyperparameters
-from e2e_lib.errors import (
-    ConfigError,
-    Rule,
-    is_integer,
-    is_number,
-    require,
-    require_known,
-)
+from e2e_lib.errors import ConfigError, Rule, is_integer, is_number, require, require_known
 from e2e_lib.runs.experiment import Training
 
 FIELD = re.compile(r"\n    (\w+): \w+ = (.+)  # (.+)")

@@ -11,13 +11,14 @@ from torch.nn import functional as F
 from e2e_lib import names
 from e2e_lib.core import sparsifiers
 from e2e_lib.core.config import TrainConfig
-from e2e_lib.core.evaluate import calibrate, evaluate
+from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.sparsifiers import Sparsifier, make_sparsifier
 from e2e_lib.core.train import Trainer, train
 from e2e_lib.engine.sae_kernel import jump
 from e2e_lib.errors import ConfigError
+from e2e_lib.finetune.calibrate import calibrate
 from e2e_lib.names import EVERY_OBJECTIVE, SPARSIFIERS
 from tests.helpers.saelens_terms import saelens_terms
 from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model

@@ -1,12 +1,13 @@
 """Texts that a model writes with SAEs spliced in."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from e2e_lib.core.hooks import SplicedPass, splicer
+from e2e_lib.core.hooks import SplicedPass, splice
 from e2e_lib.core.sae import SAE
 from e2e_lib.engine.model.forward import run_hooked
 from e2e_lib.engine.model.frozen_model import runner
@@ -38,7 +39,7 @@ def generate(
     generator = torch.Generator(tokens.device).manual_seed(seed)
     unused, saes = SplicedPass(), saes or {}
     run = runner(model, list(saes))
-    hooks = {name: splicer(unused, name, sae, 1.0, False) for name, sae in saes.items()}
+    hooks = {name: partial(splice, unused, name, sae, 1.0, False) for name, sae in saes.items()}
     for _ in range(max_new_tokens):  # no cache: SAEs may sit anywhere, and texts are short
         hidden = run_hooked(run, tokens[:, -model.cfg.n_ctx :], hooks, whole=True)
         assert hidden is not None
