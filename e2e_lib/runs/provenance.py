@@ -22,6 +22,7 @@ PACKAGES = (
     *("numpy", "pandas", "scipy"),
 )
 # What is read of a model's folder: configuration, weights, tokenizer.
+WEIGHTS = ("*.saf*", "*.bin", "*.gguf")
 MODEL_FILES = ("*.json", "*.saf*", "*.bin", "*.gguf", "*.model", "merges.txt", "vocab.txt")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Two processors that differ in these round sums differently: the last digits of a result, and
@@ -55,10 +56,11 @@ def model_digest(name: str) -> str | None:
 
 
 def _digest(path: Path) -> str | None:
-    """Of a file or a model: its files' bytes. Of a folder of data: the files' names too."""
-    if path.is_file() or (path / "config.json").is_file():
-        patterns = MODEL_FILES if path.is_dir() else ()
-        named = [("", f) for p in patterns for f in sorted(path.glob(p))] or [("", path)]
+    """Of a file or a model: its files' bytes. Of any other folder: the files' names too."""
+    if path.is_file():
+        named = [("", path)]
+    elif (path / "config.json").is_file() and any(any(path.glob(p)) for p in WEIGHTS):
+        named = [("", f) for p in MODEL_FILES for f in sorted(path.glob(p)) if f.is_file()]
     else:
         named = sorted((str(file.relative_to(path)), file) for file in _files(path))
     stamps = [(n, f, f.stat().st_size, f.stat().st_mtime_ns) for n, f in named]
@@ -66,13 +68,14 @@ def _digest(path: Path) -> str | None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file in a folder but hidden ones; links are followed, a circle of them once."""
+    """Every file in a folder but hidden ones; links that lead somewhere are followed, once."""
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         known = os.path.realpath(place) in seen
         seen.add(os.path.realpath(place))
         folders[:] = [] if known else [name for name in folders if name[0] != "."]
-        yield from (Path(place, name) for name in names if name[0] != "." and not known)
+        found = (Path(place, name) for name in names if name[0] != "." and not known)
+        yield from (file for file in found if file.is_file())
 
 
 @cache

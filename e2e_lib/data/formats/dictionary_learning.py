@@ -14,6 +14,7 @@ The others read x less the decoder's bias. SAELens and SAEBench take every such 
 residual stream after block `layer`.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ from e2e_lib.data.formats.tensors import (
     read_json,
     read_pt,
     refuse,
+    require_harmless,
     require_shapes,
     sizes,
     write_files,
@@ -49,6 +51,8 @@ LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": 
 PLAIN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
 GATES = {"encoder.weight": "W_enc", "decoder.weight": "W_dec", "decoder_bias": "b_dec"}
 GATES |= {"gate_bias": "b_gate", "mag_bias": "b_mag", "r_mag": "r_mag"}
+# Of a trainer's settings, what sounds as if codes depended on it: scales are in the weights.
+TRAINING = ("norm_factor", "normalize_activations", "normalize_decoder", "normalize_loss")
 
 
 class Class(NamedTuple):
@@ -89,6 +93,7 @@ def read(folder: Path) -> StoredSAE:
     name = trainer.get("dict_class")
     if not isinstance(name, str) or name not in CLASSES:
         raise refuse(path, "dict_class", name, f"one of {', '.join(CLASSES)}")
+    require_harmless(path, config | trainer, TRAINING)
     d_in, d_sae = sizes(path, trainer, "activation_dim", "dict_size")
     path, kind = folder / WEIGHTS, CLASSES[name]
     tensors = read_pt(path)
@@ -161,6 +166,7 @@ def _hook(trainer: Mapping[str, Any]) -> str | None:
     """The hook, where the configuration does not say that it is another than SAELens would take."""
     layer, site = trainer.get("layer"), str(trainer.get("submodule_name") or "resid_post")
     named = is_integer(layer) and 0 <= int(str(layer)) < 10**6 and "resid_post" in site
+    named = named and set(re.findall("[0-9]+", site)) <= {str(layer)}
     return f"blocks.{layer}.hook_resid_post" if named else None
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from e2e_lib.data.formats import authors, dictionary_learning, saelens, scopes, sparsify
 from e2e_lib.data.formats.stored import StoredSAE
-from e2e_lib.errors import ModelError
+from e2e_lib.errors import ModelError, reworded
 
 
 class Format(NamedTuple):
@@ -69,7 +69,9 @@ def read_sae(path: str | Path) -> StoredSAE:
             configuration says, or it says what cannot be folded or is not known.
     """
     path = Path(path).expanduser()
-    return FORMATS[format_of(path)].read(path)
+    with reworded(ModelError, f"{str(path)[:80]!r} is no place for an SAE"):  # too long, say
+        name = format_of(path)
+    return FORMATS[name].read(path)
 
 
 def write_sae(

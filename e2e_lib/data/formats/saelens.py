@@ -24,12 +24,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from e2e_lib.data.formats.stored import StoredSAE, as_file, as_gate, fold, gates, require_k
+from e2e_lib.data.formats.stored import (
+    DTYPES,
+    StoredSAE,
+    as_file,
+    as_gate,
+    fold,
+    gates,
+    require_k,
+)
 from e2e_lib.data.formats.tensors import (
     FLOATS,
     json_file,
     read_safetensors,
     refuse,
+    require_harmless,
     require_keys,
     shapes_of,
     write_files,
@@ -67,6 +76,9 @@ RENAMED = {
 }
 METADATA = ["model_name", "hook_name", "hook_head_index", "model_from_pretrained_kwargs"]
 METADATA += ["prepend_bos", "neuronpedia_id", "context_size", "seqpos_slice", "dataset_path"]
+# Of what a file before version 6 holds of its training, what sounds as if codes depended on it.
+TRAINING = ["normalize_sae_decoder", "noise_scale", "mse_loss_normalization", "lp_norm"]
+TRAINING += ["scale_sparsity_penalty_by_decoder_norm", "feature_reinit_scale"]
 OWN_GATED = ("saelens", "gated")
 NEVER_FIRED = -10.0  # SAELens writes log10(1e-10) for a latent that never fired
 
@@ -196,7 +208,14 @@ def read(folder: Path) -> StoredSAE:
     if kind == "topk":
         require_k(k, config["d_sae"], what)
     weights = _weights(folder, kind, config["d_in"], config["d_sae"])
-    hook = metadata.get("hook_name")
+    hook, held = metadata.get("hook_name"), weights["W_dec"].dtype
+    if metadata.get("hook_name_out") not in (None, hook):
+        raise refuse(path, "hook_name_out", metadata["hook_name_out"], "an SAE, no transcoder,")
+    name = str(config.get("dtype")).removeprefix("torch.")
+    said = getattr(torch, name, held)
+    holds = name in DTYPES and torch.promote_types(held, said) == said
+    if isinstance(said, torch.dtype) and not (holds or said == held):
+        raise refuse(path, "dtype", config["dtype"], f"one that holds its weights' {held}")
     return StoredSAE(
         **fold(
             weights,
@@ -220,24 +239,25 @@ def _settings(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[
     metadata = config.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise refuse(path, "metadata", metadata, "a mapping")
-    version = re.match(
-        r"([0-9]{1,6})\.", str(config.get("sae_lens_version") or metadata.get("sae_lens_version"))
-    )
-    if version and int(version[1]) >= 6:
+    named = config.get("sae_lens_version") or metadata.get("sae_lens_version")
+    version = re.match(r"([0-9]{1,6})(\.|$)", str(named))
+    if int(version[1]) >= 6 if version else metadata:
         own = KEYS + (
             ["k", "rescale_acts_by_decoder_norm"] if config.get("architecture") == "topk" else []
         )
         require_keys(path, config, own)
         return config, metadata
     flat = {RENAMED.get(key, key): value for key, value in config.items()}
+    require_harmless(path, flat, [*KEYS, *SUPPORTED, *FLAGS, *METADATA, *TRAINING])
     activation, options = flat.get("activation_fn", "relu"), flat.get("activation_fn_kwargs") or {}
     if activation not in ("relu", "topk") or not isinstance(options, dict):
         raise refuse(path, "activation_fn", activation, "relu or topk")
     if activation == "topk":
         require_keys(path, {key: v for key, v in options.items() if v is not False}, ["k"])
         flat |= {"k": options.get("k", flat.get("k"))}
-        if flat.get("architecture", "standard") == "standard":
-            flat["architecture"] = "topk"
+        if flat.get("architecture", "standard") not in ("standard", "topk"):
+            raise refuse(path, "activation_fn", "topk", f"relu of a {flat['architecture']}")
+        flat["architecture"] = "topk"
     if "hook_z" in str(flat.get("hook_name")):
         flat.setdefault("reshape_activations", "hook_z")
     return flat, {key: flat[key] for key in METADATA if key in flat}
@@ -273,4 +293,6 @@ def firing_frequency(folder: str | Path) -> Float[Tensor, " d_sae"]:
         if len(claimed.get_shape()) != 1 or claimed.get_dtype() not in FLOATS:
             raise ValueError("its sparsity is no row of floating-point numbers")
         sparsity = file.get_tensor("sparsity")
+        if not bool((sparsity < 1e-6).all()):
+            raise ValueError("its sparsity is no log10 of shares")
     return torch.where(sparsity > NEVER_FIRED, 10.0**sparsity, torch.zeros_like(sparsity))

@@ -25,6 +25,7 @@ from e2e_lib.data.formats.tensors import (
     read_npz,
     read_safetensors,
     refuse,
+    require_harmless,
     require_shapes,
     shapes_of,
     sizes,
@@ -49,6 +50,10 @@ LLAMA: dict[str, tuple[Any, ...]] = {
     "apply_decoder_bias_to_pre_encoder": (False,),
     "use_glu_encoder": (False,),
 }
+# What sounds like it and belongs to the training, or is read below.
+LLAMA_TRAINING = [*LLAMA, "dataset_average_activation_norm", "sparsity_include_decoder_norm"]
+LLAMA_TRAINING += ["decoder_exactly_fixed_norm", "force_unit_decoder_norm", "clip_grad_norm"]
+LLAMA_TRAINING += ["init_decoder_norm", "init_encoder_norm", "use_batch_norm_mse"]
 
 
 def read_gemma(folder: Path) -> StoredSAE:
@@ -61,10 +66,13 @@ def read_gemma(folder: Path) -> StoredSAE:
     weights = {re.sub("^w_", "W_", name): array for name, array in read_npz(path).items()}
     _require_fit(path, weights)
     dtype, where = weights["W_dec"].dtype, folder.resolve().as_posix()
-    layer = re.search(r"/layer_([0-9]{1,6})(?:/|$)", where)
-    site = re.search(r"-(res|mlp|att)(?:/|$)", where)
-    hook = f"blocks.{layer[1]}.{SITES[site[1]]}" if layer and site else None
-    if "/embedding/" in where:
+    # The last of each: folders above the release may be called anything.
+    layer = re.search(r".*/(?:layer_([0-9]{1,6})|embedding)(?=/|$)", where)
+    site = re.search(r".*-(res|mlp|att|transcoders)(?=/|$)", where)
+    if site and site[1] == "transcoders":
+        raise refuse(path, "release", site[0].rsplit("/", 1)[-1], "an SAE, no transcoder,")
+    hook = f"blocks.{layer[1]}.{SITES[site[1]]}" if layer and layer[1] and site else None
+    if layer and not layer[1]:
         hook, root = "hook_embed", math.sqrt(weights["W_enc"].shape[0])
         weights |= {
             "W_enc": weights["W_enc"].double() / root,
@@ -97,6 +105,7 @@ def read_gemma_2(folder: Path) -> StoredSAE:
     """
     path = folder / CONFIG_2
     config = read_json(path, "architecture and width")
+    require_harmless(path, config, ["affine_connection"])
     if config.get("architecture") != "jump_relu":
         raise refuse(path, "architecture", config.get("architecture"), "jump_relu")
     into, out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
@@ -138,6 +147,7 @@ def read_llama(folder: Path) -> StoredSAE:
     """
     path = folder / HYPERPARAMS
     config = read_json(path, "d_model, d_sae and dataset_average_activation_norm")
+    require_harmless(path, config, LLAMA_TRAINING)
     for key, allowed in LLAMA.items():
         if key in config and config[key] not in allowed:
             raise refuse(path, key, config[key], f"{allowed[0]!r}")

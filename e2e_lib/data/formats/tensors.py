@@ -6,6 +6,7 @@ pickle nothing but plain tensors is read: it is never run.
 """
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -21,6 +22,8 @@ from e2e_lib.errors import ModelError, is_integer, reworded
 from e2e_lib.files import part_of, writing
 
 FLOATS = {"F64", "F32", "F16", "BF16"}  # what a safetensors file's weights may be
+# What the name of a setting says that is done to activations, and not to a training.
+CHANGING = re.compile("scal|gain|norm|shift|offset|mean|cent(er|re)|whiten|standardi|bias|affine")
 Shapes = Mapping[str, list[int]]
 
 
@@ -46,6 +49,16 @@ def require_keys(path: Path, config: Mapping[str, Any], known: Collection[str]) 
             f"{_named(path)} has {', '.join(unknown)[:200]}, which may change what its SAE "
             "computes and is not known here."
         )
+
+
+def require_harmless(path: Path, config: Mapping[str, Any], known: Collection[str]) -> None:
+    """`require_keys` of a file that also holds whatever its training was given.
+
+    Of keys that are not known only those count whose name is one of `CHANGING`, and that are on.
+    """
+    off = (None, False, "none")
+    named = {k: v for k, v in config.items() if CHANGING.search(str(k).lower()) and v not in off}
+    require_keys(path, named, known)
 
 
 def sizes(path: Path, config: Mapping[str, Any], *keys: str) -> list[int]:

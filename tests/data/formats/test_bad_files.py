@@ -200,6 +200,30 @@ BAD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
     "no JSON": ("llama_scope", text("hyperparams.json", "{"), ("hyperparams.json",)),
     "no metadata": ("saelens standard", config(metadata=[1]), ("metadata",)),
     "a truncated file": ("gemma_scope_2", text("params.safetensors", "xx"), ("damaged",)),
+    "a jumprelu of topk before 6": (
+        "saelens jumprelu",
+        config(metadata={}, activation_fn_str="topk", activation_fn_kwargs={"k": 2}),
+        ("activation_fn", "jumprelu"),
+    ),
+    "a gated topk before 6": (
+        "saelens gated", config(metadata={}, activation_fn="topk", activation_fn_kwargs={"k": 2}),
+        ("activation_fn", "gated"),
+    ),
+    "a scale before 6": ("saelens before 6, topk", config(act_scale=2.0), ("act_scale",)),
+    "a version without a point": (
+        "saelens standard", config(metadata={"sae_lens_version": 6}, wobble=1), ("wobble",),
+    ),
+    "no version": ("saelens standard", config(metadata={"hook_name": "x"}, wobble=1), ("wobble",)),
+    "a shift in Gemma 2": ("gemma_scope_2", config(input_shift=1), ("input_shift",)),
+    "a gain in Llama": ("llama_scope", config(output_gain=1.5), ("output_gain",)),
+    "centred inputs": (DL + "AutoEncoder", config(center_inputs=True), ("center_inputs",)),
+    "half said, single held": ("saelens standard", config(dtype="float16"), ("dtype", "float32")),
+    "eight bits said": ("saelens topk", config(dtype="torch.int8"), ("dtype", "int8")),
+    "an output elsewhere": (
+        "saelens standard",
+        config(metadata={"sae_lens_version": "6.1", "hook_name": "a", "hook_name_out": "b"}),
+        ("hook_name_out", "transcoder"),
+    ),
     "files of two formats": ("saelens standard", text("params.npz", ""), ("saelens and of gemma",)),
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Every released layout is read as what its own format says it computes."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,16 +8,19 @@ import torch
 
 from e2e_lib.data.formats.sae_files import FORMATS, WRITTEN, format_of, read_sae, write_sae
 from e2e_lib.data.formats.stored import StoredSAE
+from e2e_lib.errors import ModelError
 from tests.helpers.sae_stand_ins import (
     D_IN,
     D_SAE,
     STAND_INS,
+    dictionary_tensors,
     draw,
     inputs,
     run,
     trainer,
     without,
     write_dictionary,
+    write_gemma,
 )
 
 each = pytest.mark.parametrize("name", STAND_INS)
@@ -137,6 +141,34 @@ def test_a_batchtopk_keeps_its_class_while_its_latents_share_a_threshold(tmp_pat
     other = replace(stored, weights={**stored.weights, "threshold": tuned})
     write_sae(tmp_path / "other", other)
     assert read_sae(tmp_path / "other").architecture == "JumpReluAutoEncoder"
+
+
+@pytest.mark.parametrize("above", ["embedding", "layer_3/my-mlp", "gemma-scope-2b-pt-transcoders"])
+def test_folders_above_a_release_say_nothing_of_it(tmp_path, above):
+    stand_in = STAND_INS["gemma_scope"]
+    stored = read_sae(stand_in.write(tmp_path / above))
+    assert stored.hook == stand_in.hook
+    torch.testing.assert_close(
+        run(stored, inputs())[1], stand_in.forward(inputs())[1], rtol=1e-5, atol=1e-5
+    )
+    end = tmp_path / "gemma-scope-2b-pt-transcoders"
+    with pytest.raises(ModelError, match="no transcoder"):
+        read_sae(write_gemma(end / "layer_4", draw(7)))
+
+
+@pytest.mark.parametrize("changes", [{"layer": 3}, {"submodule_name": "resid_post_layer_14"}])
+def test_a_trainer_that_names_two_layers_has_no_hook(tmp_path, changes):
+    tensors = dictionary_tensors(draw(1), "bias")
+    path = write_dictionary(tmp_path, tensors, trainer("AutoEncoder", **changes))
+    assert read_sae(path).hook is None
+
+
+def test_metadata_without_a_version_is_read(tmp_path):
+    path = STAND_INS["saelens standard"].write(tmp_path)
+    config = json.loads((path / "cfg.json").read_text())
+    del config["metadata"]["sae_lens_version"]
+    (path / "cfg.json").write_text(json.dumps(config))
+    assert read_sae(path).hook == STAND_INS["saelens standard"].hook
 
 
 def test_every_format_has_a_stand_in():
