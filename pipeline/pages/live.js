@@ -18,9 +18,10 @@ const unpacked = (tensors) =>
   Object.fromEntries(Object.entries(tensors).map(([name, text]) => [name, numbers(text)]));
 
 const sum = (x, y) => x.map((value, i) => value + y[i]);
-function dot(x, y) {
+/** Of n numbers, those of x from i on and those of y from j on: a view of a part would take longer. */
+function dot(x, y, i = 0, j = 0, n = x.length) {
   let total = 0;
-  for (let i = 0; i < x.length; i++) total += x[i] * y[i];
+  for (let end = i + n; i < end; i++, j++) total += x[i] * y[j];
   return total;
 }
 
@@ -52,52 +53,59 @@ function layerNorm(x, gain, bias, epsilon) {
 
 const gelu = (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 
-/** Every word looks back at itself and the words before it, once with each head. */
-function attention(words, heads, W, b) {
-  const d = words[0].length, width = d / heads;
-  const mixed = words.map((x) => affine(x, W, b)); // query, key, value of all heads, side by side
-  const part = (word, kind, head) => {
-    const start = kind * d + head * width;
-    return mixed[word].subarray(start, start + width);
-  };
-  return words.map((_, here) => {
-    const seen = new Float64Array(d);
-    for (let head = 0; head < heads; head++) {
-      const query = part(here, 0, head), scores = [];
-      for (let there = 0; there <= here; there++)
-        scores.push(dot(query, part(there, 1, head)) / Math.sqrt(width));
-      softmax(scores).forEach((weight, there) =>
-        part(there, 2, head).forEach((v, i) => (seen[head * width + i] += weight * v)));
+/** From word `from` on, every word looks back at itself and those before it, once with each head.
+A word of `mixed` is the queries, keys and values of all heads, one after another. */
+function attention(mixed, from, heads) {
+  const d = mixed[from].length / 3, width = d / heads;
+  return mixed.slice(from).map((own, i) => {
+    const seen = new Float64Array(d), before = mixed.slice(0, from + i + 1);
+    for (let at = 0; at < d; at += width) {
+      const scores = before.map((word) => dot(own, word, at, d + at, width) / Math.sqrt(width));
+      softmax(scores).forEach((weight, there) => {
+        for (let j = 0; j < width; j++) seen[at + j] += weight * before[there][2 * d + at + j];
+      });
     }
     return seen;
   });
 }
 
+/** What was computed of a text: a word sees none after it, so that a beginning that stays is kept. */
+const memory = () => ({ tokens: [], logits: [], codes: [], mixed: [] });
+
+/** How many words at the beginning of a text are those of the text before. */
+function unchanged(tokens, past) {
+  const first = tokens.findIndex((token, i) => token !== past.tokens[i]);
+  return first < 0 ? tokens.length : first;
+}
+
 /** Logits of the next word after each token; `splice` = {layer, change} replaces what enters it. */
-function forward(model, tokens, splice) {
-  const w = model.weights, d = model.d_model;
+function forward(model, tokens, past = memory(), splice) {
+  const w = model.weights, d = model.d_model, from = unchanged(tokens, past);
+  for (const kept of [past.logits, past.codes, ...past.mixed]) kept.length = from;
+  past.tokens = [...tokens];
+  if (from === tokens.length) return [...past.logits];
   const row = (W, i) => new Float64Array(W.subarray(i * d, (i + 1) * d));
   const norm = (words, name) =>
     words.map((x) => layerNorm(x, w[`${name}.weight`], w[`${name}.bias`], model.epsilon));
   const linear = (words, name) =>
     words.map((x) => affine(x, w[`${name}.weight`], w[`${name}.bias`]));
-  let stream = tokens.map((token, i) => sum(row(w["wte.weight"], token), row(w["wpe.weight"], i)));
+  let stream = tokens.slice(from).map((token, i) =>
+    sum(row(w["wte.weight"], token), row(w["wpe.weight"], from + i)));
   for (let k = 0; k <= model.layers; k++) {
     if (splice && splice.layer === k) stream = stream.map(splice.change);
     if (k === model.layers) break;
-    const block = `h.${k}`, qkv = `${block}.attn.c_attn`;
-    const seen = attention(
-      norm(stream, `${block}.ln_1`), model.heads, w[`${qkv}.weight`], w[`${qkv}.bias`]);
-    const moved = linear(seen, `${block}.attn.c_proj`);
+    const block = `h.${k}`, mixed = past.mixed[k] ||= [];
+    mixed.push(...linear(norm(stream, `${block}.ln_1`), `${block}.attn.c_attn`));
+    const moved = linear(attention(mixed, from, model.heads), `${block}.attn.c_proj`);
     stream = stream.map((x, i) => sum(x, moved[i]));
     const inner = linear(norm(stream, `${block}.ln_2`), `${block}.mlp.c_fc`);
     const added = linear(inner.map((x) => x.map(gelu)), `${block}.mlp.c_proj`);
     stream = stream.map((x, i) => sum(x, added[i]));
   }
   const unembed = w["lm_head.weight"] || w["wte.weight"]; // tied: the input's embeddings again
-  return norm(stream, "ln_f").map((x) =>
-    new Float64Array(unembed.length / d).map((_, v) =>
-      dot(x, unembed.subarray(v * d, (v + 1) * d))));
+  past.logits.push(...norm(stream, "ln_f").map((x) =>
+    new Float64Array(unembed.length / d).map((_, v) => dot(x, unembed, 0, v * d))));
+  return [...past.logits];
 }
 
 /** The codes of a word: z = x W_enc + b_enc, where it fires; with k, only the k largest. */
@@ -108,15 +116,15 @@ function encode(sae, x) {
 }
 
 /** The text with the SAE in the model's stream: logits, and every word's codes. */
-function spliced(model, tokens, sae, off) {
-  const codes = [];
+function spliced(model, tokens, sae, off, past = memory()) {
   const change = (x) => {
     const own = encode(sae, x);
-    codes.push(own);
+    past.codes.push(own);
     const kept = own.map((code, j) => (off.has(j) ? 0 : code));
     return affine(kept, sae.weights.W_dec, sae.weights.b_dec);
   };
-  return { logits: forward(model, tokens, { layer: sae.layer, change }), codes };
+  const logits = forward(model, tokens, past, { layer: sae.layer, change });
+  return { logits, codes: [...past.codes] };
 }
 
 /** KL(p ‖ q) in nats. */
@@ -132,6 +140,7 @@ function read(text, words) {
 
 // ------------------------------------------------------------------ the page
 const SHOWN = 8; // next words, and codes of a word at first
+const LONG = 36, PAUSE = 300; // words that are computed while one types; else after so many ms
 /** A share with a bar below it; the number says the same. */
 const bar = (p, kind) => element("td", { class: `bar ${kind}`, "--share": `${100 * p}%` },
   `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`);
@@ -139,28 +148,39 @@ const bar = (p, kind) => element("td", { class: `bar ${kind}`, "--share": `${100
 function startPage() {
   const at = (id) => document.getElementById(id);
   const model = { ...LIVE.model, weights: unpacked(LIVE.model.weights) };
-  const saes = LIVE.saes.map((sae) => ({ ...sae, weights: unpacked(sae.weights), off: new Set() }));
+  const saes = LIVE.saes.map((sae) => ({ ...sae, weights: unpacked(sae.weights), off: new Set(),
+    past: memory() }));
   const labels = ({ key }) => globalThis.FEATURES?.[key]?.columns || {};
   let tokens = [], chosen = 0, clean = [], all = false; // of the text, and the word looked at
+  let waiting; // for a pause in typing
+  const past = memory();
   const spelled = (token) => (token ? model.words[token] : "(start)");
 
   function readText() {
+    clearTimeout(waiting);
     const { ids, unknown } = read(at("sentence").value, model.words);
-    const long = ids.length >= model.positions;
+    const long = ids.length >= model.positions, left = ids.length + 1 - unchanged([0, ...ids], past);
     const strangers = [...new Set(unknown)].map((word) => `“${word}”`).join(", ");
     at("status").textContent = strangers
       ? `Not computed, for it is not among the model’s ${model.words.length - 1} words: ${strangers}.`
-      : long ? `Not computed: ${ids.length} words, and the model takes ${model.positions - 1}.` : "";
-    at("result").hidden = Boolean(strangers || long);
-    if (strangers || long) return;
+      : long ? `Not computed: ${ids.length} words, and the model takes ${model.positions - 1}.`
+      : left > LONG ? `Computing ${left} words …` : "";
+    if (strangers || long) at("result").hidden = true;
+    else if (left > LONG) waiting = setTimeout(compute, PAUSE, ids);
+    else compute(ids);
+  }
+
+  function compute(ids) {
     [tokens, chosen] = [[0, ...ids], ids.length];
-    clean = forward(model, tokens).map(softmax);
+    clean = forward(model, tokens, past).map(softmax);
     show();
+    at("result").hidden = false;
+    at("status").textContent = "";
   }
 
   function show() {
     const sae = saes[at("sae").selectedIndex];
-    const { logits, codes } = spliced(model, tokens, sae, sae.off);
+    const { logits, codes } = spliced(model, tokens, sae, sae.off, sae.past);
     const after = logits.map(softmax);
     const lost = clean.map((p, i) => divergence(p, after[i]));
     const active = codes.map((own) => own.filter((code, j) => code > 0 && !sae.off.has(j)).length);
@@ -196,6 +216,7 @@ function startPage() {
       const box = element("input", { type: "checkbox", id: `on-${j}`, checked: !sae.off.has(j),
         "aria-label": `feature ${j} on`, change: () => {
           if (!sae.off.delete(j)) sae.off.add(j);
+          sae.past = memory();
           show(), at(`on-${j}`).focus();
         } });
       return element("tr", { class: sae.off.has(j) ? "off" : "" }, element("td", {}, box),
@@ -216,7 +237,11 @@ function startPage() {
     readText();
   });
   at("more").addEventListener("click", () => { all = true; show(); at("codes-title").focus(); });
-  at("restore").addEventListener("click", () => { saes[at("sae").selectedIndex].off.clear(); show(); });
+  at("restore").addEventListener("click", () => {
+    const sae = saes[at("sae").selectedIndex];
+    [sae.off, sae.past] = [new Set(), memory()];
+    show();
+  });
   readText();
 }
 if (typeof document !== "undefined") startPage();

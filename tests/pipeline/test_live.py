@@ -1,6 +1,6 @@
 """Live splice: the page's arithmetic is torch's, and what it cannot show it says."""
 
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +31,19 @@ from tests.helpers.run_folders import write_run
 
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
 SENTENCES, WORDS = 50, 13
+
+# A page without a browser: every element takes what it is given, a pause ends when a test says so.
+PAGE = """
+var elements = {}, waiting = new Map(), pauses = 0;
+var made = () => ({ listeners: {}, selectedIndex: 0, addEventListener(kind, act) {
+  this.listeners[kind] = act; }, replaceChildren(...children) { this.children = children; } });
+var document = { getElementById: (id) => elements[id] ||= made() };
+var element = (name, attributes, ...children) => ({ name, attributes, children });
+var setTimeout = (act, pause, ...given) => (waiting.set(++pauses, () => act(...given)), pauses);
+var clearTimeout = (number) => waiting.delete(number);
+var typed = (text) => (elements.sentence.value = text, elements.sentence.listeners.input());
+document.getElementById("sentence").value = "";
+"""
 
 
 def sentences(n: int) -> list[list[int]]:
@@ -113,6 +126,43 @@ def test_a_feature_that_is_switched_off_is_zero_and_the_rest_stays(
     assert largest_difference(decoded, sae.decode(less[-1])) < 0.01
     assert off["codes"] == on["codes"], "the page shows what would be active"
     assert largest_difference(off["logits"], torch.tensor(on["logits"])) > 0.01
+
+
+def test_words_before_the_first_change_are_not_computed_again(script: Script) -> None:
+    """The same numbers as from the beginning, wherever a text is changed."""
+    first, other = sentences(2)
+    script.engine.eval(
+        "var kept = memory(), computed = 0, encodeOne = encode;"
+        "encode = (...given) => (computed++, encodeOne(...given));"
+    )
+    texts = ([], first[:9], first, first, [*first[:7], *other[7:]], first[:3], other)
+    for last, text in pairwise(texts):
+        run = f"spliced(LIVE.model, {text}, LIVE.saes[0], new Set()"
+        same = next((i for i, own in enumerate(text) if last[i : i + 1] != [own]), len(text))
+        before = script("computed")
+        seen = script(f"{run}, kept)")
+        assert script("computed") - before == len(text) - same
+        assert seen == script(f"{run})")
+    script.engine.eval("encode = encodeOne;")
+
+
+def test_a_long_text_waits_for_a_pause_and_says_that_it_is_computing(script: Script) -> None:
+    story = next(s for s in generate(3, "validation") if len(s.tokens) > 60)
+    script.engine.eval(PAGE + "var decode = numbers; numbers = (values) => values;")  # they are
+    script.engine.eval("startPage(); numbers = decode;")
+    shown = "elements.text.children.length"
+    assert script("elements.status.textContent") == "" and script(shown) == 1
+    script.set("long", " ".join(story.tokens[:50]))
+    script.engine.eval("typed(long + ' zebra'); typed(long); typed(long + ' .');")
+    assert script("elements.status.textContent") == "Computing 51 words …"
+    assert script("waiting.size") == 1 and script(shown) == 1
+    script.engine.eval("[...waiting.values()][0]();")
+    assert script("elements.status.textContent") == "" and script(shown) == 52
+    assert script("elements.result.hidden") is False
+    script.engine.eval("waiting.clear(); typed(long + ' . .');")  # one word: at once
+    assert script("waiting.size") == 0 and script(shown) == 53
+    script.engine.eval("typed('. ' + long); typed('otto');")  # what is no longer asked for, is not
+    assert script("waiting.size") == 0 and script(shown) == 2
 
 
 @pytest.mark.parametrize("name", ["k", "threshold"])
