@@ -112,7 +112,7 @@ def _claims(results: Path, titles: Mapping[str, object]) -> list[Json]:
 
 def _rule() -> str:
     """What the verdicts mean."""
-    from e2e_lib.analysis.claims.verdicts import RULE  # here: it brings seaborn, two seconds
+    from e2e_lib.analysis.claims.verdicts import RULE  # here: it brings matplotlib, a second
 
     return RULE
 

@@ -44,7 +44,6 @@ from pipeline.plan.pins import on_hub, pinned
 from pipeline.plan.preflight import shrunk, tried_apart
 from pipeline.plan.profile import ROOT, Profile, load_profile, read_yaml
 from pipeline.plan.stages import Stage, stages
-from pipeline.report import write_report
 
 MARK = {"holds": "✓", "refuted": "✗", "undecided": "?"}
 LOG = "snakemake.log"
@@ -263,6 +262,8 @@ def conclude(status: int, results: Path, folder: str) -> int:
     if status:
         if not failures:
             print("\n".join((results / LOG).read_text().splitlines()[-25:]), file=sys.stderr)
+        from pipeline.report import write_report  # here: it brings nbconvert, a second
+
         write_report(results)  # of what there is; it says at the top what is not finished
         print(f"error: the run is not complete; see {folder}/{LOG}", file=sys.stderr)
         return 1

@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -52,6 +51,8 @@ Finding: TypeAlias = str | Callable[[pd.DataFrame], str]  # a sentence, or what 
 
 def use_house_style() -> None:
     """Seaborn's darkgrid on the paper's light face, type that is legible at 900 pixels."""
+    import seaborn as sns  # here: it takes a second, and who reads runs draws none
+
     sns.set_theme(
         style="darkgrid",
         rc={

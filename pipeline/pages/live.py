@@ -77,7 +77,7 @@ def live_data(results: Path) -> dict[str, Any]:
 
 def matched_runs(results: Path) -> pd.DataFrame:
     """The similar-CE SAEs of the first seed at the middle layer whose weights are there."""
-    from e2e_lib.analysis.matched import main_runs, middle_layer, similar  # brings seaborn
+    from e2e_lib.analysis.matched import main_runs, middle_layer, similar  # brings matplotlib
 
     main = main_runs(metrics_table(results))
     triples = similar(main, "ce_increase", int(main["seed"].min()) if len(main) else 0)

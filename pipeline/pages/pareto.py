@@ -83,7 +83,7 @@ def main_table(results: Path) -> pd.DataFrame:
     Raises:
         ResultsError: metrics.csv is damaged.
     """
-    from e2e_lib.analysis.matched import main_runs  # here: it brings seaborn, two seconds
+    from e2e_lib.analysis.matched import main_runs  # here: it brings matplotlib, a second
 
     path = results / "metrics.csv"
     if not path.is_file():
