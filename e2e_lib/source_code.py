@@ -17,6 +17,7 @@ from pathlib import Path
 LIBRARY = Path(__file__).resolve().parent
 TRAINING = "from e2e_lib.core import train"  # what a training executes
 SPARSIFYING, PLACE = "e2e_lib.core.sparsifiers", re.compile(r'"(e2e_lib[\w.]+):\w+"')
+HOLDERS = (ast.stmt, ast.excepthandler, ast.match_case)  # of statements; an expression has none
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -130,12 +131,14 @@ def _direct_imports(source: str, library: Path) -> frozenset[Path]:
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those that only a type checker reads."""
-    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
-        return
-    yield tree
-    for child in ast.iter_child_nodes(tree):
-        yield from _executed(child)
+    """Every statement but those that only a type checker reads."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        waiting += (own for own in ast.iter_child_nodes(node) if isinstance(own, HOLDERS))
 
 
 def _names(node: ast.AST, library: Path) -> Iterator[str]:
