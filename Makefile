@@ -107,8 +107,8 @@ quick: $(READY)
 test: export HF_HUB_OFFLINE = 1
 test: export TQDM_DISABLE = 1
 test: export OMP_NUM_THREADS = 1
-test: lint
-	@echo "Unit tests, and beside them the notebooks (smoke profile, into results/smoke): about $(TEST_MINUTES) minutes."
+test: $(READY)
+	@echo "Unit tests, and beside them lint and the notebooks (smoke profile, into results/smoke): about $(TEST_MINUTES) minutes."
 	@$(BIN)/python tests/run_all.py
 
 reference: $(READY)
