@@ -7,13 +7,17 @@ import pytest
 import torch
 
 from e2e_lib.core.config import TrainConfig
+from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
+from e2e_lib.core.sae import SAE
 from e2e_lib.core.train import train
 from e2e_lib.data.formats.sae_files import format_of, read_sae, write_sae
+from e2e_lib.data.rows import load_rows
 from e2e_lib.errors import ConfigError, ModelError
 from e2e_lib.finetune import tune
 from e2e_lib.finetune.__main__ import main
 from e2e_lib.finetune.calibrate import calibrate
+from e2e_lib.finetune.card import read_card
 from e2e_lib.finetune.tune import FineTuning, finetune
 from tests.helpers.tiny_models import (
     assert_sentence,
@@ -85,6 +89,24 @@ def test_every_kind_is_better_and_what_it_was(there, tmp_path):
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["relu", "topk"])
+def test_the_card_is_of_what_the_file_holds(there, tmp_path, name):
+    """In half precision, which rounds."""
+    folder, saes = there
+    path = tmp_path / saes[name].name
+    write_sae(path, replace(read_sae(saes[name]), dtype="bfloat16"), FORMATS[name])
+    [card] = finetune([str(path)], settings(folder, tokens=400), tmp_path / "out")
+    made = read_sae(tmp_path / "out" / path.name / path.name)
+    assert made.dtype == "bfloat16"
+    rows = load_rows(
+        tiny_model(), str(folder / "text.jsonl"), str(folder / "text.jsonl"), n_train=1,
+        n_validation=120, context_size=10,
+    ).validation  # fmt: skip
+    [found] = evaluate(tiny_model(), [{HOOK: SAE.from_stored(made).eval()}], rows)
+    assert found.model["kl"] == pytest.approx(card["after"]["kl"], rel=1e-4)
+    assert found.saes[HOOK]["l0"] == pytest.approx(card["after"]["l0"], rel=1e-4)
+
+
 def test_what_is_done_is_not_done_again_unless_something_changed(there, tmp_path, monkeypatch):
     folder, saes = there
     path, given = str(saes["topk"]), settings(folder, tokens=400)
@@ -120,6 +142,10 @@ def test_the_command(there, tmp_path, capsys):
         ({"hook": "blocks.9.hook_resid_pre"}, ModelError, ("blocks.9", "blocks 0 to 3")),
         ({"hook": "blocks.1.mlp.hook_pre"}, ModelError, ("width 12", "width 48")),
         ({"tokens": 30}, ConfigError, ("tokens", "30", "80")),
+        ({"hook": "blocks.2.hook_resid_pre"}, ModelError, ("blocks.0.hook_resid_post", "--hook")),
+        ({"hook": "blocks.0.hook_mlp_out"}, ModelError, ("blocks.0.hook_resid_post", "--hook")),
+        ({"context_size": 25}, ConfigError, ("context_size is 25", "24")),
+        ({"data": ""}, ConfigError, ("data", "a text file")),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
@@ -139,6 +165,44 @@ def test_an_l0_that_is_not_held_is_an_error(there, tmp_path, monkeypatch):
         finetune([str(saes["relu"])], settings(folder, tokens=400), tmp_path)
     assert_sentence(caught, "'relu'", "L0", "eval_tokens")
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("hook", ["blocks.3.hook_resid_pre", "ln_final.hook_normalized"])
+def test_no_block_comes_after_it(there, tmp_path, hook):
+    folder, saes = there
+    path = tmp_path / "last"
+    write_sae(path, replace(read_sae(saes["relu"]), hook=hook))
+    with pytest.raises(ConfigError) as caught:
+        finetune([str(path)], settings(folder, hook="", objective="e2e_ds"), tmp_path / "out")
+    assert_sentence(caught, "objective is 'e2e_ds'", hook)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "shift"), [("relu", -1e4), ("jumprelu", -1e4), ("relu", 1e4)])
+def test_an_l0_that_cannot_be_held(there, tmp_path, name, shift):
+    """That of an SAE which never fires, or of which every latent does."""
+    folder, saes = there
+    stored = read_sae(saes[name])
+    moved = {**stored.weights, "b_enc": stored.weights["b_enc"] + shift}
+    write_sae(tmp_path / "moved", replace(stored, weights=moved))
+    with pytest.raises(ModelError) as caught:
+        finetune([str(tmp_path / "moved")], settings(folder), tmp_path / "out")
+    assert_sentence(caught, "'moved'", "L0 of 48" if shift > 0 else "L0 of 0", "above 0")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["saes", "saes/relu"])
+def test_an_output_in_the_saes_own_place(there, output):
+    folder, saes = there
+    with pytest.raises(ConfigError) as caught:
+        finetune([str(saes["relu"])], settings(folder), folder / output)
+    assert_sentence(caught, "output", "'relu'", "would change")
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"asked": 1}', '{"format": []}', "{"])
+def test_a_damaged_card_is_none(tmp_path, content):
+    (tmp_path / "card.json").write_text(content)
+    assert read_card(tmp_path) == {}
 
 
 def test_two_of_one_name_and_one_without_a_hook(there, tmp_path):

@@ -72,6 +72,7 @@ def later_blocks(model: TransformerBridge, hook_names: Sequence[str]) -> tuple[s
     # After an SAE at hook_resid_post, the next resid_pre is its own output: compare from there on.
     own = [null_channel(h)[0] for h in hook_names]
     first = max(layer_of(h) + h.endswith("hook_resid_post") for h in own) + 1
+    first = model.cfg.n_layers if any(h.startswith(("ln_final", "unembed")) for h in own) else first
     return tuple(resid_pre(k) for k in range(first, model.cfg.n_layers))
 
 

@@ -60,11 +60,14 @@ def description_in(name: str, file: Path) -> Description:
         facts = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(facts, Mapping) or not isinstance(facts.get(tokenizer), str):
             raise ValueError(f"{tokenizer} must be a name")
-        if not is_integer(facts.get(context)):
-            raise ValueError(f"{context} must be a whole number")
-        first = facts.get(begins)
+        first: Any = facts.get(begins)
+        width: Any = facts.get(context)
+        if not is_integer(width) or width < 1:
+            raise ValueError(f"{context} must be a whole number of at least 1")
+        if not (first is None or isinstance(first, bool | int | str)):
+            raise ValueError(f"{begins} must say whether or how every row begins")
         return Description(
-            name, facts[tokenizer], facts.get("vocabulary"), facts[context],
+            name, facts[tokenizer], facts.get("vocabulary"), width,
             first is not None and first is not False,
         )  # fmt: skip
 
@@ -123,6 +126,17 @@ def check_description(
         )
 
 
+def as_described(row: Document, found: Description, data: str, first: int) -> Document:
+    """A row of ids that begins with `first`, as a description says of every one, if it does."""
+    good = isinstance(row, str) or (len(row) == found.context_size and row[0] == first)
+    if not good:
+        raise DataError(
+            f"data {data!r}: its {found.file} says that every row has {found.context_size} tokens "
+            f"and begins with token {first}, but one has {len(row)}: {str(list(row[:4]))[1:-1]}, …."
+        )
+    return row
+
+
 def document_of(record: Record, data: str) -> Document:
     """The text or the token ids of a row, without what its mask leaves out.
 
@@ -155,7 +169,9 @@ def _unmasked(ids: Any, record: Record, data: str) -> Document:
     mask = columns.get("attention_mask", np.ones(len(ids), int))
     kinds = columns.get("token_type_ids", np.zeros(len(ids), int))
     places = columns.get("position_ids")
+    whole = columns["input_ids"].dtype.kind in "iu" or not len(ids)
     for name, own, good, allowed in (
+        ("input_ids", columns["input_ids"], whole, "a whole number"),
         ("attention_mask", mask, np.isin(mask, (0, 1)).all(), "0 or 1"),
         ("token_type_ids", kinds, not kinds.any(), "0: a causal model reads no other"),
         ("position_ids", places, places is None or _counts(places, mask), "those of one text"),

@@ -92,7 +92,7 @@ class CheckedClass:
             logits = model(self.rows.to(model.cfg.device), return_type="logits")
         found = logits.float().log_softmax(-1).cpu()
         difference = float((found - self.log_probs).abs().max())
-        if not difference < SAME * float(self.log_probs.std()):
+        if not difference <= SAME * float(self.log_probs.std()):
             raise ModelError(
                 f"model is {self.name!r}, but TransformerLens {doing} changes what it computes: "
                 f"log-probabilities differ by up to {difference:.2g} from those of Hugging Face's "
@@ -168,7 +168,7 @@ def check_causal(name: str, log_probs: LogProbs) -> None:
         )
     one, other = log_probs[:, :-1]
     difference = float((one - other).abs().max())
-    if not difference < SAME * float(log_probs.std()):
+    if not difference <= SAME * float(log_probs.std()):
         raise ModelError(
             f"model is {name!r}, but it sees the tokens that it is to predict: another last token "
             f"changes earlier log-probabilities by up to {difference:.2g}, as in an encoder like "

@@ -100,7 +100,9 @@ def row_blocks(
     An array is good until the next is asked for: they share their memory.
     """
     width = source.context_size - source.prepend_bos
-    block, filled = np.empty(count * width, np.int32), 0
+    what = f"data {source.name!r} is asked for {count:,} rows at a time, more than memory holds"
+    with reworded(DataError, what):
+        block, filled = np.empty(count * width, np.int32), 0
 
     def rows() -> Int32[np.ndarray, "rows pos"]:
         found = block[: filled // width * width].reshape(-1, width)

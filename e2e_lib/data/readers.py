@@ -150,6 +150,8 @@ def text_documents(path: Path) -> Iterator[str]:
 def text_rule(path: Path) -> str:
     """What a document of this .txt is, in words: `LINES`, `PARAGRAPHS` or `MARKED`."""
     lines = list(islice(_lines(path), LINES_JUDGED))
+    if sum(line.count("\0") for line in lines) > sum(map(len, lines)) / 5:
+        raise DataError(f"data {path.name!r} is UTF-16 without a mark, but text must be UTF-8.")
     if any(line.strip() in END_LINES for line in lines):
         return MARKED
     return PARAGRAPHS if is_wrapped(lines) else LINES

@@ -13,10 +13,11 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from e2e_lib.data.described import check_description
+from e2e_lib.data.described import as_described, check_description
 from e2e_lib.data.held_out import Document, digest, known_documents
-from e2e_lib.data.packing import Tally, pack_rows, separators
+from e2e_lib.data.packing import Tally, first_token, pack_rows, separators
 from e2e_lib.data.text import Opened, TextSource, open_source, source_pair
+from e2e_lib.errors import require
 
 
 @dataclass
@@ -58,6 +59,7 @@ def load_rows(
         context_size, prepend_bos, revision: of both, as in `text.TextSource`.
 
     Raises:
+        ConfigError: a row would be longer than the model's context.
         DataError: a source cannot be read, has no usable column, holds fewer tokens than asked
             for, or tokens that the model does not know, or says of itself what does not fit.
 
@@ -96,6 +98,9 @@ class _Pair:
 
     def __init__(self, model: Any, train: TextSource, validation: TextSource) -> None:
         self.model, self.sources = model, (train, validation)
+        longest = getattr(model.cfg, "n_ctx", None) or train.context_size
+        allowed = f"at most the model's context of {longest}"
+        require(train.context_size <= longest, "context_size", train.context_size, allowed)
         same = (train.name, train.split) == (validation.name, validation.split)
         self.shared = same and train.name != "storyworld"
         self.ends = separators(model.tokenizer)
@@ -160,6 +165,10 @@ class _Pair:
         what: str,
     ) -> Int[Tensor, "n_rows pos"]:
         tokenizer, d_vocab = self.model.tokenizer, self.model.cfg.d_vocab
+        said = self._open(source).description
+        if said is not None and said.prepend_bos:
+            first = first_token(tokenizer, source)
+            documents = (as_described(row, said, source.name, first) for row in documents)
         return pack_rows(documents, tokenizer, d_vocab, source, n_rows, tally, what)
 
 

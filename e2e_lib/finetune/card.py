@@ -75,11 +75,11 @@ def write_outcome(
 
 
 def read_card(place: Path) -> Card:
-    """The card in a folder; nothing where there is no whole one."""
+    """The card in a folder; nothing where there is no whole one, or no SAE beside it."""
     try:
         card: Card = json.loads((place / "card.json").read_text("utf-8"))
-        return card
-    except (OSError, ValueError):
+        return card if sae_place(place, card["format"]).exists() else {}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
 

@@ -1,8 +1,9 @@
 """The training of SAEs that are there: `finetune`, and what it takes."""
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,12 +11,12 @@ import torch
 
 from e2e_lib.core.config import Precision, Seed, TrainConfig
 from e2e_lib.core.evaluate import Evaluation, evaluate
-from e2e_lib.core.hooks import clean_pass
+from e2e_lib.core.hooks import clean_pass, later_blocks
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.train import train
-from e2e_lib.data.formats.sae_files import read_sae
-from e2e_lib.data.formats.stored import StoredSAE
+from e2e_lib.data.formats.sae_files import read_sae, write_sae
+from e2e_lib.data.formats.stored import StoredSAE, block_before
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import Rows, load_rows
 from e2e_lib.engine.checkpoint import clear_checkpoints
@@ -32,8 +33,9 @@ from e2e_lib.errors import (
     whole,
 )
 from e2e_lib.finetune.calibrate import calibrate
-from e2e_lib.finetune.card import read_card, write_outcome
+from e2e_lib.finetune.card import read_card, sae_place, write_outcome
 from e2e_lib.names import TransformerBridge
+from e2e_lib.runs.experiment import Data, Device, Model
 from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.source_code import digest
 
@@ -50,8 +52,8 @@ class FineTuning(Checked):
         ConfigError: an unknown parameter, or a value outside what its type allows.
     """
 
-    model: str  # storyworld, a hub name or a folder in Hugging Face layout
-    data: str  # training text: storyworld, a text file, a folder or a hub data set
+    model: Model  # storyworld, a hub name or a folder in Hugging Face layout
+    data: Data  # training text: storyworld, a text file, a folder or a hub data set
     validation: str = ""  # held-out text; empty: documents of data that are not trained on
     hook: str = ""  # where the SAEs sit; empty: where their files say
     objective: Annotated[str, one_of("finetune", "finetune_ds", "e2e", "e2e_ds")] = "finetune"
@@ -62,7 +64,7 @@ class FineTuning(Checked):
     context_size: Annotated[int, whole(2)] = 128  # tokens a row
     eval_tokens: Count = 32_768  # held-out tokens for the card; as many others set thresholds
     seed: Seed = 0  # order of the training text
-    device: str = "cpu"
+    device: Device = "cpu"
     precision: Precision = "fp32"
     processed: Flag = False  # fold LayerNorm and centre weights first
     prepend_bos: Flag = False  # every row starts with the beginning-of-text token
@@ -85,6 +87,11 @@ def finetune(paths: Sequence[str], settings: FineTuning, output: Path) -> list[d
     places = [output / _name(path) for path in paths]
     different = len(places) > 0 and len(set(places)) == len(places)
     require(different, "SAE", [p.name for p in places], "paths that end in different names")
+    for path, place in zip(paths, places, strict=True):
+        own, out = Path(path).expanduser().resolve(), place.resolve()
+        apart = not (own.is_relative_to(out) or out.is_relative_to(own))
+        allowed = f"apart from SAE {place.name!r}, which it would change"
+        require(apart, "output", output.name, allowed)
     asked = [_asked(path, settings) for path in paths]
     todo = [i for i, place in enumerate(places) if read_card(place).get("asked") != asked[i]]
     if todo:
@@ -109,7 +116,7 @@ def _run(
         random_weights=settings.random_weights,
     )
     hooks = [
-        _fitting_hook(model, path, one, settings.hook)
+        _fitting_hook(model, path, one, settings.hook, settings.objective)
         for path, one in zip(paths, stored, strict=True)
     ]
     n_train = settings.tokens // settings.context_size // settings.batch_size * settings.batch_size
@@ -133,6 +140,13 @@ def _run(
         for hook, one in zip(hooks, stored, strict=True)
     ]
     before = evaluate(model, starts, rows.validation, batch_size=settings.batch_size)
+    for path, hook, own, one in zip(paths, hooks, before, stored, strict=True):
+        l0, some = own.saes[hook]["l0"], one.sparsifier == "topk"
+        if not 0 < l0 < one.d_sae + some:
+            raise ModelError(
+                f"SAE {_name(path)!r} has an L0 of {l0:g} on held-out text, but to be held it must "
+                f"be above 0 and below its {one.d_sae} latents."
+            )
     configs = []
     for place, start, own in zip(places, starts, before, strict=True):
         [(hook, sae)] = start.items()
@@ -144,9 +158,11 @@ def _run(
         l0 = own.saes[hook]["l0"]
         if sae.sparsifier.stored != "topk" and l0 > 0:
             calibrate(model, run.saes, rows.calibration, l0, batch_size=settings.batch_size)
-    after = evaluate(
-        model, [run.saes for run in trained], rows.validation, batch_size=settings.batch_size
-    )
+    made = [
+        _as_written(run.saes, one, place)
+        for run, one, place in zip(trained, stored, places, strict=True)
+    ]
+    after = evaluate(model, made, rows.validation, batch_size=settings.batch_size)
     lost = []
     for i, place in enumerate(places):
         start_l0, l0 = (one[i].saes[hooks[i]]["l0"] for one in (before, after))
@@ -161,6 +177,18 @@ def _run(
             f"{lost[0]}, which held-out text did not bring back, so that it is not written: give "
             "more eval_tokens, or a smaller lr."
         )
+
+
+def _as_written(saes: Mapping[str, SAE], stored: StoredSAE, place: Path) -> dict[str, SAE]:
+    """What the files will compute: those of half precision round."""
+    [(hook, sae)] = saes.items()
+    if stored.dtype in ("float32", "float64"):
+        return {hook: sae}
+    with tempfile.TemporaryDirectory() as folder:
+        path = sae_place(Path(folder) / place.name, stored.format)
+        write_sae(path, replace(stored, weights=sae.stored().weights))
+        rounded = SAE.from_stored(read_sae(path)).eval().requires_grad_(False)
+    return {hook: rounded.to(sae.b_enc.device)}
 
 
 def _config(
@@ -202,7 +230,9 @@ def _config(
     )
 
 
-def _fitting_hook(model: TransformerBridge, path: str, stored: StoredSAE, given: str) -> str:
+def _fitting_hook(
+    model: TransformerBridge, path: str, stored: StoredSAE, given: str, objective: str
+) -> str:
     hook = given or stored.hook
     if not hook:
         raise ModelError(f"SAE {Path(path).name!r} does not say its hook: --hook must.")
@@ -213,6 +243,15 @@ def _fitting_hook(model: TransformerBridge, path: str, stored: StoredSAE, given:
             f"SAE {Path(path).name!r} reads activations of width {stored.d_in}, but the model's "
             f"at {hook!r} have width {width}."
         )
+    same = block_before(hook) == block_before(stored.hook) is not None
+    if not same and stored.hook not in (None, hook):
+        raise ModelError(
+            f"SAE {Path(path).name!r} is one of {stored.hook!r}, but --hook is {hook!r}: it must "
+            "be the same activation, or be left out."
+        )
+    allowed = f"one without a downstream term, for no block comes after {hook}"
+    wanted = objective.endswith("_ds") and not later_blocks(model, [hook])
+    require(not wanted, "objective", objective, allowed)
     return hook
 
 

@@ -62,6 +62,8 @@ def load_subject(
         ModelError, DataError: model or text cannot be read.
     """
     config = run_config(results)
+    if lacking := [name for name in ("context_size", "processed") if name not in config]:
+        raise ResultsError(f"the runs in {results.name!r} do not say their {', '.join(lacking)}.")
     digest = model_digest(model)
     name = Path(model).name if digest else model
     recorded = (Path(str(config["model"])).name, config.get("contents", {}).get("model"))
@@ -118,8 +120,13 @@ def load_saes(
         except ResultsError:
             continue
         hook = hook or run_config(results, name)["hook_names"][0]
-        sae = SAE.load(folder, device).eval().requires_grad_(False)
-        saved[name] = SavedSAE(sae, hook, firing_frequency(folder).to(device))
+        sae, frequency = SAE.load(folder, device), firing_frequency(folder).to(device)
+        if len(frequency) != sae.d_sae:
+            raise ResultsError(
+                f"run {name!r} has firing frequencies of {len(frequency)} latents, but an SAE of "
+                f"{sae.d_sae}: delete its folder and train it again."
+            )
+        saved[name] = SavedSAE(sae.eval().requires_grad_(False), hook, frequency)
     return saved
 
 

@@ -59,6 +59,9 @@ class Config(Facts):
     lr: float = Size
     device: str
     init_from: dict[str, str] = {}
+    contents: dict[str, Any] = {}
+    context_size: Annotated[int, Size] = 2  # this one and the next stand in every run trained here
+    processed: bool = False
 
 
 class Origin(Facts):
@@ -264,6 +267,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """
     with reworded(ResultsError, _damaged(path, "cannot be read")):
         table = pd.read_csv(path)
+        if not path.read_bytes().endswith(b"\n"):
+            raise ValueError("its last line is cut")
     if lacking := [name for name in columns if name not in table]:
         raise ResultsError(f"{_damaged(path, f'lacks the columns {lacking}')}.")
     kinds = {name: table[name].dtype for name in table}

@@ -3,6 +3,7 @@
 No torch here.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,4 +124,13 @@ def _read_runs(results: Path) -> list[Run]:
     found = [read_run(folder) for folder in finished_runs(results)]
     if not found:
         raise ResultsError(f"results folder {shown_path(results)!r} holds no finished run.")
+    known: dict[str, str] = {}
+    for run in found:  # a folder that was copied
+        name = run.folder.name
+        first = known.setdefault(json.dumps(run.config, sort_keys=True), name)
+        if first != name:
+            raise ResultsError(
+                f"results folder {shown_path(results)!r} holds one run twice, as {first!r} and as "
+                f"{name!r}, and it would count twice: move one of them elsewhere."
+            )
     return found

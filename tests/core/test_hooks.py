@@ -270,6 +270,7 @@ def test_gradients_reach_the_sae_but_nothing_frozen():
         (["blocks.0.hook_resid_pre", "blocks.2.hook_attn_out"], [3]),
         (["blocks.3.hook_resid_pre"], []),
         (["blocks.1.hook_resid_post"], [3]),  # resid_pre 2 is the SAE's own output
+        (["ln_final.hook_normalized"], []),
     ],
 )
 def test_later_blocks(names, layers):

@@ -158,6 +158,9 @@ def test_a_description_without_a_digest_is_compared_by_its_tokenizer(tmp_path, o
         ({}, {"context_size": 5}, ["8 tokens", "context_size is 5"]),
         ({"prepend_bos": True}, {"context_size": 4, "prepend_bos": True}, ["must be 8, or"]),
         ({"context_size": "8"}, {}, ["tokenise.json", "whole number"]),
+        ({"context_size": 0}, {}, ["tokenise.json", "at least 1"]),
+        ({"context_size": -8}, {}, ["tokenise.json", "at least 1"]),
+        ({"prepend_bos": True}, {"prepend_bos": True}, ["begins with token 0", "one has 8"]),
         ({"tokenizer": None}, {}, ["tokenise.json", "tokenizer must be a name"]),
     ],
 )  # fmt: skip
@@ -165,6 +168,15 @@ def test_a_description_that_does_not_fit(tmp_path, changes, asked, parts):
     with pytest.raises(DataError) as caught:
         rows_of(described(tmp_path, **changes), **asked)
     assert_sentence(caught, *parts)
+
+
+def test_rows_that_are_shorter_than_described(tmp_path):
+    folder = described(tmp_path, prepend_bos=True)
+    for file in folder.rglob("*.parquet"):
+        datasets.Dataset.from_dict({"input_ids": [[0, 1, 2, 3]] * 80}).to_parquet(file)
+    with pytest.raises(DataError) as caught:
+        rows_of(folder, prepend_bos=True)
+    assert_sentence(caught, "every row has 8 tokens", "one has 4")
 
 
 def test_rows_may_be_cut_to_a_divisor(tmp_path):
@@ -207,6 +219,8 @@ def test_masked_tokens_are_left_out(tmp_path):
     ("columns", "parts"),
     [
         ({"text": ["w1 w2"], "input_ids": [[1, 2]]}, ["both 'text' and 'input_ids'", "only one"]),
+        ({"input_ids": [[1, None, 0, 2]]}, ["input_ids [1, None, 0, 2]", "a whole number"]),
+        ({"input_ids": [["w1", "0", "w2"]]}, ["input_ids ['w1', '0', 'w2']", "a whole number"]),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, ["attention_mask [1]", "2 token ids"]),
         ({"input_ids": [[1, 2]], "attention_mask": [[1, 3]]}, ["attention_mask", "0 or 1"]),
         ({"input_ids": [[1, 2]], "token_type_ids": [[0, 1]]}, ["token_type_ids [0, 1]", "must be"]),

@@ -77,6 +77,16 @@ def test_line_ends_and_byte_order_marks_are_no_text(tmp_path, raw):
     assert documents(tmp_path / "a.txt") == ["w1", "w2"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "latin-1"])
+def test_other_encodings_are_refused(tmp_path, encoding):
+    """Without a mark, UTF-16 is UTF-8 with a NUL after every letter."""
+    unmarked = encoding.startswith("utf-16-")
+    (tmp_path / "a.txt").write_bytes(f"w1 w2\nw4 {'w5' if unmarked else 'é'}".encode(encoding))
+    with pytest.raises(DataError) as caught:
+        documents(tmp_path / "a.txt")
+    assert_sentence(caught, "a.txt", "UTF-16" if unmarked else "utf-8")
+
+
 # ------------------------------------------------------------------ nothing in it
 @pytest.mark.parametrize("suffix", ["txt", "jsonl", "parquet"])
 def test_empty_documents_are_left_out_and_counted(tmp_path, suffix):

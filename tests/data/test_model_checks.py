@@ -161,6 +161,15 @@ def test_outputs_that_are_no_numbers(tmp_path):
     refused(folder, "outputs are not finite")
 
 
+@pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
+def test_a_model_that_predicts_every_token_alike(tmp_path, architecture):
+    """One whose head was set to zero and never trained sees nothing that it should not."""
+    name = {"gpt_neox": "embed_out.weight", "llama": "lm_head.weight"}[architecture]
+    folder = copied_folder(tmp_path / "model", architecture)
+    rewrite(folder, lambda tensors: tensors | {name: tensors[name] * 0})
+    assert not load_model(str(folder))(random_tokens(1)).any()
+
+
 @pytest.mark.parametrize("kind", ["Roberta", "Bert"])
 def test_an_encoder_sees_what_it_is_to_predict(tmp_path, kind):
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -349,6 +349,24 @@ def test_too_few_tokens(tmp_path):
     assert_sentence(caught, "data", str(path), "24 tokens", "400 are asked for")
 
 
+@pytest.mark.parametrize("sizes", [{"n_train": 10**16}, {"n_validation": 10**17}])
+def test_more_rows_than_memory_holds(tmp_path, sizes):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": t} for t in documents(40)])
+    other = write_jsonl(tmp_path / "b.jsonl", [{"text": t} for t in documents(40, start=900)])
+    with pytest.raises(DataError) as caught:
+        rows_of(path, other, **({"n_train": 1, "n_validation": 1} | sizes))
+    assert_sentence(caught, "rows at a time", "memory")
+
+
+@pytest.mark.parametrize("longest", [8, 11])
+def test_rows_longer_than_the_models_context(longest):
+    model = reader(build_tokenizer())
+    model.cfg.n_ctx = longest
+    with pytest.raises(ConfigError) as caught:
+        load_rows(model, "a", "b", n_train=1, n_validation=1, context_size=12)
+    assert_sentence(caught, "context_size is 12", f"context of {longest}")
+
+
 def test_tokens_outside_the_vocabulary():
     with pytest.raises(DataError) as caught:
         pack_rows([[1, 2, 3, D_VOCAB]], TOKENIZER, D_VOCAB, source(), 1)

@@ -16,6 +16,7 @@ from e2e_lib.errors import ConfigError, Weight
 from e2e_lib.files import project_path, write_json
 from e2e_lib.names import parse_sparsity_coeffs
 from e2e_lib.runs.experiment import Training
+from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.runs.read import REFERENCE, config_dict, finished_runs, read_record, run_name
 from pipeline.plan.profile import read_profile
 from pipeline.plan.stages import TRAIN, stages
@@ -263,3 +264,23 @@ def test_a_configuration_is_plain_json():
     assert values["objective"]["kl_coeff"] == 1.0
     assert values["hook_names"] == (HOOK,)
     assert values["init_from"] == {}
+
+
+@pytest.mark.parametrize("names", [("config.json", "ae.pt"), ("config.json", "train.parquet")])
+def test_a_config_beside_it_makes_no_model_of_a_folder(tmp_path, names):
+    """Of an SAE or of data every file counts; a link to nowhere is none."""
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    before = content_digest(str(tmp_path))
+    (tmp_path / "lost.json").symlink_to(tmp_path / "nowhere")
+    assert content_digest(str(tmp_path)) == before
+    (tmp_path / names[1]).write_text("{ }")
+    assert content_digest(str(tmp_path)) != before
+
+
+def test_a_link_to_nowhere_in_a_model_is_no_file(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    before = model_digest(str(tmp_path))
+    (tmp_path / "lost.json").symlink_to(tmp_path / "nowhere")
+    assert model_digest(str(tmp_path)) == before is not None

@@ -182,8 +182,8 @@ def test_yaml_makes_no_objects(tmp_path: Path, text: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two finished runs with every file that tables are made of."""
     folder = tmp_path_factory.mktemp("results")
-    for name in ("a", "b"):
-        write_run(folder, name)
+    for seed, name in enumerate(("a", "b")):
+        write_run(folder, name, seed=seed)
         rows = pd.DataFrame(
             {"row": [0, 1], "ce_clean": 1.0, "ce_increase": 0.1, "kl": 0.1, "l0": 5}
         )

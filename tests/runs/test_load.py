@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from e2e_lib.data.rows import load_rows
-from e2e_lib.errors import ResultsError
+from e2e_lib.errors import ModelError, ResultsError
 from e2e_lib.names import resid_pre
 from e2e_lib.runs.load import clean_activations, load_saes, load_subject
 from e2e_lib.runs.provenance import content_digest, model_digest
@@ -68,6 +69,28 @@ def test_saes_by_run_leaving_out_those_without_weights(results: Path) -> None:
         assert one.hook == resid_pre(1) == by_name[run].hook
         assert int((one.frequency > 0).sum()) == table.set_index("run").alive[run]
         assert not any(p.requires_grad for p in one.sae.parameters())
+
+
+@pytest.mark.parametrize("key", ["context_size", "processed"])
+def test_a_run_that_does_not_say_what_it_read(results: Path, key: str) -> None:
+    for path in results.glob("saes/*/run.json"):
+        record = json.loads(path.read_text())
+        del record["config"][key]
+        path.write_text(json.dumps(record))
+    with pytest.raises(ResultsError, match=f"do not say their {key}"):
+        load_subject(results, "storyworld", "storyworld", 1)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "error"), [([0.0, -1.0], ResultsError), ([2.0] * 3, ModelError)]
+)
+def test_frequencies_of_another_sae(results: Path, sparsity: list[float], error: type) -> None:
+    name = metrics_table(results)["run"].iloc[0]
+    path = results / "saes" / name / "sparsity.safetensors"
+    save_file({"sparsity": torch.tensor(sparsity)}, path)
+    with pytest.raises(error) as caught:
+        load_saes(results, [name])
+    assert_sentence(caught)
 
 
 def test_a_run_that_is_not_there(results: Path) -> None:

@@ -1,11 +1,15 @@
 """The tables made of all runs."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
 from e2e_lib.core.sae import SAE
+from e2e_lib.errors import ResultsError
 from e2e_lib.runs import read, tables
 from tests.helpers.run_folders import HOOK, make, save_all
+from tests.helpers.tiny_models import assert_sentence
 
 DESIGN_COLUMNS = {
     "run", "model", "objective", "layer", "hook", "sparsity_coeff", "kl_coeff", "downstream_coeff",
@@ -50,6 +54,27 @@ def test_other_tables(tmp_path, made):
     assert sorted(blocks.block.unique()) == [1, 2, 3, 4]
     assert len(rows) == 3 * 4
     assert set(curves[curves.objective == "local"].step) == {0, 1}
+
+
+@pytest.mark.parametrize("copy", ["again", "old.bak"])
+def test_a_run_that_was_copied_does_not_count_twice(tmp_path, made, copy):
+    folder = save_all(tmp_path, made)[0]
+    shutil.copytree(folder, folder.with_name(copy))
+    for table in (tables.metrics_table, tables.block_table):
+        with pytest.raises(ResultsError) as caught:
+            table(tmp_path)
+        assert_sentence(caught, repr(folder.name), repr(copy), "twice")
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("rows.csv", tables.row_table), ("curve.csv", tables.curve_table)]
+)
+def test_a_table_whose_last_line_is_cut(tmp_path, made, name, table):
+    path = save_all(tmp_path, made)[0] / name
+    path.write_text(path.read_text()[:-2])
+    with pytest.raises(ResultsError) as caught:
+        table(tmp_path)
+    assert_sentence(caught, name, "last line is cut")
 
 
 def test_several_hooks_give_a_row_and_a_folder_each(tmp_path):
