@@ -124,7 +124,7 @@ same: $(READY)
 	@$(BIN)/python -m pipeline.same "$$A" "$$B"
 
 bench: $(READY)
-	@echo "Measuring training steps of shape $$SHAPE: $(BENCH_MINUTES) minutes; keep the machine idle."
+	@echo "Measuring training steps of shape $$SHAPE: $(BENCH_MINUTES) minutes."
 	@$(BIN)/python -m benchmarks --shape "$$SHAPE" $(if $(DEVICE),--device "$$DEVICE") \
 	  $(if $(THREADS),--threads "$$THREADS") $(if $(OUT),--out "$$OUT")
 

@@ -1,38 +1,7 @@
-"""What a step must at least take: its multiplications, and how fast the machine multiplies."""
-
-import time
-
-import torch
+"""What a step must at least take: its multiplications."""
 
 from benchmarks.shapes import Shape
 from benchmarks.step import Case
-
-SIZE = 2048  # of the matrices that measure the machine
-COPIED_BYTES = 1 << 28
-REPEATS = 10
-
-
-def ceilings(device: str, threads: int) -> dict[str, float]:
-    """Floating-point operations and bytes a second, of one large product and one large copy."""
-    torch.set_num_threads(threads)
-    a, b = torch.randn(2, SIZE, SIZE, device=device)
-    source = torch.zeros(COPIED_BYTES // 4, device=device)
-    target = torch.empty_like(source)
-    product = _best(lambda: torch.mm(a, b), device)
-    copy = _best(lambda: target.copy_(source), device)
-    return {"flops_per_s": 2 * SIZE**3 / product, "copied_bytes_per_s": COPIED_BYTES / copy}
-
-
-def _best(work, device: str) -> float:
-    """Seconds of the fastest of several runs."""
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def block_parameters(shape: Shape) -> int:

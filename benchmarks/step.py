@@ -1,17 +1,19 @@
-"""One measurement in a process of its own: how long a training step takes, and how much memory.
+"""Training steps side by side in one process: how long each takes, in rounds, or how much memory.
 
-`python -m benchmarks.step CASE CHANGES FOLDER DEVICE THREADS`, the first two as JSON, prints one
-JSON line. A process each, because memory that one path has once taken would count for the next.
+`python -m benchmarks.step CASES FOLDER DEVICE THREADS`, the cases as JSON, prints one JSON line. A
+machine that others use too may be twice as slow a minute later: so a round is one step of every
+case in turn, and cases are compared within a round. A case alone is measured for its memory, which
+one that ran before it would have taken already.
 """
 
 import json
-import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +27,14 @@ from e2e_lib.core.train import Trainer
 from e2e_lib.data.models import load_model
 from e2e_lib.engine.device import AUTO, PRECISIONS, chosen_precision
 from e2e_lib.engine.model.frozen_model import runner
+from e2e_lib.names import SPARSIFIERS
 from e2e_lib.runs.provenance import peak_memory
 from tests.helpers import oracle
 
-LEAST_SECONDS, LEAST_STEPS, MOST_STEPS = 2.0, 3, 200
+WARM, LEAST_ROUNDS, MOST_ROUNDS, LEAST_SECONDS = 2, 7, 41, 8.0
+PRODUCT = 2048  # rows and columns of the matrices whose product is timed in every round
+
+Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,27 @@ class Case:
     objective: str  # local, e2e, e2e_ds
     # plain: the tests' oracle; default: the library's; fp32, tf32, bf16: so computed; compiled: the
     # default with the blocks through torch.compile.
-    path: str
-    saes: int  # trained side by side
-    active: float  # share of the latents that fire on a token; 0.5 as initialised
+    path: str = "default"
+    saes: int = 1  # trained side by side
+    active: float = 0.01  # share of the latents that fire on a token; 0.5 as initialised
+    sparsifier: str = "relu"
+    changes: tuple[tuple[str, float], ...] = ()  # of the shape: names and other sizes
+
+    def facts(self) -> dict[str, Any]:
+        """One flat entry for each."""
+        own = asdict(self)
+        return own | dict(own.pop("changes"))
+
+    def sizes(self, device: str) -> Shape:
+        """The shape with its changes."""
+        return shapes(device)[self.shape].changed(dict(self.changes))
 
 
 def configs(shape: Shape, case: Case, device: str) -> list[TrainConfig]:
     """One for each SAE, that differ in λ; products as 10_train has them, or as the path says."""
     precision = chosen_precision(case.path if case.path in PRECISIONS else AUTO, device)
+    k = round(case.active * int(shape.dict_ratio * shape.width))
+    holds_k = SPARSIFIERS[case.sparsifier].holds_k
     return [
         TrainConfig(
             named_objective(case.objective, 1.0 + i),
@@ -56,6 +75,9 @@ def configs(shape: Shape, case: Case, device: str) -> list[TrainConfig]:
             micro_batch_size=shape.rows,
             warmup_fraction=0.0,
             precision=precision,
+            sparsifier=case.sparsifier,
+            k=max(1, k) if holds_k else None,
+            auxk_coeff=0.0,  # what dead latents learn: work that relu has no counterpart of
             lr=1e-9,  # the share of latents that fire must stay what it is
         )
         for i in range(case.saes)
@@ -69,27 +91,37 @@ def bias_for(active: float, activations: Tensor, W_enc: Tensor) -> float:
     return -float(torch.quantile(sample[::every], 1 - active))
 
 
-def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:
+def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Step:
     """The library's step."""
-    trainer = Trainer(
-        model, configs(shape, case, str(rows.device)), rows.cpu().repeat(MOST_STEPS + 2, 1), logs=1
-    )
-    trainer.log_every = MOST_STEPS + 9  # logged steps evaluate; few steps of a training are
+    many = WARM + MOST_ROUNDS + 2
+    settings = configs(shape, case, str(rows.device))
+    trainer = Trainer(model, settings, rows.cpu().repeat(many, 1), logs=1)
+    trainer.log_every = many + 9  # logged steps evaluate; few steps of a training are
     trainer.steps += 9  # so that no measured step is the last
     trainer.done = 1
     with torch.no_grad():
         seen = clean_pass(model, rows, [shape.hook], logits=False).activations[shape.hook]
         for run in trainer.runs:
             for sae in run.saes.values():
-                sae.b_enc += bias_for(case.active, seen, sae.W_enc)
+                if sae.sparsifier.k is None:
+                    sae.b_enc += bias_for(case.active, seen, sae.W_enc)
     return lambda: trainer.step() and None
 
 
-def compile_blocks(model) -> None:
-    """From here on this process runs such blocks through torch.compile, hooks outside of them."""
+def compiled(model, step: Step) -> Step:
+    """The same step with the model's blocks, hooks outside of them, through torch.compile."""
     torch._dynamo.config.recompile_limit = 4 * model.cfg.n_layers  # each block is a case of its own
-    for kind in {type(block) for block in runner(model, []).blocks}:
-        kind.forward = torch.compile(kind.forward, dynamic=False)
+    eager = {kind: kind.forward for kind in {type(b) for b in runner(model, []).blocks}}
+    fast = {kind: torch.compile(forward, dynamic=False) for kind, forward in eager.items()}
+
+    def one_step() -> None:
+        for kind, forward in fast.items():
+            kind.forward = forward
+        step()
+        for kind, forward in eager.items():
+            kind.forward = forward
+
+    return one_step
 
 
 def plain_terms(objective: Objective) -> oracle.Terms:
@@ -103,46 +135,58 @@ def plain_terms(objective: Objective) -> oracle.Terms:
     )
 
 
-def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Callable[[], None]:
+def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Step:
     """The tests' oracle: two full hooked passes, full logits, eager, Adam as it comes."""
-    settings = configs(shape, case, str(rows.device))
-    objectives = [resolved_objective(model, config) for config in settings]
-    trainer = Trainer(model, settings, rows.cpu(), logs=1)  # for its initial weights alone
+    [settings] = configs(shape, case, str(rows.device))
+    terms = plain_terms(resolved_objective(model, settings))
+    trainer = Trainer(model, [settings], rows.cpu(), logs=1)  # for its initial weights alone
     _, activations = oracle.clean(model, rows)
-    sets = []
-    for run in trainer.runs:
-        weights = {n: p.detach().clone() for n, p in run.saes[shape.hook].named_parameters()}
-        weights["b_enc"] += bias_for(case.active, activations[shape.hook], weights["W_enc"])
-        sets.append({n: w.contiguous().requires_grad_() for n, w in weights.items()})
-    del trainer
-    optimisers = [torch.optim.Adam(weights.values(), lr=1e-9) for weights in sets]
+    initial = trainer.runs[0].saes[shape.hook].named_parameters()
+    weights = {name: p.detach().clone().contiguous() for name, p in initial}
+    weights["b_enc"] += bias_for(case.active, activations[shape.hook], weights["W_enc"])
+    del trainer, activations
+    optimiser = torch.optim.Adam([w.requires_grad_() for w in weights.values()], lr=1e-9)
 
     def step() -> None:
-        for objective, weights, optimiser in zip(objectives, sets, optimisers, strict=True):
-            loss = oracle.losses(model, rows, {shape.hook: weights}, plain_terms(objective))["loss"]
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights.values(), 10.0)
-            optimiser.step()
-            optimiser.zero_grad()
+        oracle.losses(model, rows, {shape.hook: weights}, terms)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), 10.0)
+        optimiser.step()
+        optimiser.zero_grad()
 
     return step
 
 
-def timed(step: Callable[[], None], device: str) -> float:
-    """Median milliseconds of a step, after two that warm up."""
-    cuda = device.startswith("cuda")
-    for _ in range(2):
-        step()
-    times: list[float] = []
-    while (len(times) < LEAST_STEPS or sum(times) < LEAST_SECONDS) and len(times) < MOST_STEPS - 3:
-        if cuda:
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        step()
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(times)
+def product(device: str) -> Step:
+    """One large product of float32 matrices, against which a step's arithmetic is held."""
+    a, b = torch.randn(2, PRODUCT, PRODUCT, device=device)
+    return lambda: torch.mm(a, b) and None
+
+
+def in_rounds(steps: Sequence[Step], device: str) -> list[list[float]]:
+    """Milliseconds (round, step), after rounds that warm up. Every second round goes backwards."""
+    times: list[list[float]] = []
+    for _ in range(WARM):
+        for step in steps:
+            step()
+    while len(times) < LEAST_ROUNDS or (
+        sum(map(sum, times)) < 1e3 * LEAST_SECONDS and len(times) < MOST_ROUNDS
+    ):
+        turn = [0.0] * len(steps)
+        for i in range(len(steps))[:: 1 if len(times) % 2 else -1]:
+            turn[i] = round(1e3 * seconds(steps[i], device), 2)
+        times.append(turn)
+    return times
+
+
+def seconds(work: Step, device: str) -> float:
+    """Of one call, all that it asked of the device included."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def memory_mb(device: str) -> float:
@@ -152,35 +196,33 @@ def memory_mb(device: str) -> float:
     return float(peak_memory()["peak_memory_mb"] or 0)
 
 
-def measure(folder: Path, shape: Shape, case: Case, device: str) -> dict[str, float]:
-    """Milliseconds, tokens a second, and megabytes above what the loaded model takes."""
-    model = load_model(str(folder), device)
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.randint(1, shape.vocabulary, (shape.rows, shape.context), generator=generator)
-    rows = rows.to(device)
-    before = memory_mb(device)
-    if case.path == "compiled":
-        compile_blocks(model)
-    make = plain_step if case.path == "plain" else default_step
-    step = make(model, shape, case, rows)
-    ms = timed(step, device)
-    tokens = shape.rows * shape.context * case.saes
-    return {
-        "ms": round(ms, 2),
-        "tokens_per_s": round(1e3 * tokens / ms),
-        "peak_mb": round(memory_mb(device) - before, 1),
-    }
+def measure(cases: Sequence[Case], folder: Path, device: str) -> dict[str, Any]:
+    """Several: `ms` (round, case) and, last in each round, of a product. One: `peak_mb`, the
+    megabytes above what the loaded model takes."""
+    sizes = [case.sizes(device) for case in cases]
+    models = {n: load_model(str(folder / str(n)), device) for n in {s.vocabulary for s in sizes}}
+    before, steps = memory_mb(device), []
+    for case, shape in zip(cases, sizes, strict=True):
+        model = models[shape.vocabulary]
+        generator = torch.Generator().manual_seed(1)
+        rows = torch.randint(1, shape.vocabulary, (shape.rows, shape.context), generator=generator)
+        make = plain_step if case.path == "plain" else default_step
+        step = make(model, shape, case, rows.to(device))
+        steps.append(compiled(model, step) if case.path == "compiled" else step)
+    if len(cases) > 1:
+        return {"ms": in_rounds([*steps, product(device)], device)}
+    for _ in range(WARM):
+        steps[0]()
+    return {"peak_mb": round(memory_mb(device) - before, 1)}
 
 
 def main(arguments: list[str]) -> None:
-    """Measure one case and print it."""
-    case, changes = Case(**json.loads(arguments[0])), json.loads(arguments[1])
-    folder, device, threads = arguments[2:]
+    """Measure and print."""
+    cases = [Case(**case) for case in json.loads(arguments[0])]
+    folder, device, threads = arguments[1:]
     warnings.simplefilter("ignore")
     torch.set_num_threads(int(threads))
-    shape = shapes(device)[case.shape].changed(changes)
-    found = measure(Path(folder), shape, case, device)
-    print(json.dumps(asdict(case) | changes | found | {"device": device}))
+    print(json.dumps(measure(cases, Path(folder), device)))
 
 
 if __name__ == "__main__":

@@ -8,44 +8,46 @@ from typing import Any
 from e2e_lib.files import replace_block
 
 CHANGED = ("dict_ratio", "context", "layer", "vocabulary")
+MACHINE = ("gpu", "cpu", "day")
+USUAL = {"path": "default", "sparsifier": "relu"}
+COLUMNS = ("shape", "step", "SAEs", "latents firing", "ms", "tokens/s", "MB", "floor reached")
+COLUMNS += ("against", "its ms", "its MB", "ratio (95 %)")
 
 
 def markdown(lines: list[dict[str, Any]], *, short: bool = False) -> str:
-    """A row for each case: both paths' milliseconds, their ratio, memory, share of the floor.
+    """A row for each line with a ratio, beside the line that it was held against, and the machines.
 
-    short: leave out how the time grows with a size, and all but e2e as initialised.
+    short: leave out how the time grows with a size.
     """
-    cases = [line for line in lines if "ms" in line]
-    if short:
-        whole = [line for line in cases if not any(key in line for key in CHANGED)]
-        cases = [x for x in whole if x["active"] < 0.5 or x["objective"] == "e2e"]
-    keys = ("shape", "objective", "saes", "active")
-    plain = {tuple(line[k] for k in keys): line for line in cases if line["path"] == "plain"}
-    rows = [
-        "| shape | objective | SAEs | latents firing | plain ms | ms | times faster | tokens/s |"
-        " plain MB | MB | floor reached |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for line in cases:
-        if line["path"] == "plain":
+    rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    machine, other, machines = {}, {}, {}
+    for line in lines:
+        machine = line.get("hardware", machine)
+        if "ratio" not in line:
+            other = line
             continue
-        changed = ", ".join(f"{k} {line[k]:g}" for k in CHANGED if k in line)
-        other = None if changed else plain.get(tuple(line[k] for k in keys))
+        machines[line["shape"]] = ", ".join(str(machine[key]) for key in MACHINE if key in machine)
+        if short and line["against"] == "whole":
+            continue
+        unusual = [line[key] for key in USUAL if line[key] != USUAL[key]]
+        changed = [f"{k} {line[k]:g}" for k in CHANGED if k in line]
+        middle, low, high = line["ratio"]
         cells = [
-            line["shape"] + (f" ({changed})" if changed else ""),
-            line["objective"] + ("" if line["path"] == "default" else f", {line['path']}"),
+            line["shape"],
+            ", ".join([line["objective"], *unusual, *changed]),
             str(line["saes"]),
             f"{100 * line['active']:g} %",
-            f"{other['ms']:.0f}" if other else "",
             f"{line['ms']:.0f}",
-            f"{other['ms'] / line['ms']:.1f}" if other else "",
             f"{line['tokens_per_s']:,}",
-            f"{other['peak_mb']:.0f}" if other else "",
             f"{line['peak_mb']:.0f}",
             f"{line['floor']:.2f}",
+            line["against"],
+            f"{other['ms']:.0f}",
+            f"{other['peak_mb']:.0f}",
+            f"{middle:.2f} ({low:.2f}–{high:.2f})",
         ]
         rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+    return "\n".join([*rows, "", "; ".join(map(": ".join, machines.items())) + "."])
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:

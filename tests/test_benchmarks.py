@@ -1,7 +1,7 @@
 """The benchmark measures what it says: arithmetic by hand, and both paths on a small shape."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +9,11 @@ import torch
 
 from benchmarks import __main__ as bench
 from benchmarks import checkpoint, step
-from benchmarks.__main__ import cases, growth
+from benchmarks.__main__ import comparisons, ratio, sides
 from benchmarks.floor import block_parameters, step_flops
 from benchmarks.shapes import Shape, shapes
 from benchmarks.step import Case
 from benchmarks.table import main, markdown
-from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.errors import E2EError
 from tests.helpers.tiny_models import CONFIGS, tiny_model
 
@@ -40,7 +39,7 @@ def test_a_gated_block_has_three_maps_and_shares_keys():
 
 @pytest.mark.parametrize("objective", ["local", "e2e", "e2e_ds"])
 def test_both_paths_start_alike_and_fire_as_often_as_said(objective, monkeypatch):
-    monkeypatch.setattr(step, "MOST_STEPS", 3)
+    monkeypatch.setattr(step, "MOST_ROUNDS", 3)
     rows = torch.randint(1, 30, (2, 10), generator=torch.Generator().manual_seed(0))
     case = Case("tiny", objective, "default", 2, 0.2)
     ours = step.default_step(tiny_model(), TINY, case, rows)
@@ -54,20 +53,57 @@ def test_both_paths_start_alike_and_fire_as_often_as_said(objective, monkeypatch
         x = step.oracle.clean(tiny_model(), rows)[1][TINY.hook]
         assert float((sae.encode(x) > 0).float().mean()) == pytest.approx(0.2, abs=0.05)
     assert trainer.step() == [], "no measured step is a logged one"
-    step.plain_step(tiny_model(), TINY, case, rows)()
+    step.plain_step(tiny_model(), TINY, replace(case, saes=1), rows)()
 
 
-def test_a_table_pairs_each_case_with_the_plain_one():
-    shared = {"shape": "s", "objective": "e2e", "saes": 1, "active": 0.5, "tokens_per_s": 2000}
-    plain = shared | {"path": "plain", "ms": 300.0, "peak_mb": 900.0, "floor": 0.1}
-    ours = shared | {"path": "default", "ms": 100.0, "peak_mb": 90.0, "floor": 0.3}
-    half = ours | {"context": 64, "ms": 60.0}
-    rows = markdown([{"hardware": {}}, plain, ours, half]).splitlines()
-    assert rows[2] == "| s | e2e | 1 | 50 % | 300 | 100 | 3.0 | 2,000 | 900 | 90 | 0.30 |"
-    assert rows[3] == "| s (context 64) | e2e | 1 | 50 % |  | 60 |  | 2,000 |  | 90 | 0.30 |"
-    assert len(rows) == 4
-    local = [line | {"objective": "local"} for line in (plain, ours)]
-    assert markdown([plain, ours, half, *local], short=True).splitlines() == rows[:3]
+def test_rounds_take_a_step_of_each_in_turn_forth_and_back(monkeypatch):
+    monkeypatch.setattr(step, "LEAST_SECONDS", 0.0)
+    taken = []
+    times = step.in_rounds([lambda: taken.append("a"), lambda: taken.append("b")], "cpu")
+    assert len(times) == step.LEAST_ROUNDS and {len(turn) for turn in times} == {2}
+    turns = ["ab"] * step.WARM + ["ba", "ab"] * 3 + ["ba"]
+    assert "".join(taken) == "".join(turns)
+
+
+def test_ratios_are_of_one_round():
+    drift = [1, 2, 4, 3, 2, 1, 1]  # the machine's, which both sides see
+    other, own = [10.0 * x for x in drift], [20.0 * x for x in drift]
+    assert ratio(own, other) == [2, 2, 2]
+    own[2] *= 3
+    assert ratio(own, other) == [2, 2, 6]  # of seven, the whole range
+    e2e = Case("storyworld", "e2e")
+    products = [7.0] * 7
+    first, five = sides("one SAE", [e2e, Case("storyworld", "e2e", saes=5)],
+                        [*zip(other, own, products, strict=True)], "cpu")  # fmt: skip
+    assert "ratio" not in first and five["ratio"] == [0.4, 0.4, 1.2], "of the time of one SAE"
+    assert first["ms"] == 20 and first["tokens_per_s"] == 2048 * 50
+    assert first["rounds"] == tuple(other)
+    least = 7 * step_flops(shapes("cpu")["storyworld"], e2e) / (2 * step.PRODUCT**3)
+    assert first["floor"] == pytest.approx(least / 20, abs=5e-4)
+
+
+def test_a_table_holds_each_against_the_first():
+    shared = {"shape": "s", "objective": "e2e", "saes": 1, "active": 0.5, "sparsifier": "relu"}
+    shared |= {"tokens_per_s": 2000, "path": "default", "peak_mb": 90.0, "floor": 0.3}
+    plain = shared | {"path": "plain", "against": "plain", "ms": 300.0, "peak_mb": 900.0}
+    ours = shared | {"against": "plain", "ms": 100.0, "ratio": [0.333, 0.3, 0.4]}
+    relu = shared | {"against": "relu", "ms": 100.0}
+    topk = relu | {"sparsifier": "topk", "ms": 80.0, "ratio": [0.8, 0.7, 0.9]}
+    whole = shared | {"against": "whole", "ms": 99.0}
+    half = whole | {"context": 64, "ms": 60.0, "ratio": [0.6, 0.5, 0.7]}
+    machine = {"cpu": "C", "threads": 2, "day": "2026-01-02"}
+    lines = [{"hardware": machine}, plain, ours, relu, topk, whole, half]
+    rows = markdown(lines).splitlines()
+    assert rows[2:] == [
+        "| s | e2e | 1 | 50 % | 100 | 2,000 | 90 | 0.30 | plain | 300 | 900 | 0.33 (0.30–0.40) |",
+        "| s | e2e, topk | 1 | 50 % | 80 | 2,000 | 90 | 0.30 | relu | 100 | 90 |"
+        " 0.80 (0.70–0.90) |",
+        "| s | e2e, context 64 | 1 | 50 % | 60 | 2,000 | 90 | 0.30 | whole | 99 | 90 |"
+        " 0.60 (0.50–0.70) |",
+        "",
+        "s: C, 2026-01-02.",
+    ]
+    assert markdown(lines, short=True).splitlines() == [*rows[:4], *rows[5:]]
 
 
 def test_the_docs_have_the_table_of_the_committed_files(tmp_path):
@@ -79,15 +115,25 @@ def test_the_docs_have_the_table_of_the_committed_files(tmp_path):
     assert copy.read_text() == page.read_text()
 
 
-def test_every_shape_has_its_cases():
-    for name, shape in shapes("cpu").items():
-        found = [*cases(name), *growth(name, shape)]
-        assert len(found) == 20
-        precisions = [case.path for case, _ in cases(name, "cuda")]
-        assert [precisions.count(p) for p in ("default", "fp32", "tf32", "bf16")] == [7, 1, 1, 0]
-        assert [case.path for case, _ in found].count("compiled") == 1
-        assert {case.objective for case, _ in found} == {"local", "e2e", "e2e_ds"}
+def test_every_shape_has_its_comparisons():
+    for name in shapes("cpu"):
+        found = [*comparisons(name)]
+        against = ["plain"] * 4 + ["local", "one SAE", "default", "eager", "relu", "relu", "whole"]
+        assert [word for word, _ in found] == against
+        for word, (first, *others) in found:
+            assert others and {case.shape for case in (first, *others)} == {name}
+            assert (first.path == "plain") == (word == "plain") and not first.changes
+    [of_cuda] = (cases for word, cases in comparisons("gpt2", "cuda") if word == "default")
+    assert [case.path for case in of_cuda] == ["default", "fp32", "tf32"]
     assert shapes("cuda")["gpt2"].rows * shapes("cuda")["gpt2"].context == 8192
+
+
+def test_top_k_fires_as_often_as_relu_does():
+    case = Case("tiny", "local", active=0.25, sparsifier="topk")
+    [config] = step.configs(TINY, case, "cpu")
+    assert (config.k, config.auxk_coeff) == (12, 0)  # of 48 latents
+    rows = torch.randint(1, 30, (2, 10), generator=torch.Generator().manual_seed(0))
+    step.default_step(tiny_model(), TINY, case, rows)()
 
 
 @pytest.mark.parametrize(
@@ -102,41 +148,44 @@ def test_a_path_is_computed_in_the_precision_it_names(path, device, expected):
     assert {c.precision for c in step.configs(TINY, case, device)} == {expected}
 
 
-def test_the_compiled_path_runs_every_block_after_compilation(monkeypatch):
+def test_the_compiled_path_alone_runs_every_block_after_compilation(monkeypatch):
     model, runs = tiny_model(), []
 
     def compiled(forward, **options):
         return lambda *args, **kwargs: runs.append(options) or forward(*args, **kwargs)
 
-    kind = type(runner(model, []).blocks[0])
-    monkeypatch.setattr(kind, "forward", kind.forward)  # put back at the end
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    step.compile_blocks(model)
-    assert torch._dynamo.config.recompile_limit == 4 * 4  # with a gradient and without, one token
     rows = torch.randint(1, 30, (2, 10), generator=torch.Generator().manual_seed(0))
-    one_step = step.default_step(model, TINY, Case("tiny", "e2e", "compiled", 1, 0.2), rows)
-    runs.clear()
+    eager = step.default_step(model, TINY, Case("tiny", "e2e", active=0.2), rows)
+    one_step = step.compiled(model, eager)
+    assert torch._dynamo.config.recompile_limit == 4 * 4  # with a gradient and without, one token
     one_step()
     assert runs == [{"dynamic": False}] * (1 + 3 + 3)  # before the SAE; after it clean and spliced
+    eager()
+    assert len(runs) == 7
 
 
 @pytest.mark.parametrize("failing", ["compiled", "bf16"])
 def test_only_a_path_that_cannot_compile_is_left_out(failing, monkeypatch, capsys):
-    def measured(case, changes, *others):
-        if case.path == failing:
-            raise E2EError(f"{case.path} cannot be measured: no compiler")
-        return asdict(case) | {"ms": 1.0, "tokens_per_s": 1, "peak_mb": 1.0}
+    def measured(cases, *others):
+        if cases[-1].path == failing:
+            raise E2EError(f"{failing} cannot be measured: no compiler")
+        several = {"ms": [[1.0] * (len(cases) + 1)] * 7}
+        return several if len(cases) > 1 else {"peak_mb": 1.0}
 
     monkeypatch.setattr(bench, "measured", measured)
-    monkeypatch.setattr(bench, "ceilings", lambda *_: {"flops_per_s": 1e12})
+    monkeypatch.setattr(bench, "write_model", lambda *_: None)
     if failing != "compiled":
         with pytest.raises(E2EError, match="no compiler"):
             bench.run("storyworld", "cpu", 1, None)
         return
     lines = bench.run("storyworld", "cpu", 1, None)
-    assert len(lines) == 1 + 20 - 1
+    expected = [word for word, cases in comparisons("storyworld") for _ in cases if word != "eager"]
+    assert [line["against"] for line in lines[1:]] == expected
     assert "left out: compiled cannot be measured: no compiler" in capsys.readouterr().err
+    few = bench.run("storyworld", "cpu", 1, None, ["local", "relu"])
+    assert {line["against"] for line in few[1:]} == {"local", "relu"}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +193,7 @@ def test_only_a_path_that_cannot_compile_is_left_out(failing, monkeypatch, capsy
     [
         (["--shape", "storyworld", "--device", "gpu"], "device is 'gpu', but this machine has cpu"),
         (["--shape", "gpt5"], "SHAPE is 'gpt5', but it must be one of storyworld, llama-260k"),
+        (["--shape", "gpt2", "--only", "e2e"], "only is 'e2e', but it must be some of plain,local"),
     ],
 )
 def test_bad_input_ends_in_a_sentence(arguments, said, capsys):

@@ -142,18 +142,17 @@ def written_tables(figures: Path) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def benchmark_lines() -> pd.DataFrame:
-    """Milliseconds of a step on GPT-2's shape with one SAE, late in a training: columns file,
-    repeat, objective, ms, device; empty where the project's folder is not there."""
+    """Milliseconds of a step on GPT-2's shape with one SAE, late in a training, the objectives in
+    turn: columns file, repeat (the round), objective, ms, device; empty where the project's folder
+    is not there."""
     lines = [
         json.loads(line) | {"file": path.name}
         for path in sorted(project_path(".").glob(BENCHMARK))
         for line in path.read_text(encoding="utf-8").splitlines()
     ]
-    late = {"path": "default", "saes": 1, "active": 0.01}
-    changed = ("dict_ratio", "context", "layer", "vocabulary")  # the shape with one size halved
     kept = [
-        line for line in lines
-        if late.items() <= line.items() and not any(key in line for key in changed)
+        line | {"repeat": repeat, "ms": ms}
+        for line in lines if line.get("against") == "local"
+        for repeat, ms in enumerate(line["rounds"])
     ]  # fmt: skip
-    found = pd.DataFrame(kept, columns=["file", "objective", "ms", "device"])
-    return found.assign(repeat=found.groupby(["file", "objective"]).cumcount())
+    return pd.DataFrame(kept, columns=["file", "repeat", "objective", "ms", "device"])
