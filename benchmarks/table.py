@@ -8,14 +8,13 @@ from typing import Any
 from e2e_lib.files import replace_block
 
 CHANGED = ("dict_ratio", "context", "layer", "vocabulary")
-MACHINE = ("gpu", "cpu", "day")
 USUAL = {"path": "default", "sparsifier": "relu"}
 COLUMNS = ("shape", "step", "SAEs", "latents firing", "ms", "tokens/s", "MB", "floor reached")
-COLUMNS += ("against", "its ms", "its MB", "ratio (95 %)")
+COLUMNS += ("against", "its ms", "its MB", "ratio (95 %)", "day")
 
 
 def markdown(lines: list[dict[str, Any]], *, short: bool = False) -> str:
-    """A row for each line with a ratio, beside the line that it was held against, and the machines.
+    """A row for each line with a ratio, beside the line that it was held against; machines by day.
 
     short: leave out how the time grows with a size.
     """
@@ -26,12 +25,13 @@ def markdown(lines: list[dict[str, Any]], *, short: bool = False) -> str:
         if "ratio" not in line:
             other = line
             continue
-        machines[line["shape"]] = ", ".join(str(machine[key]) for key in MACHINE if key in machine)
         if short and line["against"] == "whole":
             continue
+        name, threads = machine.get("gpu", machine.get("cpu")), machine["threads"]
+        machines[machine["day"]] = f"{machine['day']}: {name}, threads: {threads}"
         unusual = [line[key] for key in USUAL if line[key] != USUAL[key]]
         changed = [f"{k} {line[k]:g}" for k in CHANGED if k in line]
-        middle, low, high = line["ratio"]
+        ratio, *between = (f"{x:.2f}" for x in line["ratio"])
         cells = [
             line["shape"],
             ", ".join([line["objective"], *unusual, *changed]),
@@ -44,10 +44,11 @@ def markdown(lines: list[dict[str, Any]], *, short: bool = False) -> str:
             line["against"],
             f"{other['ms']:.0f}",
             f"{other['peak_mb']:.0f}",
-            f"{middle:.2f} ({low:.2f}–{high:.2f})",
+            ratio + (f" ({'–'.join(between)})" if between else ""),
+            machine["day"],
         ]
         rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*rows, "", "; ".join(map(": ".join, machines.items())) + "."])
+    return "\n".join([*rows, "", "; ".join(machines.values()) + "."])
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:
