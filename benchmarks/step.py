@@ -34,7 +34,7 @@ from tests.helpers import oracle
 WARM, LEAST_ROUNDS, MOST_ROUNDS, LEAST_SECONDS = 2, 7, 41, 8.0
 PRODUCT = 2048  # rows and columns of the matrices whose product is timed in every round
 
-Step = Callable[[], None]
+Step = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Step:
             for sae in run.saes.values():
                 if sae.sparsifier.k is None:
                     sae.b_enc += bias_for(case.active, seen, sae.W_enc)
-    return lambda: trainer.step() and None
+    return trainer.step
 
 
 def compiled(model, step: Step) -> Step:
@@ -159,7 +159,7 @@ def plain_step(model, shape: Shape, case: Case, rows: Tensor) -> Step:
 def product(device: str) -> Step:
     """One large product of float32 matrices, against which a step's arithmetic is held."""
     a, b = torch.randn(2, PRODUCT, PRODUCT, device=device)
-    return lambda: torch.mm(a, b) and None
+    return lambda: torch.mm(a, b)
 
 
 def in_rounds(steps: Sequence[Step], device: str) -> list[list[float]]:

@@ -43,7 +43,7 @@ def test_both_paths_start_alike_and_fire_as_often_as_said(objective, monkeypatch
     rows = torch.randint(1, 30, (2, 10), generator=torch.Generator().manual_seed(0))
     case = Case("tiny", objective, "default", 2, 0.2)
     ours = step.default_step(tiny_model(), TINY, case, rows)
-    trainer = next(c.cell_contents for c in ours.__closure__ if hasattr(c.cell_contents, "runs"))
+    trainer = ours.__self__
     ours()
     for run in trainer.runs:
         coded = run.records.coded[TINY.hook]
@@ -63,6 +63,18 @@ def test_rounds_take_a_step_of_each_in_turn_forth_and_back(monkeypatch):
     assert len(times) == step.LEAST_ROUNDS and {len(turn) for turn in times} == {2}
     turns = ["ab"] * step.WARM + ["ba", "ab"] * 3 + ["ba"]
     assert "".join(taken) == "".join(turns)
+
+
+def test_a_comparison_is_timed_in_rounds_and_a_case_alone_tells_its_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(step, "shapes", lambda device: {"tiny": TINY})
+    monkeypatch.setattr(step, "load_model", lambda folder, device: tiny_model())
+    monkeypatch.setattr(step, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(step, "PRODUCT", 8)
+    paths = [Case("tiny", "e2e", path) for path in ("plain", "default", "bf16")]
+    top = [Case("tiny", "local", sparsifier=s) for s in ("topk", "batchtopk")]
+    found = step.measure([*paths, *top, Case("tiny", "e2e", saes=2)], tmp_path, "cpu")
+    assert [len(turn) for turn in found["ms"]] == [6 + 1] * step.LEAST_ROUNDS
+    assert {*step.measure(paths[:1], tmp_path, "cpu")} == {"peak_mb"}
 
 
 def test_ratios_are_of_one_round():
@@ -131,8 +143,6 @@ def test_top_k_fires_as_often_as_relu_does():
     case = Case("tiny", "local", active=0.25, sparsifier="topk")
     [config] = step.configs(TINY, case, "cpu")
     assert (config.k, config.auxk_coeff) == (12, 0)  # of 48 latents
-    rows = torch.randint(1, 30, (2, 10), generator=torch.Generator().manual_seed(0))
-    step.default_step(tiny_model(), TINY, case, rows)()
 
 
 @pytest.mark.parametrize(
