@@ -87,8 +87,8 @@ def load_model(
     """A frozen language model with hooks, in evaluation mode and float32.
 
     Args:
-        name_or_folder: `storyworld`, `storyworld-loud`, `smollm2`, a folder in Hugging Face
-            layout or with a .gguf file, or a hub name.
+        name_or_folder: `storyworld`, `smollm2`, a folder in Hugging Face layout or with a .gguf
+            file, or a hub name.
         device: `cpu`, `cuda`, `cuda:1`, ...
         processed: fold LayerNorm and centre the weights that write to the residual stream: the
             basis of the paper's GPT-2 SAEs. CE and KL do not change by it.

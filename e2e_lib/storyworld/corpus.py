@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
-# The shipped language models by name: in the second one words that the network does not need to
-# tell apart stay far apart.
-EMBEDDED_MODELS = {
-    "storyworld": Path(__file__).parent / "model",
-    "storyworld-loud": Path(__file__).parent / "model_loud",
-}
+EMBEDDED_MODELS = {"storyworld": Path(__file__).parent / "model"}  # shipped, by name
 STORYWORLD_FOLDER = EMBEDDED_MODELS["storyworld"]
 CONTEXT = 128  # positions of the language model
 # `<|endoftext|>` is token 0; the words follow in alphabetical order.

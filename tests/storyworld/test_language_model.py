@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from e2e_lib.analysis.counterfactual.use import exchange
 from e2e_lib.data.models import load_model
 from e2e_lib.storyworld.corpus import (
-    EMBEDDED_MODELS,
     RECALL_KINDS,
+    STORYWORLD_FOLDER,
     TOKEN_IDS,
     batches,
     build_tokenizer,
@@ -30,47 +30,43 @@ from e2e_lib.storyworld.language_model.model import (
 from e2e_lib.storyworld.language_model.train import Muon, next_token_loss, train_language_model
 from e2e_lib.storyworld.pairs import pair_rows, pairs
 
-LOUD = EMBEDDED_MODELS["storyworld-loud"]
 SMALL = {"n_layer": 2, "d_model": 32, "n_head": 2, "batch_size": 4, "warmup": 2}
 
 
-@pytest.mark.parametrize(("name", "bound"), [("storyworld", 1.05), ("storyworld-loud", 1.02)])
-def test_shipped_model_is_near_the_bound(name, bound):
-    model = load_language_model(EMBEDDED_MODELS[name])
-    _, shipped = recorded(EMBEDDED_MODELS[name])
+def test_shipped_model_is_near_the_bound():
+    model = load_language_model(STORYWORLD_FOLDER)
+    _, shipped = recorded(STORYWORLD_FOLDER)
     measured = evaluate_language_model(model, 400)
-    assert 0.99 < measured["ratio"] <= bound and 0.99 < shipped["ratio"] <= bound
+    assert 0.99 < measured["ratio"] <= 1.02 and 0.99 < shipped["ratio"] <= 1.02
     # The file tells the truth: other stories agree within the sampling error of a few hundred.
     assert abs(measured["excess"] - shipped["excess"]) < 4 * measured["excess_stderr"]
 
 
-def test_the_loud_model_recalls_every_kind():
-    table = recall_by_kind(load_language_model(LOUD), list(islice(generate(3, "validation"), 400)))
+def test_the_shipped_model_recalls_every_kind():
+    table = recall_by_kind(load_language_model(STORYWORLD_FOLDER), list(islice(generate(3, "validation"), 400)))
     assert table.index.tolist() == list(RECALL_KINDS)
     assert (table["tokens"] >= 5).all()
     assert (table["excess"] < 0.1).all(), table
 
 
-@pytest.mark.parametrize("name", EMBEDDED_MODELS)
-def test_shipped_tokenizer_is_the_built_one(name):
+def test_shipped_tokenizer_is_the_built_one():
     from transformers import AutoTokenizer
 
-    shipped = AutoTokenizer.from_pretrained(str(EMBEDDED_MODELS[name]))
+    shipped = AutoTokenizer.from_pretrained(str(STORYWORLD_FOLDER))
     text = next(generate(0)).text
     assert shipped.get_vocab() == build_tokenizer().get_vocab()
     assert shipped.decode(shipped(text)["input_ids"]) == text
     assert shipped.eos_token == shipped.pad_token == "<|endoftext|>"
 
 
-@pytest.mark.parametrize("name", EMBEDDED_MODELS)
-def test_shipped_model_boots_in_transformer_lens(name, monkeypatch):
+def test_shipped_model_boots_in_transformer_lens(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     tokens = torch.tensor([[0, *(TOKEN_IDS[t] for t in next(generate(2)).tokens)]])
-    model = load_language_model(EMBEDDED_MODELS[name])
+    model = load_language_model(STORYWORLD_FOLDER)
     assert all(p.dtype == torch.float32 for p in model.parameters())
     with torch.no_grad():
         expected = model(tokens).logits
-        raw, processed = load_model(name), load_model(name, processed=True)
+        raw, processed = load_model("storyworld"), load_model("storyworld", processed=True)
         logits, cache = raw.run_with_cache(tokens, return_type="logits")
         probabilities = F.log_softmax(processed(tokens), -1)
     assert torch.allclose(logits, expected, atol=1e-4)
@@ -78,24 +74,24 @@ def test_shipped_model_boots_in_transformer_lens(name, monkeypatch):
     assert cache["blocks.2.hook_resid_pre"].shape == (1, tokens.shape[1], model.config.n_embd)
 
 
-def test_words_of_the_loud_model_lie_equally_far_apart():
-    config, _ = recorded(LOUD)
-    model = load_language_model(LOUD)
+def test_words_lie_equally_far_apart():
+    config, _ = recorded(STORYWORLD_FOLDER)
+    model = load_language_model(STORYWORLD_FOLDER)
     table = model.transformer.wte.weight
     assert not config.tied and model.lm_head.weight.data_ptr() != table.data_ptr()
     assert torch.allclose(table.norm(dim=1), torch.tensor(config.embedding_norm), rtol=1e-5)
     # It is the table that training began with: frozen.
     assert torch.allclose(table, build_model(config).transformer.wte.weight)
-    size = (LOUD / "model.safetensors").stat().st_size
+    size = (STORYWORLD_FOLDER / "model.safetensors").stat().st_size
     assert size <= 4_000_000
 
 
-def test_the_loud_model_carries_coins_that_it_does_not_use():
+def test_the_shipped_model_carries_coins_that_it_does_not_use():
     """A coin moves the residual stream nearly as another concept at such a word does."""
     kinds = ["size", "passing-size", "passing-preposition", "landmark", "passing-landmark", "place"]
     found = pairs(["coin", *kinds], 24, seed=2)
     chosen = [p for kind in found for p in found[kind] if p.story.labels["decoy"][p.first]]
-    means = exchange(load_model("storyworld-loud"), pair_rows(chosen), [1, 2, 3])
+    means = exchange(load_model("storyworld"), pair_rows(chosen), [1, 2, 3])
     means["kind"] = means["kind"].where(means["kind"] == "coin", "concept")
     means = means.groupby(["layer", "kind"])[["use", "presence"]].mean()
     for layer in (1, 2, 3):
