@@ -43,7 +43,9 @@ def test_shipped_model_is_near_the_bound():
 
 
 def test_the_shipped_model_recalls_every_kind():
-    table = recall_by_kind(load_language_model(STORYWORLD_FOLDER), list(islice(generate(3, "validation"), 400)))
+    table = recall_by_kind(
+        load_language_model(STORYWORLD_FOLDER), list(islice(generate(3, "validation"), 400))
+    )
     assert table.index.tolist() == list(RECALL_KINDS)
     assert (table["tokens"] >= 5).all()
     assert (table["excess"] < 0.1).all(), table
