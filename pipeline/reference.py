@@ -3,9 +3,9 @@
     python -m pipeline.reference results/storyworld
 
 The copy has the size that git can carry: every run's record, metrics and curve, and every figure,
-table and claim. Weights are kept of the matched runs: similar-CE triples of the first two seeds,
-which is what a comparison across seeds needs, similar-L0 triples of the first, and the longest
-warm starts with their starts. Executed notebooks are kept as pages.
+table and claim. Weights are kept of what the analyses look into: similar-CE and similar-L0 triples
+of every seed, the longest warm starts with their starts, and the dial's SAEs of the first seed.
+Executed notebooks are kept as pages.
 """
 
 import re
@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from e2e_lib.analysis.claims.verdicts import readme_block
+from e2e_lib.analysis.counterfactual.loudness import dial_runs
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.errors import ResultsError, command, require
 from e2e_lib.files import project_path
@@ -32,13 +33,12 @@ WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")
 def runs_with_weights(table: pd.DataFrame) -> set[str]:
     """Names of the runs whose weights are shipped."""
     main = main_runs(table)
-    seeds = sorted(int(seed) for seed in main["seed"].unique())[:2]
-    matched = across_seeds(main, similar(main, "ce_increase", seeds[0]))
-    matched = matched[matched["seed"].isin(seeds)]
-    warm = warm_start_runs(table)
+    seed = int(main["seed"].min())
+    matched = [across_seeds(main, similar(main, on, seed)) for on in ("ce_increase", "l0")]
+    warm, dial = warm_start_runs(table), dial_runs(table)
     longest = warm["train_tokens"] == warm.groupby("role")["train_tokens"].transform("max")
-    warm = warm[longest]
-    return {*matched["run"], *similar(main, "l0", seeds[0])["run"], *warm["run"]}
+    kept = [*matched, warm[longest], dial[dial["seed"] == seed]]
+    return {run for runs in kept for run in runs["run"]}
 
 
 def copy_reference(source: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from e2e_lib.analysis.claims.tables import WRITTEN
+from e2e_lib.analysis.counterfactual.loudness import dial_runs
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.data.formats.saelens import SPARSITY, WEIGHTS
 from e2e_lib.errors import E2EError, ResultsError, command
@@ -34,18 +35,28 @@ from pipeline.run_notebook import run_notebook
 
 SCRATCH = "build/verify"
 SHOWN = 100  # differences that are printed one by one
-# What is computed from weights. Rows about runs whose weights are not shipped cannot come back …
-ROWS = (
-    *("figures/23_*.csv", "tables/24_counted_again.csv", "figures/28_*.csv"),
-    *("figures/30_moved_features.csv", "figures/30_seed_agreement.csv"),
-    *("tables/30_agreement_gain.csv", "tables/41_measures.csv", "tables/41_kinds.csv"),
+# What takes weights that are not shipped cannot come back in full: (files with rows about such
+# runs, files with averages over them and others). Always: the mean similarity of every main run.
+MAIN = ("figures/23_similarity_trends.csv",), ()
+WARM = (  # shorter warm starts
+    (
+        *("figures/30_moved_features.csv", "figures/30_seed_agreement.csv"),
+        "tables/30_agreement_gain.csv",
+    ),
+    ("figures/30_*.json",),
 )
-# … and averages over all seeds come out as averages over those that are shipped.
-AVERAGES = (
-    *("figures/25_*.csv", "tables/25_*.csv", "figures/26_correlation.csv"),
-    *("tables/26_first_direction.csv", "tables/28_differences.csv"),
-    *("figures/29_faithfulness.csv", "tables/29_table7.csv", "tables/29_differences.csv"),
-    *("figures/41_summary.csv", "tables/41_differences.csv"),
+DIAL = ("tables/42_runs.csv",), ("figures/42_loudness.*", "tables/42_dial.*")
+SEEDS = (  # matched runs
+    (
+        *("figures/23_*.csv", "tables/24_counted_again.csv", "figures/28_*.csv"),
+        *("tables/41_measures.csv", "tables/41_kinds.csv"),
+    ),
+    (
+        *("figures/23_*.json", "figures/25_*.*", "tables/25_*.*", "figures/26_correlation.*"),
+        *("tables/26_first_direction.*", "tables/28_differences.*", "figures/28_*.json"),
+        *("figures/29_faithfulness.*", "tables/29_table7.*", "tables/29_differences.*"),
+        *("figures/41_summary.*", "tables/41_differences.*"),
+    ),
 )
 LATER = ("claims.json", "figures/9*.*", "tables/9*.*", "skipped/9*.json")  # made of the others
 
@@ -125,17 +136,22 @@ def lacking_weights(results: Path) -> Lacking:
     shipped = set(table.loc[here, "run"])
     main = main_runs(table)
     seed = int(main["seed"].min())
-    matched = across_seeds(main, similar(main, "ce_increase", seed))
-    warm = warm_start_runs(table)
+    matched = pd.concat(
+        [across_seeds(main, similar(main, on, seed)) for on in ("ce_increase", "l0")]
+    )
+    warm, dial = warm_start_runs(table), dial_runs(table)
     warm = warm[warm["role"] == "warm"]
     seeds, tokens = (
         _lacking(t, by, shipped) for t, by in ((matched, "seed"), (warm, "train_tokens"))
     )
-    marks = {("run", run) for run in {*main["run"], *warm["run"]} - shipped}
+    marks = {("run", run) for run in {*main["run"], *warm["run"], *dial["run"]} - shipped}
     marks |= {(column, str(one)) for one in seeds for column in ("seed", "other_seed")}
     marks |= {("train_tokens", str(one)) for one in tokens}
     marks |= {("start", f"warm, {one:,} tokens") for one in tokens}
-    return Lacking(frozenset(marks), ROWS, AVERAGES)
+    kinds = [MAIN, *([WARM] if tokens else []), *([SEEDS] if seeds else [])]
+    kinds += [] if set(dial["run"]) <= shipped else [DIAL]
+    rows, averages = (tuple(name for kind in kinds for name in kind[i]) for i in (0, 1))
+    return Lacking(frozenset(marks), rows, averages)
 
 
 def _lacking(table: pd.DataFrame, by: str, shipped: set[str]) -> list[int]:

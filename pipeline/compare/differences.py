@@ -96,7 +96,7 @@ def compare_folders(
             compare_tables(name, old, new, outcome, lacking)
         elif name.endswith((".json", ".html")):
             before, after = (read_text(folder / name) for folder in (reference, found))
-            compare_documents(name, before, after, outcome)
+            compare_documents(name, before, after, outcome, lacking)
         else:
             outcome.pictures += 1
     return outcome
@@ -153,7 +153,9 @@ def compare_tables(
         _compare(name, values, outcome, averaged)
 
 
-def compare_documents(name: str, reference: str, found: str, outcome: Outcome) -> None:
+def compare_documents(
+    name: str, reference: str, found: str, outcome: Outcome, lacking: Lacking | None = None
+) -> None:
     """Add to `outcome` how two JSON documents, or two pages, compare: value by value.
 
     A figure's `order` is how the report sorts it: a reference may be older than that.
@@ -164,7 +166,8 @@ def compare_documents(name: str, reference: str, found: str, outcome: Outcome) -
         left, right = (dict(_flat(json.loads(text))) for text in (reference, found))
     places = [p for p in left | right if p in left or not p.startswith("order[")]
     sides = ([side.get(place, "missing") for place in places] for side in (left, right))
-    _compare(name, zip(places, repeat(""), *sides), outcome)
+    averaged = lacking is not None and bool(lacking.marks) and matches(name, lacking.averages)
+    _compare(name, zip(places, repeat(""), *sides), outcome, averaged)
 
 
 def _compare(

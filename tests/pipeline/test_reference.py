@@ -32,8 +32,8 @@ def test_reference_keeps_every_record_and_the_matched_weights(tmp_path: Path) ->
     assert metrics_table(copied).equals(metrics_table(source))
     kept = {f.parent.name for f in copied.glob("saes/*/sae_weights.safetensors")}
     assert kept == runs_with_weights(metrics_table(source))
-    # Three objectives at three layers: similar CE in both seeds, similar L0 in the first.
-    assert 18 <= len(kept) <= 27
+    # Three objectives at three layers, similar CE and similar L0, in both seeds.
+    assert 18 <= len(kept) <= 36
     assert [p.name for p in (copied / "notebooks").iterdir()] == ["a.html"]
 
 
@@ -45,7 +45,7 @@ def test_reference_is_complete_and_small() -> None:
     for run in runs_with_weights(table):
         assert (REFERENCE / "saes" / run / "sae_weights.safetensors").is_file()
     size = sum(f.stat().st_size for f in REFERENCE.rglob("*") if f.is_file())
-    assert size < 34e6  # of which 5 are the pages to explore
+    assert size < 45e6
 
 
 def test_every_link_of_the_reference_leads_somewhere() -> None:
