@@ -15,7 +15,7 @@ between the counts tried. Many latents for one decision: it was split. A large s
 swap of *other* kinds by the same latents: they are entangled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from e2e_lib.analysis.counterfactual.swaps import Coded, Site, by_pair, kl_sums, partners, run
+from e2e_lib.analysis.counterfactual.swaps import (
+    Coded,
+    Site,
+    by_pair,
+    joined,
+    kl_sums,
+    padded,
+    partners,
+    run,
+)
 from e2e_lib.analysis.counterfactual.tables import ENOUGH, Necessity, PairNumbers, needed_latents
 from e2e_lib.analysis.statistics import Array, auroc
 
@@ -46,7 +55,7 @@ def observe(site: Site, coded: Coded) -> PairNumbers:
     fired = coded.codes > 0
     by_row = {
         "missed": kl_sums(site, site.target, hidden["swapped"]),
-        "effect": kl_sums(site, site.target, site.clean),
+        "effect": site.effect,
         "response": kl_sums(site, hidden["spliced"], hidden["swapped"]),
         "kept": (change * dx).sum(-1),
         "energy": dx.square().sum(-1),
@@ -147,12 +156,9 @@ def necessities(
         kind: full_swap(*_part(site, coded[kind], slice(halves[kind], None)))
         for kind, site in sites.items()
     }
-    few = {
-        kind: full_swap(*_part(own.site, own.coded, slice(0, 2 * FEW)))
-        for kind, own in measuring.items()
-    }
-    found = {}
-    for kind, swap in measuring.items():
+    few = [_part(own.site, own.coded, slice(0, 2 * FEW)) for own in measuring.values()]
+    side_effect, found = _side_effects(few), {}
+    for i, (kind, swap) in enumerate(measuring.items()):
         ranking = full_swap(*_part(sites[kind], coded[kind], slice(0, halves[kind])))
         order = ranked(ranking)
         changing = (ranking.change != 0).any(0) | (swap.change != 0).any(0)
@@ -160,8 +166,7 @@ def necessities(
         [needed] = needed_latents(counts, missed.mean(1)[None])
         first = order[: 0 if np.isnan(needed) else int(np.ceil(needed))]
         drawn = swap.missed(_drawn(swap, len(first), seed)).double().cpu().numpy()
-        side = _share([own for other, own in few.items() if other != kind], first)
-        found[kind] = Necessity(counts, missed, drawn, side)
+        found[kind] = Necessity(counts, missed, drawn, side_effect(i, first))
     return found
 
 
@@ -192,9 +197,27 @@ def _drawn(swap: FullSwap, count: int, seed: int) -> Int[Tensor, " some"]:
     return changing[torch.randperm(len(changing), generator=generator)[:count]]
 
 
-def _share(swaps: Sequence[FullSwap], which: Int[Tensor, " some"]) -> float:
-    """How much of the full swaps together is made by swapping `which` alone; NaN of nothing."""
-    nothing, missed = (
-        sum(float(swap.missed(latents).mean()) for swap in swaps) for latents in (which[:0], which)
-    )
-    return 1 - missed / nothing if nothing > 0 and len(which) else np.nan
+def _side_effects(few: Sequence[tuple[Site, Coded]]) -> Callable[[int, Tensor], float]:
+    """How much of the full swaps of all but the i-th is made by some latents alone; NaN of nothing.
+
+    Sums over the others of the mean over their pairs.
+    """
+    site, rows = joined([own for own, _ in few]), [len(own.at) // 2 for own, _ in few]
+
+    @torch.no_grad()
+    def hidden(which: Tensor | None) -> Tensor:
+        return _hidden(site, padded([coded.swapped(own.at, which) for own, coded in few]))
+
+    full = hidden(None)
+
+    def missed(which: Tensor) -> Array:
+        parts = by_pair(kl_sums(site, full, hidden(which))).double().split(rows)
+        return np.array([float(part.mean()) for part in parts])
+
+    nothing = missed(torch.zeros(0, dtype=torch.long))
+
+    def share(i: int, which: Tensor) -> float:
+        most = np.delete(nothing, i).sum()
+        return 1 - np.delete(missed(which), i).sum() / most if most > 0 and len(which) else np.nan
+
+    return share

@@ -13,12 +13,14 @@ Every KL is summed over the predictions from t to the end of the member's story,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from e2e_lib.analysis.counterfactual.use import exchanged, later
 from e2e_lib.core.hooks import clean_pass, later_blocks
@@ -111,6 +113,11 @@ class Site:
         own = self.activation[torch.arange(len(self.at)), self.at]
         return own[partners(len(own))] - own
 
+    @cached_property
+    def effect(self) -> Float[Tensor, " row"]:
+        """Σ KL(target ‖ clean): what there is to transmit, whatever the dictionary."""
+        return kl_sums(self, self.target, self.clean)
+
     @property
     def values(self) -> Int[Tensor, " row"]:
         """The token at t: what the decision became."""
@@ -118,6 +125,24 @@ class Site:
 
 
 _BY_ROW = ("tokens", "at", "counts", "activation", "start", "clean", "target")
+
+
+def joined(sites: Sequence[Site]) -> Site:
+    """All their rows as one site, padded to the longest: one pass instead of one for each."""
+    found: dict[str, Any] = {
+        name: padded([getattr(site, name) for site in sites]) for name in _BY_ROW
+    }
+    changes = tuple(padded(own) for own in zip(*(site.changes for site in sites), strict=True))
+    return replace(sites[0], kind="all", changes=changes, **found)
+
+
+def padded(parts: Sequence[Tensor]) -> Tensor:
+    """Their rows together; those of more than one dimension end in zeros up to the longest row."""
+    if parts[0].ndim == 1:
+        return torch.cat(list(parts))
+    length = max(part.shape[1] for part in parts)
+    inner = (0, 0) * (parts[0].ndim - 2)
+    return torch.cat([F.pad(part, (*inner, 0, length - part.shape[1])) for part in parts])
 
 
 @torch.no_grad()
