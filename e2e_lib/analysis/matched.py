@@ -208,17 +208,18 @@ def depth_names(table: pd.DataFrame) -> dict[int, str]:
 def similar(table: pd.DataFrame, on: str, seed: int = 0) -> pd.DataFrame:
     """Per layer, one run of each objective, with as similar a value of `on` as there is.
 
-    on: "ce_increase" (Tables 1 and 2) or "l0" (Table 3). The triple of the given seed with the
-    smallest spread max(log on) - min(log on); among equals the one with the smaller mean
-    distance of log on from the layer's median, then the one with the lower mean L0. Runs with
-    `on` ≤ 0 have no logarithm and cannot be chosen; a layer that lacks an objective is left out.
+    on: "ce_increase" (Tables 1 and 2) or "l0" (Table 3). Its value is the mean over the seeds of a
+    λ, for one seed's is noise where it is small; the runs returned are those of the given seed. The
+    triple with the smallest spread max(log on) - min(log on); among equals the one with the smaller
+    mean distance of log on from the layer's median, then the one with the lower mean L0. Where the
+    mean is ≤ 0 there is no logarithm and no choice; a layer that lacks an objective is left out.
 
     Returns the chosen rows with a further column `match` = `on`.
     """
     chosen: list[int] = []
-    usable = table[(table["seed"] == seed) & (table[on] > 0)]
-    for _, group in usable.groupby("layer"):
-        names, log = group["objective"].to_numpy(), np.log(group[on].to_numpy())
+    means = table.groupby(["layer", "objective", "sparsity_coeff"])[on].transform("mean")
+    for _, group in table[(table["seed"] == seed) & (means > 0)].groupby("layer"):
+        names, log = group["objective"].to_numpy(), np.log(means[group.index].to_numpy())
         candidates = [np.flatnonzero(names == objective) for objective in OBJECTIVES]
         triples = np.stack(np.meshgrid(*candidates, indexing="ij"), axis=-1).reshape(-1, 3)
         if not len(triples):
