@@ -22,7 +22,7 @@ from e2e_lib.analysis.claims.tables import (
     percent,
     written_tables,
 )
-from e2e_lib.analysis.claims.tokens import by_tokens
+from e2e_lib.analysis.claims.tokens import Longer, by_tokens, read_longer
 from e2e_lib.analysis.matched import main_runs
 from e2e_lib.analysis.statistics import LEVEL
 from e2e_lib.analysis.sweeps import MOVES, moved_per_doubling
@@ -32,21 +32,25 @@ from e2e_lib.runs import tables as runs
 
 HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE = "holds", "refuted", "undecided", "not testable here"
 VERDICTS = (HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE)
+AHEAD = 2  # doublings of the training tokens that a verdict has to survive
 
 
 RULE = (
     f"**{HOLDS}**: the whole {percent(LEVEL)} interval is inside the claim's bounds; "
     f"**{REFUTED}**: all of it is outside; **{UNDECIDED}**: it reaches across a bound, is of one "
-    "seed or missing, or one λ left out of a curve turns the verdict, or the value still moves by "
-    f"more than {percent(MOVES)} per doubling of the training tokens, or nothing says that it does "
-    f"not; **{NOT_TESTABLE}**: the claim's premise is missing, a ceiling decides, or there is no "
-    "number."
+    "seed or missing, or one λ left out of a curve turns the verdict, or two doublings of the "
+    "training tokens more than the longest tried, each like the last, would (a change of up to "
+    f"{percent(MOVES)} counts as none), or nothing tells how it changes; **{NOT_TESTABLE}**: the "
+    "claim's premise is missing, a ceiling decides, or there is no number."
 )
 
 
-def verdict(claim: Claim, measured: Measurement, restless: str = "") -> tuple[str, str]:
+def verdict(
+    claim: Claim, measured: Measurement, restless: str = "", own_tokens: float = math.nan
+) -> tuple[str, str]:
     """One of `VERDICTS` by `RULE`, and why.
 
+    own_tokens: of the main runs' training, if `measured.by_tokens` has longer ones too.
     restless: why nobody knows whether a value is at rest that is known at one number of training
     tokens alone; empty if the others of its ledger are.
     """
@@ -62,11 +66,11 @@ def verdict(claim: Claim, measured: Measurement, restless: str = "") -> tuple[st
         doubts.append("the interval reaches across a bound")
     elif side and _side(claim, *measured.grid) not in (None, side):
         doubts.append("with one λ left out of a curve the verdict would be another")
-    moves = moved_per_doubling(measured.by_tokens)
-    if abs(moves) > MOVES:
+    moves, ahead = moved_per_doubling(measured.by_tokens), _ahead(measured.by_tokens, own_tokens)
+    if abs(moves) > MOVES and _side(claim, measured.low + ahead, measured.high + ahead) != side:
         doubts.append(
-            f"per doubling of the training tokens the value still moves by {percent(moves)}, "
-            f"{_where_to(claim, measured)}"
+            f"per doubling of the training tokens the value still moves by {percent(moves)}, and "
+            "two more such doublings would turn the verdict"
         )
     if restless and not math.isfinite(moves) and measured.n_seeds:
         doubts.append(f"whether it still moves with the training tokens is not known: {restless}")
@@ -89,31 +93,39 @@ def _side(claim: Claim, low: float, high: float) -> str | None:
     return "outside" if high < above or low > below else "across"
 
 
-def _where_to(claim: Claim, measured: Measurement) -> str:
-    """Whether that change leads towards the nearest bound."""
-    before, after = (value for _, value in sorted(measured.by_tokens.items())[-2:])
-    bounds = [bound for bound in (claim.above, claim.below) if bound is not None]
-    nearest = min(bounds, key=lambda bound: abs(after - bound))
-    nearer = abs(after - nearest) < abs(before - nearest)
-    return f"{'towards' if nearer else 'away from'} {nearest:g}"
+def _ahead(by_tokens: Mapping[Any, float], own_tokens: float) -> float:
+    """By how much a value would change with `AHEAD` doublings beyond the longest training known,
+    each like the last; NaN if it is known of one alone."""
+    last = sorted(by_tokens.items())[-2:]
+    if len(last) < 2:
+        return math.nan
+    (few, before), (many, after) = last
+    pace = (after - before) / math.log2(many / few)
+    return after - by_tokens.get(own_tokens, after) + AHEAD * pace
 
 
 def ledger(
-    tables: Tables, claims: Sequence[Claim] = CLAIMS, sweep: pd.DataFrame | None = None
+    tables: Tables,
+    claims: Sequence[Claim] = CLAIMS,
+    sweep: pd.DataFrame | None = None,
+    longer: Longer | None = None,
 ) -> list[dict[str, Any]]:
     """One entry a claim: id, claim, paper_value, value, low, high, n, holds (true, false where it
     is refuted, else null), how, verdict, why, n_seeds, grid_low, grid_high, by_tokens.
 
     sweep: `by_tokens` of the claims, empty where the folder has no such sweep; None: whether values
-    are at rest is not asked.
+    are at rest is not asked. longer: what claims without such a sweep come to on more tokens.
     """
-    found = [(claim, *_measured(claim, tables, sweep)) for claim in claims]
+    found = [(claim, *_measured(claim, tables, sweep, longer)) for claim in claims]
     moves = {claim.id: moved_per_doubling(own.by_tokens) for claim, own, _ in found}
     restless = "" if sweep is None else _restless(moves)
-    return [_entry(claim, own, reason, restless) for claim, own, reason in found]
+    tokens = float(tables.runs["train_tokens"].median())
+    return [_entry(claim, own, reason, restless, tokens) for claim, own, reason in found]
 
 
-def _measured(claim: Claim, tables: Tables, sweep: pd.DataFrame | None) -> tuple[Measurement, str]:
+def _measured(
+    claim: Claim, tables: Tables, sweep: pd.DataFrame | None, longer: Longer | None
+) -> tuple[Measurement, str]:
     """The measurement, and why there is none."""
     try:
         measured = claim.measure(tables)
@@ -122,6 +134,9 @@ def _measured(claim: Claim, tables: Tables, sweep: pd.DataFrame | None) -> tuple
     if sweep is not None and not measured.by_tokens:
         own = sweep[sweep["id"] == claim.id].set_index("train_tokens")["value"]
         measured = measured._replace(by_tokens=own.to_dict())
+    if longer and not measured.by_tokens and claim.id in longer.found:
+        both = {longer.own_tokens: measured.value, longer.tokens: longer.found[claim.id]}
+        measured = measured._replace(by_tokens=both)
     return measured, ""
 
 
@@ -135,8 +150,11 @@ def _restless(moves: Mapping[str, float]) -> str:
     return moving if abs(known[most]) > MOVES else ""
 
 
-def _entry(claim: Claim, measured: Measurement, reason: str, restless: str) -> dict[str, Any]:
-    word, why = (NOT_TESTABLE, reason) if reason else verdict(claim, measured, restless)
+def _entry(
+    claim: Claim, measured: Measurement, reason: str, restless: str, tokens: float
+) -> dict[str, Any]:
+    judged = (NOT_TESTABLE, reason) if reason else verdict(claim, measured, restless, tokens)
+    word, why = judged
     ends = dict(zip(("grid_low", "grid_high"), map(_rounded, measured.grid), strict=True))
     sentence = f"{word[0].upper()}{word[1:]}: {why}."
     return (
@@ -163,7 +181,7 @@ def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> l
     tables = Tables(
         main_runs(table), blocks, rows, dict(written_tables(figures)), benchmark_lines()
     )
-    return ledger(tables, sweep=by_tokens(table, blocks, rows))
+    return ledger(tables, sweep=by_tokens(table, blocks, rows), longer=read_longer(results))
 
 
 def write_claims(claims: list[dict[str, Any]], results: str | Path) -> Path:

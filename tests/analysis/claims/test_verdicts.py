@@ -14,7 +14,7 @@ from e2e_lib.analysis import matched, pareto
 from e2e_lib.analysis.claims import ledger, tokens
 from e2e_lib.analysis.claims import verdicts as claims
 from e2e_lib.analysis.claims.tables import Measurement, Tables
-from e2e_lib.errors import ResultsError
+from e2e_lib.errors import ConfigError, ResultsError
 from e2e_lib.runs import tables as runs
 from tests.helpers.sweep_tables import ROWS, TABLE, curve
 from tests.helpers.synthetic_results import write_results
@@ -176,8 +176,8 @@ def test_the_whole_interval_decides(bounds, ends, word):
     [
         ({"n_seeds": 1}, "one seed"),
         ({"grid": (1.9, 2.6)}, "with one λ left out"),
-        ({"by_tokens": {100: 2.0, 200: 2.5, 400: 2.2}}, "by −12 %, towards 2"),
-        ({"by_tokens": {100: 2.5, 400: 2.8}}, "by 6 %, away from 2"),
+        ({"by_tokens": {100: 2.0, 200: 2.5, 400: 2.2}}, "by −12 %, and two more such doublings"),
+        ({"by_tokens": {100: 2.8, 400: 2.5}}, "by −5 %, and two more"),  # 0.15 each: 1.9 to 2.5
     ],
 )
 def test_what_makes_a_clear_interval_undecided(doubt, why):
@@ -185,15 +185,20 @@ def test_what_makes_a_clear_interval_undecided(doubt, why):
     assert claims.verdict(claim, measured(2.2, 2.8))[0] == "holds"
     word, because = claims.verdict(claim, measured(2.2, 2.8, **doubt))
     assert word == "undecided" and why in because
-    harmless = {"grid": (2.1, 2.6), "by_tokens": {100: 2.0, 200: 2.5, 400: 2.6}}
-    word, because = claims.verdict(claim, measured(2.2, 2.8, **harmless))
-    assert (word, because) == ("holds", "the whole interval is inside")
+    # At rest; away from the bound, however fast; towards it, but so slowly that 2.01 is left.
+    for by_tokens in ({100: 2.5, 200: 2.6}, {200: 2.5, 400: 5.0}, {100: 1.4, 400: 1.21}):
+        harmless = {"grid": (2.1, 2.6), "by_tokens": by_tokens}
+        word, because = claims.verdict(claim, measured(2.2, 2.8, **harmless))
+        assert (word, because) == ("holds", "the whole interval is inside")
+    refuted = measured(1.7, 1.9, by_tokens={100: 1.7, 200: 1.8})
+    assert claims.verdict(claim, refuted)[0] == "undecided"  # 1.9 to 2.1 after two more
 
 
 def test_the_rule_names_every_verdict_and_is_what_is_printed(found):
     for word in claims.VERDICTS:
         assert f"**{word}**" in claims.RULE
-    assert "5 % per doubling" in claims.RULE and claims.MOVES == 0.05
+    assert "up to 5 % counts as none" in claims.RULE and claims.MOVES == 0.05
+    assert "two doublings" in claims.RULE and claims.AHEAD == 2
     assert claims.claims_markdown([*found.values()]).startswith(claims.RULE)
 
 
@@ -216,7 +221,10 @@ def test_values_by_tokens_are_the_same_measure_on_the_sweep():
     )  # fmt: skip
     [entry] = claims.ledger(tables, [claim], known)
     assert list(entry["by_tokens"]) == ["500", "1000", "4000"]
-    assert entry["verdict"] == "undecided" and "by 17 %, towards 0.45" in entry["why"]
+    assert entry["verdict"] == "holds"  # 1/4, and as far as we know 1/3 + 2/24 in the end
+    known["value"] *= 1 + (known["train_tokens"] == 4000) * 0.1
+    [entry] = claims.ledger(tables, [claim], known)  # 0.37 + 0.12 in the end
+    assert entry["verdict"] == "undecided" and "by 23 %, and two more" in entry["why"]
 
 
 def test_what_is_known_at_one_number_of_tokens_rests_if_the_others_do(tables):
@@ -239,6 +247,44 @@ def test_what_is_known_at_one_number_of_tokens_rests_if_the_others_do(tables):
     entries = {entry["id"]: entry for entry in claims.ledger(untold, sweep=empty)}
     assert "not known: no sweep over them tells" in entries["C5a"]["why"]
     assert entries["C8a"]["verdict"] == entries["C11b"]["verdict"] == "holds"  # no training
+
+
+def test_claims_that_take_weights_are_compared_with_a_longer_study(tables):
+    """C5a: 0.1 here; at twice the tokens as much, or on its way out."""
+
+    def judged(longer):
+        sweep = pd.DataFrame({"id": ["C2a"] * 2, "train_tokens": [1, 2], "value": [0.4, 0.3]})
+        values = tokens.Longer(1000.0, 2000.0, {"C5a": longer})
+        entries = claims.ledger(tables, sweep=sweep, longer=values)
+        return {entry["id"]: entry for entry in entries}
+
+    value = judged(0.0)["C5a"]["value"]
+    assert judged(value)["C5a"]["verdict"] == judged(2 * value)["C5a"]["verdict"] == "holds"
+    leaving = judged(0.0)["C5a"]
+    assert leaving["verdict"] == "undecided" and "turn the verdict" in leaving["why"]
+    assert leaving["by_tokens"] == {"1000": value, "2000": 0}
+    assert "not known" in judged(value)["C5b"]["why"]
+
+
+def test_a_longer_study_is_kept_and_another_is_refused(tmp_path, monkeypatch):
+    studies = {"short": {}, "longer": {"train_tokens": 4000}}
+    studies["other"] = {"train_tokens": 4000, "model": "other"}
+    main = matched.main_runs(TABLE)
+    monkeypatch.setattr(tokens, "metrics_table", lambda folder: main.assign(**studies[folder.name]))
+    for name in studies:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "claims.json").write_text('[{"id": "C5a", "value": 0.2}]')
+    short, longer, other = (tmp_path / name for name in studies)
+    assert tokens.read_longer(short) is None
+    tokens.keep_longer(longer, short)
+    assert tokens.read_longer(short) == (1000, 4000, {"C5a": 0.2})
+    with pytest.raises(ConfigError, match=r"longer is .*1000.* more than 1000"):
+        tokens.keep_longer(short, short)
+    with pytest.raises(ConfigError, match="this study's model"):
+        tokens.keep_longer(other, short)
+    (longer / "claims.json").unlink()
+    with pytest.raises(ResultsError, match="the ledger of longer cannot be read"):
+        tokens.keep_longer(longer, short)
 
 
 # ------------------------------------------------------------------ the rows
@@ -385,7 +431,7 @@ def test_local_is_behind_at_its_largest_setting(tables):
         assert "no sweep trained local with a larger" in alone["why"]
         assert "one seed" in judge(name, gaps(3.1, 3.0, n_seeds=1))["why"]
     # Falling by a third each time, it holds only because the sweep stops; a ratio has no doublings.
-    assert "by −33 %, towards 1" in judge("C9a", gaps(9.0, 6.0, 4.0))["why"]
+    assert "by −33 %, and two more" in judge("C9a", gaps(9.0, 6.0, 4.0))["why"]
     assert judge("C9b", gaps(9.0, 6.0, 4.0))["verdict"] == "holds"
 
 
