@@ -180,3 +180,8 @@ def test_a_channel_s_loudness_in_factors() -> None:
     )
     assert use.loudness(table).endswith("local 4, e2e not measured, e2e+ds not measured.")
     assert "not said" in use.loudness(table[table["unused"] == 0])
+    wasted = table[table["unused"] == 0.5].assign(quantity="wasted_l0", value=0.25)
+    other = pd.concat([table.assign(quantity="l0"), wasted]).assign(match="ce_increase")
+    found = use.loudness(other)
+    assert "L0 at equal CE increase over that without a channel: local 4, e2e not" in found
+    assert found.endswith("; of L0 the channel takes: local 25 %, e2e+ds 25 %.")

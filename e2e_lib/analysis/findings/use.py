@@ -14,6 +14,11 @@ MEASURES = {
     "waste_l0": "waste of L0",
 }
 
+COSTS = (
+    ("l0", "ce_increase", "CE increase at equal L0"),
+    ("ce_increase", "l0", "L0 at equal CE increase"),
+)
+
 
 def kinds(table: pd.DataFrame) -> str:
     """How many kinds are used, and which unused one is loudest. table: one layer of `use_table`."""
@@ -56,25 +61,36 @@ def measures(summary: pd.DataFrame, layer: int) -> str:
 
 
 def loudness(summary: pd.DataFrame) -> str:
-    """CE increase at equal L0 at the loudest channel over that without one."""
-    own = summary[(summary["match"] == "l0") & (summary["quantity"] == "ce_increase")]
-    own = own[(own["layer"] == own["layer"].min()) & own["value"].notna()]
-    if "sparsifier" in own:  # of several ReLU's, as in the paper
-        kinds = list(own["sparsifier"].unique())
-        own = own[own["sparsifier"] == ("relu" if "relu" in kinds else [*kinds, ""][0])]
-    own = own.drop_duplicates(["objective", "unused"])
-    if own.empty or own["unused"].nunique() < 2:
-        return "not said: the curves share no L0 at two scales of the channel."
+    """CE increase at equal L0 at the loudest channel over that without one, or L0 at equal CE
+    increase where the curves share no L0; and what of L0 the channel takes."""
+    summary = summary[summary["layer"] == summary["layer"].min()]
+    if "sparsifier" in summary:  # of several ReLU's, as in the paper
+        kinds = list(summary["sparsifier"].unique())
+        summary = summary[summary["sparsifier"] == ("relu" if "relu" in kinds else [*kinds, ""][0])]
+    known = summary[summary["value"].notna()]
+    found = {
+        words: known[(known["match"] == match) & known["quantity"].isin([quantity, "wasted_l0"])]
+        for match, quantity, words in COSTS
+    }
+    found = {words: there for words, there in found.items() if len(there["unused"].unique()) > 1}
+    if not found:
+        return "not said: the curves share no L0 and no CE increase at two scales of the channel."
+    words, there = next(iter(found.items()))
+    own = there[there["quantity"] != "wasted_l0"].drop_duplicates(["objective", "unused"])
     loudest, parts = own["unused"].max(), []
     for name in OBJECTIVES:
         values = own[own["objective"] == name].set_index("unused")["value"]
         quiet = values.get(values.index.min()) if len(values) > 1 else None
-        known = quiet and loudest in values.index
         parts.append(
-            f"{LABELS[name]} {number(values[loudest] / quiet)}" if known
+            f"{LABELS[name]} {number(values[loudest] / quiet)}" if quiet and loudest in values.index
             else f"{LABELS[name]} not measured"
         )  # fmt: skip
+    wasted = there[(there["quantity"] == "wasted_l0") & (there["unused"] == loudest)]
+    shares = wasted.drop_duplicates("objective").set_index("objective")["value"]
+    taken = [f"{LABELS[name]} {percent(shares[name])}" for name in OBJECTIVES if name in shares]
     return (
-        f"with {percent(float(loudest))} of the variance unused, CE increase at equal L0 over that "
-        f"without a channel: {', '.join(parts)}{seeds(own)}."
+        f"with {percent(float(loudest))} of the variance unused, {words} over that "
+        f"without a channel: {', '.join(parts)}"
+        + (f"; of L0 the channel takes: {', '.join(taken)}" if taken else "")
+        + f"{seeds(own)}."
     )
