@@ -21,6 +21,9 @@ LOUDNESS = {  # by match and quantity: name on the axis, and whether it is logar
     ("ce_increase", "l0"): ("L0", True),
     ("l0", "wasted_l0"): ("share of L0 on the channel", False),
     ("l0", "carried_function"): ("carried function S", False),
+    # In place of those two where the curves share no L0:
+    ("ce_increase", "wasted_l0"): ("share of L0 on the channel", False),
+    ("ce_increase", "carried_function"): ("carried function S", False),
 }
 SHAPES = ("v", "D", "s", "P", "^", "X", "*", "o")  # of the settings, from the smallest
 LINES = ("-", "--", ":", "-.")  # of the seeds
@@ -220,6 +223,8 @@ def plot_loudness(table: pd.DataFrame) -> Figure:
     own = table[(table["layer"] == table["layer"].min()) & table["value"].notna()]
     panels = dict(iter(own.groupby(["match", "quantity"])))
     shown = [key for key in LOUDNESS if key in panels]
+    at_l0 = {quantity for match, quantity in shown if match == "l0"}
+    shown = [key for key in shown if key[0] == "l0" or key[1] not in at_l0]
     rows = -(-len(shown) // 2)
     figure, grid = style.grid_of(rows, 2, 0.6 + 2.7 * rows)
     for axes, key in zip(grid.ravel(), shown, strict=False):
