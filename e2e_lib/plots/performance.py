@@ -66,26 +66,35 @@ def plot_pareto(
 
 
 def plot_summary_ratio(ratios: pd.DataFrame) -> Figure:
-    """The interpolated summary ratio with its interval, a panel a quantity, a row a layer."""
+    """The interpolated summary ratio with its interval, a panel a quantity, a row a layer.
+
+    Ratios are logarithmic; one that is not above 0 stands at the left edge and says so. Intervals
+    may leave the frame.
+    """
     shown = ratios.dropna(subset=["value"])
     quantities = list(shown["quantity"].unique())
     layers = style.layers_in(shown)
     figure, grid = style.grid_of(1, len(quantities), 1.3 + 0.55 * len(layers), sharey=True)
     for axes, quantity in zip(grid[0], quantities, strict=True):
         own = shown[shown["quantity"] == quantity]
+        target = 2.0 if quantity.startswith("L0") else 0.45
+        marks = [target, 1.0, *own["value"][own["value"] > 0]]
+        ends = min(marks) / 2.5, max(marks) * 2.5
         for name, shift in (("e2e", -0.13), ("e2e_ds", 0.13)):
             part = own[own["compared"] == name]
             y = [layers.index(layer) + shift for layer in part["layer"]]
-            error = np.clip([part["value"] - part["low"], part["high"] - part["value"]], 0, None)
-            look = style.of(name)
-            axes.errorbar(part["value"], y, xerr=error, linestyle="", **look)
-        target = 2.0 if quantity.startswith("L0") else 0.45
+            value = part["value"].where(part["value"] > 0, ends[0])
+            error = np.clip([value - part["low"].clip(ends[0] / 2), part["high"] - value], 0, None)
+            axes.errorbar(value, y, xerr=error, linestyle="", **style.of(name))
+            for place in np.array(y)[(part["value"] <= 0).to_numpy()]:
+                axes.annotate("≤ 0", (ends[0], place), (7, 0), textcoords="offset points")
         axes.axvline(1, color=style.INK, linewidth=1)
         if not quantity.endswith("alive"):
             axes.axvline(target, color=style.INK, linewidth=1, linestyle=":")
         over = "local / e2e types" if quantity.startswith("L0") else "e2e types / local"
         axes.set(title=quantity, xlabel=f"ratio, {over}")
-        axes.set_xlim(0, 1.08 * max(1, float(own[["value", "high"]].max().max())))
+        axes.set(xscale="log", xlim=(0.9 * ends[0], ends[1]))
+        style.plain_numbers(axes, "x")
     grid[0, 0].set_yticks(range(len(layers)), [f"layer {layer}" for layer in layers])
     grid[0, 0].set_ylim(len(layers) - 0.5, -0.5)
     style.legend(figure, grid[0, 0], ["e2e", "e2e_ds"])

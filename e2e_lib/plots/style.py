@@ -172,12 +172,15 @@ class _Decades(mpl.ticker.LogLocator):
         return ticks
 
 
-def plain_numbers(axes: Axes) -> None:
-    """0.1 and 10 instead of powers of ten on a logarithmic y axis, and at least three of them."""
-    if axes.get_yscale() == "log":
-        axes.yaxis.set_major_locator(_Decades())
-    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+def plain_numbers(axes: Axes, which: str = "y") -> None:
+    """0.1 and 10 instead of powers of ten on a logarithmic axis, and at least three of them."""
+    axis, scale = (
+        (axes.yaxis, axes.get_yscale()) if which == "y" else (axes.xaxis, axes.get_xscale())
+    )
+    if scale == "log":
+        axis.set_major_locator(_Decades())
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def objectives_in(table: pd.DataFrame) -> list[str]:

@@ -168,7 +168,7 @@ def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
             axes.plot(main["setting"], main["value"], "o", color="white", mec=style.INK, zorder=5)
         axes.axhline(1, color=style.COLOURS["e2e"], linewidth=1.6)
         _settings_axis(axes, own["setting"], f"{NAMES[column]} of local")
-        axes.set_ylim(0, 1.08 * float(shown["high"].max()))
+        ratio_axis(axes)
         axes.legend(loc="upper right", frameon=False)
     grid[0, 0].set_ylabel("CE increase at equal L0,\nlocal / e2e")
     return figure
