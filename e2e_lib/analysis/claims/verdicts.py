@@ -67,7 +67,8 @@ def verdict(
     elif side and _side(claim, *measured.grid) not in (None, side):
         doubts.append("with one λ left out of a curve the verdict would be another")
     moves, ahead = moved_per_doubling(measured.by_tokens), _ahead(measured.by_tokens, own_tokens)
-    if abs(moves) > MOVES and _side(claim, measured.low + ahead, measured.high + ahead) != side:
+    later = _side(claim, measured.low + ahead, measured.high + ahead)
+    if side in ("inside", "outside") and abs(moves) > MOVES and later != side:
         doubts.append(
             f"per doubling of the training tokens the value still moves by {percent(moves)}, and "
             "two more such doublings would turn the verdict"
