@@ -95,7 +95,7 @@ def test_what_is_recalled_is_used_and_what_is_not_is_not(per_pair):
     assert verdicts["unused"] == ["coin", "passing-colour", "name-or-pronoun"]
     mean = per_pair[per_pair.layer == 2].groupby("kind").mean()
     assert mean.presence["name-or-pronoun"] > mean.presence["colour"], "a loud decoy"
-    assert mean.presence["passing-colour"] > 10 * mean.presence["coin"]
+    assert mean.presence[["passing-colour", "coin"]].min() > 0.3 * mean.presence["colour"]
 
 
 def test_exchanged_twice_is_as_before():
