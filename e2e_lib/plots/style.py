@@ -142,14 +142,14 @@ def legend_above(figure: Figure, panels: Sequence[Axes], most: int = 9, **option
 
 def error_of(table: pd.DataFrame, value: str = "value", ends: str = "{}") -> Any:
     """How far an interval's ends lie below and above its value, as `errorbar` takes them."""
-    low, high = (table[ends.format(end)] for end in ("low", "high"))
+    low, high = table[ends.format("low")], table[ends.format("high")]
     return np.clip([table[value] - low, high - table[value]], 0, None)
 
 
 def places(table: pd.DataFrame) -> list[tuple[int, str]]:
     """Every layer with every objective there."""
-    layers = layers_in(table)
-    return [(k, name) for k in layers for name in objectives_in(table[table["layer"] == k])]
+    of_layers = ((k, table[table["layer"] == k]) for k in layers_in(table))
+    return [(k, name) for k, own in of_layers for name in objectives_in(own)]
 
 
 def of(objective: str) -> dict[str, Any]:
@@ -174,10 +174,8 @@ class _Decades(mpl.ticker.LogLocator):
 
 def plain_numbers(axes: Axes, which: str = "y") -> None:
     """0.1 and 10 instead of powers of ten on a logarithmic axis, and at least three of them."""
-    axis, scale = (
-        (axes.yaxis, axes.get_yscale()) if which == "y" else (axes.xaxis, axes.get_xscale())
-    )
-    if scale == "log":
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    if axis.get_scale() == "log":
         axis.set_major_locator(_Decades())
     axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
@@ -201,9 +199,8 @@ def layers_in(table: pd.DataFrame) -> list[int]:
 def small_png(picture: bytes) -> bytes:
     """A PNG with 256 colours, which are enough for a plot."""
     small, image = io.BytesIO(), Image.open(io.BytesIO(picture)).convert("RGB")
-    image.quantize(256, dither=Image.Dither.NONE).save(
-        small, format="png", optimize=True, dpi=(DPI, DPI)
-    )
+    few = image.quantize(256, dither=Image.Dither.NONE)
+    few.save(small, format="png", optimize=True, dpi=(DPI, DPI))
     return small.getvalue()
 
 
