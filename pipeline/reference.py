@@ -4,7 +4,7 @@
 
 The copy has the size that git can carry: every run's record, metrics and curve, and every figure,
 table and claim. Weights are kept of what the analyses look into: similar-CE and similar-L0 triples
-of every seed, the longest warm starts with their starts, and the dial's SAEs of the first seed.
+of every seed, and the longest warm starts with their starts; not the dial's, which are large.
 Executed notebooks are kept as pages.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from e2e_lib.analysis.claims.tokens import LONGER
 from e2e_lib.analysis.claims.verdicts import readme_block
-from e2e_lib.analysis.counterfactual.loudness import dial_runs
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.errors import ResultsError, command, require
 from e2e_lib.files import project_path
@@ -35,9 +35,9 @@ def runs_with_weights(table: pd.DataFrame) -> set[str]:
     main = main_runs(table)
     seed = int(main["seed"].min())
     matched = [across_seeds(main, similar(main, on, seed)) for on in ("ce_increase", "l0")]
-    warm, dial = warm_start_runs(table), dial_runs(table)
+    warm = warm_start_runs(table)
     longest = warm["train_tokens"] == warm.groupby("role")["train_tokens"].transform("max")
-    kept = [*matched, warm[longest], dial[dial["seed"] == seed]]
+    kept = [*matched, warm[longest]]
     return {run for runs in kept for run in runs["run"]}
 
 
@@ -57,6 +57,8 @@ def copy_reference(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for name in FILES:
         shutil.copy(source / name, target / name)
+    if (source / LONGER).is_file():
+        shutil.copy(source / LONGER, target)
     for name in FOLDERS:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name)

@@ -14,11 +14,14 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
 
 from e2e_lib.analysis.claims.tables import WRITTEN
+from e2e_lib.analysis.claims.tokens import LONGER
 from e2e_lib.analysis.counterfactual.loudness import dial_runs
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.data.formats.saelens import SPARSITY, WEIGHTS
@@ -34,6 +37,7 @@ from pipeline.plan.stages import CLAIMS, FINETUNE, Stage, stages
 from pipeline.run_notebook import run_notebook
 
 SCRATCH = "build/verify"
+LONG = ("41_functional_importance", "28_interpretability")
 SHOWN = 100  # differences that are printed one by one
 # What takes weights that are not shipped cannot come back in full: (files with rows about such
 # runs, files with averages over them and others). Always: the mean similarity of every main run.
@@ -85,7 +89,8 @@ def verify(reference: Path, scratch: Path, weights: Path | None = None) -> Outco
 def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None:
     """A scratch folder with the reference's records and profile, and further weights if given.
 
-    Records are its runs, and what was measured as SAEs were fine-tuned, which is training too.
+    Records are its runs, what was measured as SAEs were fine-tuned, which is training too, and the
+    values of a longer study.
 
     Raises:
         ResultsError: the reference is none.
@@ -94,7 +99,9 @@ def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None
         raise ResultsError(f"results folder {reference.name!r} has no profile.json to run again.")
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(reference / "saes", scratch / "saes")
-    shutil.copy(reference / "profile.json", scratch)
+    for name in ("profile.json", LONGER):
+        if (reference / name).is_file():
+            shutil.copy(reference / name, scratch)
     for kind in ("figures", "tables", "skipped"):
         for file in (reference / kind).glob(f"{FINETUNE[:3]}*"):
             (scratch / kind).mkdir(exist_ok=True)
@@ -107,26 +114,34 @@ def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None
 
 
 def analyses(results: Path) -> list[Stage]:
-    """The stages of the folder's profile that read runs and write results."""
+    """The stages of the folder's profile that read runs and write results, the longest first."""
     profile, _ = read_profile(results / "profile.json")
     todo = stages(profile, os.path.relpath(results, ROOT))
     reads = [s for s in todo if not s.saes and "results_folder" in s.parameters]
-    return [s for s in reads if s.notebook != FINETUNE]
+    for stage in reads:
+        stage.parameters.pop("longer", None)  # its values are in the reference
+    return sorted(
+        (s for s in reads if s.notebook != FINETUNE), key=lambda stage: stage.name not in LONG
+    )
 
 
 def run_stages(todo: Sequence[Stage], results: Path) -> list[str]:
-    """Run the notebooks one after another; returns the names of those that failed."""
-    failed = []
-    for stage in todo:
-        print(f"  {stage.name}", flush=True)
-        try:
-            run_notebook(
-                NOTEBOOKS / f"{stage.notebook}.ipynb", results, stage.parameters, stage.name
-            )
-        except E2EError as error:
-            print(f"  error: {error}", file=sys.stderr)
-            failed.append(stage.name)
-    return failed
+    """Run the notebooks, as many at a time as there are cores; the names of those that failed."""
+    workers = max(1, min(os.cpu_count() or 1, len(todo)))
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        running = [pool.submit(_run, stage, results) for stage in todo]
+        return [stage.name for stage, done in zip(todo, running, strict=True) if not done.result()]
+
+
+def _run(stage: Stage, results: Path) -> bool:
+    """Whether the notebook ran; if not, says why."""
+    print(f"  {stage.name}", flush=True)
+    try:
+        run_notebook(NOTEBOOKS / f"{stage.notebook}.ipynb", results, stage.parameters, stage.name)
+    except E2EError as error:
+        print(f"  error: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def lacking_weights(results: Path) -> Lacking:

@@ -64,8 +64,7 @@ def there(tmp_path_factory):
 def settings(folder, **values):
     return FineTuning(
         model=str(folder / "model"),
-        data=str(folder / "text.jsonl"),
-        **{"hook": HOOK, **SETTINGS, **values},
+        **{"data": str(folder / "text.jsonl"), "hook": HOOK, **SETTINGS, **values},
     )
 
 
