@@ -211,9 +211,8 @@ def multiplicity(claims: Sequence[dict[str, Any]]) -> str:
     return (
         f"Of {len(claims)} rows: {', '.join(f'{n} {word}' for n, word in counts)}. {judged} have "
         "an interval that can decide; were every true value just at its bound, "
-        f"{by_chance} of them would hold and {by_chance} be refuted by chance, at least one of "
-        f"either kind with a probability of {percent(1 - LEVEL**judged)} if the rows were "
-        "independent, which they are not: they share SAEs."
+        f"{by_chance} of them would hold and {by_chance} be refuted by chance, and not "
+        "independently: rows share SAEs."
     )
 
 
