@@ -173,7 +173,8 @@ def test_a_description_that_does_not_fit(tmp_path, changes, asked, parts):
 def test_rows_that_are_shorter_than_described(tmp_path):
     folder = described(tmp_path, prepend_bos=True)
     for file in folder.rglob("*.parquet"):
-        datasets.Dataset.from_dict({"input_ids": [[0, 1, 2, 3]] * 2000}).to_parquet(file)
+        rows = [[0, 1 + i % 20, 1 + i // 20, 3] for i in range(400)]  # no two alike
+        datasets.Dataset.from_dict({"input_ids": rows}).to_parquet(file)
     with pytest.raises(DataError) as caught:
         rows_of(folder, prepend_bos=True)
     assert_sentence(caught, "every row has 8 tokens", "one has 4")

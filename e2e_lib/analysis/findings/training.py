@@ -66,7 +66,10 @@ def largest_change(ratios: pd.DataFrame) -> str:
 def convergence(moves: pd.DataFrame, at_most: float) -> str:
     """How many summary ratios have come to rest. moves: `sweeps.summaries_by_tokens`."""
     keys = ["layer", "quantity", "objective", "reference"]
-    last = moves.sort_values("train_tokens").groupby(keys).tail(1)
+    known = moves[moves["train_tokens"].notna()]
+    last = known.sort_values("train_tokens").groupby(keys).tail(1)
+    if last.empty:
+        return "not said: no ratio is known at any number of training tokens."
     rest = int((last["moved"].abs() <= at_most).sum())
     far = last.loc[last["moved"].abs().idxmax()] if last["moved"].notna().any() else None
     most = ""
