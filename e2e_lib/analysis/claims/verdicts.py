@@ -135,7 +135,8 @@ def _measured(
     if sweep is not None and not measured.by_tokens:
         own = sweep[sweep["id"] == claim.id].set_index("train_tokens")["value"]
         measured = measured._replace(by_tokens=own.to_dict())
-    if longer and not measured.by_tokens and claim.id in longer.found:
+    taken = measured.n_seeds and not measured.by_tokens  # no training takes part in some
+    if longer and taken and claim.id in longer.found:
         both = {longer.own_tokens: measured.value, longer.tokens: longer.found[claim.id]}
         measured = measured._replace(by_tokens=both)
     return measured, ""

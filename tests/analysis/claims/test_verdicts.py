@@ -254,16 +254,17 @@ def test_claims_that_take_weights_are_compared_with_a_longer_study(tables):
 
     def judged(longer):
         sweep = pd.DataFrame({"id": ["C2a"] * 2, "train_tokens": [1, 2], "value": [0.4, 0.3]})
-        values = tokens.Longer(1000.0, 2000.0, {"C5a": longer})
+        values = tokens.Longer(1000.0, 2000.0, {"C5a": longer, "C8a": 99.0})
         entries = claims.ledger(tables, sweep=sweep, longer=values)
         return {entry["id"]: entry for entry in entries}
 
     value = judged(0.0)["C5a"]["value"]
     assert judged(value)["C5a"]["verdict"] == judged(2 * value)["C5a"]["verdict"] == "holds"
-    leaving = judged(0.0)["C5a"]
+    leaving, untrained = (judged(0.0)[name] for name in ("C5a", "C8a"))
     assert leaving["verdict"] == "undecided" and "turn the verdict" in leaving["why"]
     assert leaving["by_tokens"] == {"1000": value, "2000": 0}
     assert "not known" in judged(value)["C5b"]["why"]
+    assert untrained["by_tokens"] == {} and untrained["verdict"] == "holds"
 
 
 def test_a_longer_study_is_kept_and_another_is_refused(tmp_path, monkeypatch):
