@@ -154,7 +154,8 @@ def _ratio(
 
 
 def seed_spread(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """Fig 18 in numbers: standard deviation over seeds as a share of the mean, averaged over λ.
+    """Fig 18 in numbers: standard deviation over seeds as a share of the mean's size, averaged
+    over λ.
 
     runs: `main_runs`. λ with one seed are left out. Interval: 95 %, λ resampled. Columns: layer,
     objective, metric (l0, ce_increase, alive), spread, low, high, n_coeffs, n_seeds.
@@ -162,7 +163,7 @@ def seed_spread(runs: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -
     metrics, table = ["l0", "ce_increase", "alive"], []
     for (layer, objective), own in runs.groupby(["layer", "objective"]):
         groups = own.groupby("sparsity_coeff")[metrics]
-        shares = (groups.std(ddof=1) / groups.mean()).dropna()
+        shares = (groups.std(ddof=1) / groups.mean().abs()).dropna()
         for metric in metrics if len(shares) else ():
             interval = mean_interval(shares[metric].to_numpy(), resamples, seed)
             counts = (len(shares), own["seed"].nunique())

@@ -1,7 +1,7 @@
 """How each claim of the paper is measured; no torch.
 
 "Middle layer" is the middle one of the layers trained, "similar CE" the triple that
-`matched.similar` picks in the first seed, with the same λ in the other seeds.
+`matched.similar` picks by means over seeds, with the same λ in every seed.
 """
 
 from math import nan

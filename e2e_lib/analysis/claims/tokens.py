@@ -1,8 +1,8 @@
 """Whether a claim's value has come to rest: the same measure at other numbers of training tokens.
 
 Metrics alone give it for a sweep over them. What takes weights or another notebook's tables is
-known where all analyses ran on a second folder, of the same study trained on more tokens, and
-`keep_longer` has noted its ledger in the first.
+known where all analyses ran on two further folders, of the same λ and seeds, one trained on as many
+tokens as the study and one on more, and `keep_longer` has noted their ledgers beside the study's.
 """
 
 import json
@@ -25,11 +25,12 @@ LONGER = "longer.json"
 
 
 class Longer(NamedTuple):
-    """A ledger of the same study on more training tokens."""
+    """Values by claim of two ledgers that differ in training tokens alone."""
 
-    own_tokens: float  # of the folder's main runs
-    tokens: float  # of the other's
-    found: Mapping[str, float]  # by claim
+    own_tokens: float  # as many as the study's main runs have
+    tokens: float  # more
+    own: Mapping[str, float]
+    found: Mapping[str, float]
 
 
 def by_tokens(
@@ -54,23 +55,35 @@ def by_tokens(
     return known.dropna(subset=["value"]).reset_index(drop=True)
 
 
-def keep_longer(longer: Path, results: Path) -> Path:
-    """Write results/longer.json: the values of the ledger of the folder `longer`.
+def keep_longer(same: Path, longer: Path, results: Path) -> Path:
+    """Write results/longer.json: the values of the ledgers of two folders, `same` with as many
+    training tokens as `results` and `longer` with more.
 
     Raises:
-        ResultsError: that folder has no ledger, or its main runs are of another model or middle
-            layer, or not trained on more tokens.
+        ResultsError: one of them has no ledger.
+        ConfigError: its main runs are of another model or middle layer, or of other tokens; or the
+            two differ in λ or seeds.
     """
-    with reworded(ResultsError, f"the ledger of {shown_path(longer)} cannot be read"):
-        claims = json.loads((longer / "claims.json").read_text(encoding="utf-8"))
-        values = {claim["id"]: claim["value"] for claim in claims if claim["value"] is not None}
-    own, other = (main_runs(metrics_table(folder)) for folder in (results, longer))
-    place, there = ((set(runs["model"]), middle_layer(runs)) for runs in (own, other))
-    require(place == there, "longer", shown_path(longer), "of this study's model and middle layer")
-    tokens, more = (float(runs["train_tokens"].median()) for runs in (own, other))
+    runs = [main_runs(metrics_table(folder)) for folder in (results, same, longer)]
+    place, *there = [(set(own["model"]), middle_layer(own)) for own in runs]
+    tokens, as_many, more = (float(own["train_tokens"].median()) for own in runs)
+    keys = ["objective", "layer", "sparsity_coeff", "seed"]
+    grids = [set(own[keys].itertuples(index=False, name=None)) for own in runs[1:]]
+    for folder, found in zip((same, longer), there, strict=True):
+        name = shown_path(folder)
+        require(found == place, "longer", name, "of this study's model and middle layer")
+    require(as_many == tokens, "longer", f"on {as_many:g} tokens", f"on {tokens:g}, then on more")
     require(more > tokens, "longer", f"on {more:g} tokens", f"on more than {tokens:g}")
-    write_json(results / LONGER, Longer(tokens, more, values)._asdict())
+    require(grids[0] == grids[1], "longer", shown_path(longer), "of the same λ and seeds as before")
+    values = (_values(same), _values(longer))
+    write_json(results / LONGER, Longer(tokens, more, *values)._asdict())
     return results / LONGER
+
+
+def _values(folder: Path) -> dict[str, float]:
+    with reworded(ResultsError, f"the ledger of {shown_path(folder)} cannot be read"):
+        claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+        return {claim["id"]: claim["value"] for claim in claims if claim["value"] is not None}
 
 
 def read_longer(results: Path) -> Longer | None:

@@ -38,8 +38,8 @@ AHEAD = 2  # doublings of the training tokens that a verdict has to survive
 RULE = (
     f"**{HOLDS}**: the whole {percent(LEVEL)} interval is inside the claim's bounds; "
     f"**{REFUTED}**: all of it is outside; **{UNDECIDED}**: it reaches across a bound, is of one "
-    "seed or missing, or one λ left out of a curve turns the verdict, or two doublings of the "
-    "training tokens more than the longest tried, each like the last, would (a change of up to "
+    "seed or missing, or one inner λ left out of a curve turns the verdict, or two doublings of "
+    "the training tokens more than the longest tried, each like the last, would (a change of up to "
     f"{percent(MOVES)} counts as none), or nothing tells how it changes; **{NOT_TESTABLE}**: the "
     "claim's premise is missing, a ceiling decides, or there is no number."
 )
@@ -136,8 +136,8 @@ def _measured(
         own = sweep[sweep["id"] == claim.id].set_index("train_tokens")["value"]
         measured = measured._replace(by_tokens=own.to_dict())
     taken = measured.n_seeds and not measured.by_tokens  # no training takes part in some
-    if longer and taken and claim.id in longer.found:
-        both = {longer.own_tokens: measured.value, longer.tokens: longer.found[claim.id]}
+    if longer and taken and claim.id in longer.own and claim.id in longer.found:
+        both = {longer.own_tokens: longer.own[claim.id], longer.tokens: longer.found[claim.id]}
         measured = measured._replace(by_tokens=both)
     return measured, ""
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from e2e_lib.analysis.findings.words import E2E_TYPES, counted, each, number, seeds
+from e2e_lib.analysis.findings.words import E2E_TYPES, counted, each, number, said, seeds
 from e2e_lib.plots.style import LABELS
 
 AT_L0, AT_CE = "CE increase at equal L0", "L0 at equal CE increase"
@@ -55,8 +55,7 @@ def by_layer(ratios: pd.DataFrame) -> str:
     for name in E2E_TYPES:
         own = found[found["compared"] == name]
         at = [
-            f"{number(row.value, row.low, row.high)} at layer {row.layer}"
-            for row in own.itertuples()
+            f"{said(row.value, row.low, row.high)} at layer {row.layer}" for row in own.itertuples()
         ]
         parts.append(f"{LABELS[name]} {', '.join(at) or 'not measured'}")
     return f"CE increase over local's at equal L0: {'; '.join(parts)}{seeds(found)}."
