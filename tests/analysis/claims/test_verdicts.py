@@ -250,42 +250,48 @@ def test_what_is_known_at_one_number_of_tokens_rests_if_the_others_do(tables):
 
 
 def test_claims_that_take_weights_are_compared_with_a_longer_study(tables):
-    """C5a: 0.1 here; at twice the tokens as much, or on its way out."""
+    """C5a: 0.1 in both studies, or on its way out."""
 
     def judged(longer):
         sweep = pd.DataFrame({"id": ["C2a"] * 2, "train_tokens": [1, 2], "value": [0.4, 0.3]})
-        values = tokens.Longer(1000.0, 2000.0, {"C5a": longer, "C8a": 99.0})
+        values = tokens.Longer(
+            1000.0, 2000.0, {"C5a": 0.1, "C8a": 9.0}, {"C5a": longer, "C8a": 99.0}
+        )
         entries = claims.ledger(tables, sweep=sweep, longer=values)
         return {entry["id"]: entry for entry in entries}
 
-    value = judged(0.0)["C5a"]["value"]
-    assert judged(value)["C5a"]["verdict"] == judged(2 * value)["C5a"]["verdict"] == "holds"
+    assert judged(0.1)["C5a"]["verdict"] == judged(0.3)["C5a"]["verdict"] == "holds"
     leaving, untrained = (judged(0.0)[name] for name in ("C5a", "C8a"))
     assert leaving["verdict"] == "undecided" and "turn the verdict" in leaving["why"]
-    assert leaving["by_tokens"] == {"1000": value, "2000": 0}
-    assert "not known" in judged(value)["C5b"]["why"]
+    assert leaving["by_tokens"] == {"1000": 0.1, "2000": 0}
+    assert "not known" in judged(0.1)["C5b"]["why"]
     assert untrained["by_tokens"] == {} and untrained["verdict"] == "holds"
 
 
 def test_a_longer_study_is_kept_and_another_is_refused(tmp_path, monkeypatch):
-    studies = {"short": {}, "longer": {"train_tokens": 4000}}
-    studies["other"] = {"train_tokens": 4000, "model": "other"}
+    studies = {
+        "short": {}, "same": {"sparsity_coeff": 1.0}, "longer": {"train_tokens": 4000},
+        "other": {"train_tokens": 4000, "model": "other"},
+    }  # fmt: skip
+    studies["longer"] |= studies["same"]
     main = matched.main_runs(TABLE)
     monkeypatch.setattr(tokens, "metrics_table", lambda folder: main.assign(**studies[folder.name]))
-    for name in studies:
+    for name, value in zip(studies, (0.1, 0.2, 0.3, 0.4), strict=True):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "claims.json").write_text('[{"id": "C5a", "value": 0.2}]')
-    short, longer, other = (tmp_path / name for name in studies)
+        (tmp_path / name / "claims.json").write_text(f'[{{"id": "C5a", "value": {value}}}]')
+    short, same, longer, other = (tmp_path / name for name in studies)
     assert tokens.read_longer(short) is None
-    tokens.keep_longer(longer, short)
-    assert tokens.read_longer(short) == (1000, 4000, {"C5a": 0.2})
-    with pytest.raises(ConfigError, match=r"longer is .*1000.* more than 1000"):
-        tokens.keep_longer(short, short)
-    with pytest.raises(ConfigError, match="this study's model"):
-        tokens.keep_longer(other, short)
+    tokens.keep_longer(same, longer, short)
+    assert tokens.read_longer(short) == (1000, 4000, {"C5a": 0.2}, {"C5a": 0.3})
+    for first, second, words in (
+        (same, short, "longer is .*1000.* more than 1000"), (longer, longer, "4000.*1000, then"),
+        (same, other, "this study's model"), (short, longer, "the same λ and seeds"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            tokens.keep_longer(first, second, short)
     (longer / "claims.json").unlink()
     with pytest.raises(ResultsError, match="the ledger of longer cannot be read"):
-        tokens.keep_longer(longer, short)
+        tokens.keep_longer(same, longer, short)
 
 
 # ------------------------------------------------------------------ the rows
