@@ -117,7 +117,7 @@ def test_the_gap_is_what_c9_reads():
     )
     # Above 1, but of one seed, and it fell from 4 to 3 with two doublings.
     assert (more_tokens["verdict"], more_tokens["value"]) == ("undecided", pytest.approx(3.0))
-    assert "one seed" in more_tokens["why"] and "by −12 %, towards 1" in more_tokens["why"]
+    assert "one seed" in more_tokens["why"] and "by −12 %, and two more" in more_tokens["why"]
     assert larger["verdict"] == "not testable here"  # no sweep of local's dictionary
     assert "no seed has 2 λ" in both["why"]  # e2e was not trained so long
 

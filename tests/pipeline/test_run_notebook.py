@@ -347,7 +347,7 @@ def test_python_of_the_pipeline_is_this_one() -> None:
 def test_runs_of_other_settings_are_set_aside(tmp_path: Path) -> None:
     results = write_results(tmp_path, layers=(2,), seeds=(0, 1), weights=False)
     grids = {objective: [0.3, 1.0] for objective in ("local", "e2e", "e2e_ds")}
-    same = {"lr": 1e-3, "dict_ratio": 10.0, "sparsity_coeffs": grids}
+    same = {"lr": 1e-3, "downstream_coeff": 2.5, "dict_ratio": 10.0, "sparsity_coeffs": grids}
     same |= {"batch_size": 1, "micro_batch_size": 1, "context_size": 64}  # 400,000 in whole rows
     profile = load_profile("smoke", same | {"train_tokens": 400_000, "seeds": [1]})
     strangers = set_aside(results, profile)
@@ -360,7 +360,9 @@ def test_runs_of_other_settings_are_set_aside(tmp_path: Path) -> None:
 
 def test_a_sweep_of_beta_trains_e2e_ds_alone() -> None:
     given = {"downstream_coeff": {"values": [0.5, 2.5]}}  # the second is the main grid's
-    profile = load_profile("smoke", {"sweeps": given, "sparsity_coeffs": COEFFS})
+    profile = load_profile(
+        "smoke", {"sweeps": given, "downstream_coeff": 2.5, "sparsity_coeffs": COEFFS}
+    )
     [stage] = [s for s in stages(profile, "results/x") if s.name.startswith("10_train-downstream")]
     assert stage.name == "10_train-downstream_coeff0.5-seed0"
     assert (stage.parameters["objectives"], stage.parameters["downstream_coeff"]) == ("e2e_ds", 0.5)
