@@ -71,8 +71,8 @@ $(READY): requirements.lock pyproject.toml
 	  echo "error: PYTHON is $(PYTHON), but it must be Python 3.11, 3.12 or 3.13."; exit 1; }
 	@echo "Setting up $(VENV) from requirements.lock: once, $(SETUP_MINUTES) minutes (downloads about 1 GB)."
 	@"$(PYTHON)" -m venv --clear $(VENV)
-	@# Not compiled: of 20,000 modules few are ever imported, and those are compiled then.
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
+	@# Compiled at once: a warning of a package's source, first met in a test, would be an error there.
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
