@@ -109,7 +109,7 @@ def mark_mean(axes: Axes, value: float, color: Any, marker: str, linestyle: Any 
 
 
 def harm_axis(axes: Axes, values: pd.Series, log: bool = True, limit: float = 0.0) -> None:
-    """CE increase upside down, better is up; logarithmic if all are above 0; `limit` > 0 cuts it."""
+    """CE increase upside down, better is up; logarithmic if all are above 0; a `limit` cuts it."""
     lowest, highest = float(values.min()), float(values.max())
     top = limit or highest * (1.15 if log and lowest > 0 else 1.05)
     if log and 0 < lowest < top:
