@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from e2e_lib.analysis.counterfactual import dictionaries
-from e2e_lib.analysis.counterfactual.measures import dedicated, necessities, observe
+from e2e_lib.analysis.counterfactual.measures import dedicated, exchange, necessities, observe
 from e2e_lib.analysis.counterfactual.scale import measure_table
 from e2e_lib.analysis.counterfactual.swaps import (
     ROWS,
@@ -150,17 +150,18 @@ def examine(
     Raises:
         ModelError: the dictionary reads another width than the hook's.
     """
-    coded = {
-        kind: dictionaries.oracle(site, exam.directions.get(kind))
-        if dictionary is None
-        else code(site, dictionary)
+    swaps = {
+        kind: exchange(
+            site,
+            dictionaries.oracle(site, exam.directions.get(kind))
+            if dictionary is None
+            else code(site, dictionary),
+        )
         for kind, site in exam.sites.items()
     }
-    needed = None
-    if necessary:
-        sites = {kind: exam.sites[kind] for kind in exam.used}
-        needed = necessities(sites, {kind: coded[kind] for kind in sites}, seed)
-    numbers = {kind: observe(site, coded[kind]) for kind, site in exam.sites.items()}
+    needed = necessities({kind: swaps[kind] for kind in exam.used}, seed) if necessary else None
+    numbers = {kind: observe(swap) for kind, swap in swaps.items()}
+    coded = {kind: swap.coded for kind, swap in swaps.items()}
     found = samples(numbers, exam.used, exam.unused, needed, seed)
     if dictionary is None:  # it has no latents for what is not used
         found |= {key: np.zeros(1) for key in found if key[0] == "waste_l0"}

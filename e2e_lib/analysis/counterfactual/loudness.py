@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from e2e_lib.analysis.counterfactual.examine import open_exam
-from e2e_lib.analysis.counterfactual.measures import observe
+from e2e_lib.analysis.counterfactual.measures import exchange, observe
 from e2e_lib.analysis.counterfactual.swaps import code
 from e2e_lib.analysis.counterfactual.tables import samples
 from e2e_lib.analysis.matched import main_runs, sweep_runs
@@ -117,7 +117,9 @@ def dial(
         exam = open_exam(subject.model, str(hook), pairs, pairs) if pairs is not None else None
         sites = {k: exam.sites[k] for k in exam.used} if exam else {}
         for run in own["run"]:
-            numbers = {k: observe(site, code(site, saes[run].sae)) for k, site in sites.items()}
+            numbers = {
+                k: observe(exchange(site, code(site, saes[run].sae))) for k, site in sites.items()
+            }
             carried = (
                 samples(numbers, list(numbers), [])["carried_function", "all"]
                 if numbers

@@ -39,29 +39,70 @@ from e2e_lib.analysis.statistics import Array, auroc
 DEDICATED = 0.95  # AUROC from which on a latent stands for a value
 FEWEST = 5  # pairs with a value, without which nothing is dedicated to it
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-FEW = 3  # pairs of every other kind on which side effects are measured
+FEW = 2  # pairs of every other kind on which side effects are measured
+
+
+class Exchange(NamedTuple):
+    """A site's members spliced, and the same with their partners' codes at t.
+
+    Attributes:
+        spliced, swapped: hidden states after the last norm.
+        before, after: of these, the residual stream before every later block, and after the last.
+    """
+
+    site: Site
+    coded: Coded
+    spliced: Float[Tensor, "row pos d_model"]
+    swapped: Float[Tensor, "row pos d_model"]
+    before: Mapping[str, Float[Tensor, "row pos d_model"]]
+    after: Mapping[str, Float[Tensor, "row pos d_model"]]
+
+    def part(self, rows: slice) -> "Exchange":
+        """The same with some of the rows (whole pairs)."""
+        before, after = (
+            {name: x[rows] for name, x in own.items()} for own in (self.before, self.after)
+        )
+        hidden = self.spliced[rows], self.swapped[rows]
+        return Exchange(self.site.part(rows), self.coded.part(rows), *hidden, before, after)
+
+    @property
+    def change(self) -> Float[Tensor, "row latent"]:
+        """The partner's codes minus the own."""
+        return self.coded.codes[partners(len(self.coded.codes))] - self.coded.codes
+
+    @torch.no_grad()
+    def missed(self, which: Int[Tensor, " some"]) -> Float[Tensor, " pair"]:
+        """KL(swapped ‖ the latents in `which` swapped)."""
+        some = self.spliced
+        if len(which):
+            some = _hidden(self.site, self.coded.swapped(self.site.at, which))
+        return by_pair(kl_sums(self.site, self.swapped, some))
 
 
 @torch.no_grad()
-def observe(site: Site, coded: Coded) -> PairNumbers:
-    """Two passes a member: everything spliced, and the same with the partner's codes at t."""
-    swapped_outputs = coded.swapped(site.at)
-    hidden, spliced = {}, {}
-    for name, outputs in (("spliced", coded.outputs), ("swapped", swapped_outputs)):
-        passed = run(site.model, site.hook, site.tokens, outputs, site.start, site.later)
-        hidden[name], spliced[name] = passed
-    dx, other = site.difference, partners(len(site.at))
-    change = (coded.codes[other] - coded.codes) @ coded.directions
-    fired = coded.codes > 0
+def exchange(site: Site, coded: Coded) -> Exchange:
+    """Two passes a member."""
+    spliced, swapped = (
+        run(site.model, site.hook, site.tokens, outputs, site.start, site.later)
+        for outputs in (coded.outputs, coded.swapped(site.at))
+    )
+    return Exchange(site, coded, spliced[0], swapped[0], spliced[1], swapped[1])
+
+
+@torch.no_grad()
+def observe(swap: Exchange) -> PairNumbers:
+    """The numbers of every pair of a site."""
+    site, coded, dx = swap.site, swap.coded, swap.site.difference
+    fired, other = coded.codes > 0, partners(len(site.at))
     by_row = {
-        "missed": kl_sums(site, site.target, hidden["swapped"]),
+        "missed": kl_sums(site, site.target, swap.swapped),
         "effect": site.effect,
-        "response": kl_sums(site, hidden["spliced"], hidden["swapped"]),
-        "kept": (change * dx).sum(-1),
+        "response": kl_sums(site, swap.spliced, swap.swapped),
+        "kept": ((swap.change @ coded.directions) * dx).sum(-1),
         "energy": dx.square().sum(-1),
         "toggled": (fired & ~fired[other]).sum(-1).float(),
         "on": fired.sum(-1).float(),
-        "pathway": _pathway(site, spliced["spliced"], spliced["swapped"]),
+        "pathway": _pathway(site, swap.before, swap.after),
     }
     return PairNumbers(**{k: by_pair(v).double().cpu().numpy() for k, v in by_row.items()})
 
@@ -104,36 +145,11 @@ def dedicated(
 
 
 # ------------------------------------------------------------------ necessity
-class FullSwap(NamedTuple):
-    """All codes exchanged: what the swap of some is compared with."""
-
-    site: Site
-    coded: Coded
-    hidden: Float[Tensor, "row pos d_model"]
-
-    @property
-    def change(self) -> Float[Tensor, "row latent"]:
-        """The partner's codes minus the own."""
-        return self.coded.codes[partners(len(self.coded.codes))] - self.coded.codes
-
-    @torch.no_grad()
-    def missed(self, which: Int[Tensor, " some"]) -> Float[Tensor, " pair"]:
-        """KL(swapped ‖ the latents in `which` swapped)."""
-        hidden = _hidden(self.site, self.coded.swapped(self.site.at, which))
-        return by_pair(kl_sums(self.site, self.hidden, hidden))
-
-
-@torch.no_grad()
-def full_swap(site: Site, coded: Coded) -> FullSwap:
-    """One pass a member."""
-    return FullSwap(site, coded, _hidden(site, coded.swapped(site.at)))
-
-
 def _hidden(site: Site, outputs: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d_model"]:
     return run(site.model, site.hook, site.tokens, outputs, site.start)[0]
 
 
-def ranked(swap: FullSwap) -> Int[Tensor, " latent"]:
+def ranked(swap: Exchange) -> Int[Tensor, " latent"]:
     """Latents by how much swapping each would bring the output towards the full swap.
 
     To first order, half-way between own and partner's codes, summed over the rows: one pass back.
@@ -142,24 +158,18 @@ def ranked(swap: FullSwap) -> Int[Tensor, " latent"]:
     half = (change / 2).requires_grad_()
     rows, outputs = torch.arange(len(site.at)), coded.outputs.clone()
     outputs[rows, site.at] = coded.outputs[rows, site.at] + half @ coded.directions
-    distance = kl_sums(site, swap.hidden, _hidden(site, outputs)).sum()
+    distance = kl_sums(site, swap.swapped, _hidden(site, outputs)).sum()
     [gradient] = torch.autograd.grad(distance, half)
     return (gradient * change).sum(0).argsort(stable=True)  # what lowers the distance most first
 
 
-def necessities(
-    sites: Mapping[str, Site], coded: Mapping[str, Coded], seed: int = 0
-) -> dict[str, Necessity]:
+def necessities(swaps: Mapping[str, Exchange], seed: int = 0) -> dict[str, Necessity]:
     """By kind, for sites of at least two pairs; about ten passes a member of the second half."""
-    halves = {kind: 2 * (len(site.at) // 4) for kind, site in sites.items()}
-    measuring = {
-        kind: full_swap(*_part(site, coded[kind], slice(halves[kind], None)))
-        for kind, site in sites.items()
-    }
-    few = [_part(own.site, own.coded, slice(0, 2 * FEW)) for own in measuring.values()]
-    side_effect, found = _side_effects(few), {}
+    halves = {kind: 2 * (len(swap.site.at) // 4) for kind, swap in swaps.items()}
+    measuring = {kind: swap.part(slice(halves[kind], None)) for kind, swap in swaps.items()}
+    side_effect, found = _side_effects([own.part(slice(2 * FEW)) for own in measuring.values()]), {}
     for i, (kind, swap) in enumerate(measuring.items()):
-        ranking = full_swap(*_part(sites[kind], coded[kind], slice(0, halves[kind])))
+        ranking = swaps[kind].part(slice(halves[kind]))
         order = ranked(ranking)
         changing = (ranking.change != 0).any(0) | (swap.change != 0).any(0)
         counts, missed = _curve(swap, order[changing[order]])
@@ -170,11 +180,7 @@ def necessities(
     return found
 
 
-def _part(site: Site, coded: Coded, rows: slice) -> tuple[Site, Coded]:
-    return site.part(rows), coded.part(rows)
-
-
-def _curve(swap: FullSwap, order: Int[Tensor, " latent"]) -> tuple[Array, Array]:
+def _curve(swap: Exchange, order: Int[Tensor, " latent"]) -> tuple[Array, Array]:
     """Counts, and KL(swapped ‖ so many swapped) by pair, until well beyond `ENOUGH`.
 
     order: of all latents that change, so that swapping them all is the full swap.
@@ -190,34 +196,33 @@ def _curve(swap: FullSwap, order: Int[Tensor, " latent"]) -> tuple[Array, Array]
     return np.array(counts, dtype=float), torch.stack(missed).double().cpu().numpy()
 
 
-def _drawn(swap: FullSwap, count: int, seed: int) -> Int[Tensor, " some"]:
+def _drawn(swap: Exchange, count: int, seed: int) -> Int[Tensor, " some"]:
     """As many latents, drawn from those that change on these pairs."""
     changing = (swap.change != 0).any(0).nonzero().squeeze(1).cpu()
     generator = torch.Generator().manual_seed(seed)
     return changing[torch.randperm(len(changing), generator=generator)[:count]]
 
 
-def _side_effects(few: Sequence[tuple[Site, Coded]]) -> Callable[[int, Tensor], float]:
+def _side_effects(few: Sequence[Exchange]) -> Callable[[int, Tensor], float]:
     """How much of the full swaps of all but the i-th is made by some latents alone; NaN of nothing.
 
     Sums over the others of the mean over their pairs.
     """
-    site, rows = joined([own for own, _ in few]), [len(own.at) // 2 for own, _ in few]
+    site, rows = joined([own.site for own in few]), [len(own.site.at) // 2 for own in few]
+    full, spliced = padded([own.swapped for own in few]), padded([own.spliced for own in few])
 
     @torch.no_grad()
-    def hidden(which: Tensor | None) -> Tensor:
-        return _hidden(site, padded([coded.swapped(own.at, which) for own, coded in few]))
-
-    full = hidden(None)
-
-    def missed(which: Tensor) -> Array:
-        parts = by_pair(kl_sums(site, full, hidden(which))).double().split(rows)
+    def missed(hidden: Tensor) -> Array:
+        parts = by_pair(kl_sums(site, full, hidden)).double().split(rows)
         return np.array([float(part.mean()) for part in parts])
 
-    nothing = missed(torch.zeros(0, dtype=torch.long))
+    nothing = missed(spliced)
 
     def share(i: int, which: Tensor) -> float:
         most = np.delete(nothing, i).sum()
-        return 1 - np.delete(missed(which), i).sum() / most if most > 0 and len(which) else np.nan
+        if not (most > 0 and len(which)):
+            return np.nan
+        outputs = padded([own.coded.swapped(own.site.at, which) for own in few])
+        return 1 - np.delete(missed(_hidden(site, outputs)), i).sum() / most
 
     return share

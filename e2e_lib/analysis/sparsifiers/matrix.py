@@ -13,7 +13,7 @@ import pandas as pd
 
 from e2e_lib.analysis.counterfactual.examine import open_exam
 from e2e_lib.analysis.counterfactual.loudness import SLACK, at_value, curve_values, unused_share
-from e2e_lib.analysis.counterfactual.measures import observe
+from e2e_lib.analysis.counterfactual.measures import exchange, observe
 from e2e_lib.analysis.counterfactual.swaps import code
 from e2e_lib.analysis.counterfactual.tables import samples
 from e2e_lib.analysis.matched import in_order, main_runs
@@ -103,7 +103,7 @@ def examined(
             continue
         for run in own["run"]:
             sites = exam.sites.items()
-            numbers = {k: observe(site, code(site, saes[run].sae)) for k, site in sites}
+            numbers = {k: observe(exchange(site, code(site, saes[run].sae))) for k, site in sites}
             found = samples(numbers, exam.used, exam.unused)
             rows.append({"run": run} | {m: float(found[m, "all"][0]) for m in MEASURES})
     return runs.merge(pd.DataFrame(rows, columns=["run", *MEASURES]), on="run", how="left")

@@ -51,13 +51,9 @@ def one(found, measure, kind="word"):
 
 
 def measured(sites, used, unused, coder, needed=False):
-    coded = {kind: coder(site) for kind, site in sites.items()}
-    numbers = {kind: measures.observe(site, coded[kind]) for kind, site in sites.items()}
-    curves = None
-    if needed:
-        curves = measures.necessities(
-            {k: sites[k] for k in used}, {k: coded[k] for k in used}, seed=0
-        )
+    made = {kind: measures.exchange(site, coder(site)) for kind, site in sites.items()}
+    numbers = {kind: measures.observe(own) for kind, own in made.items()}
+    curves = measures.necessities({k: made[k] for k in used}, seed=0) if needed else None
     return tables.samples(numbers, used, unused, curves)
 
 
@@ -68,7 +64,7 @@ def coder_of(dictionary):
 @torch.no_grad()
 def test_observed_numbers_agree_with_plain_passes():
     site, sae, model = made_site(), small_sae(), tiny_model()
-    found = measures.observe(site, swaps.code(site, sae))
+    found = measures.observe(measures.exchange(site, swaps.code(site, sae)))
     for pair in range(2):
         sums = {"missed": 0.0, "effect": 0.0, "response": 0.0, "kept": 0.0, "energy": 0.0}
         toggled = on = 0.0
@@ -155,8 +151,8 @@ def test_the_oracle_s_directions_are_found_from_other_pairs(worlds):
     torch.testing.assert_close(found[1:9] - found[1:9].mean(0), wanted, atol=0.02, rtol=0.02)
     assert found[9:].abs().max() < 1e-6
     coded = dictionaries.oracle(worlds["word"], found)
-    assert one(tables.samples({"word": measures.observe(worlds["word"], coded)}, ["word"], []),
-               "carried_function") > 0.99  # fmt: skip
+    numbers = {"word": measures.observe(measures.exchange(worlds["word"], coded))}
+    assert one(tables.samples(numbers, ["word"], []), "carried_function") > 0.99
 
 
 def test_what_knows_no_function_selects_nothing():
@@ -191,11 +187,12 @@ def test_necessity_finds_the_latents_of_the_truth(worlds):
     """Eight words with a latent each: most of the swap takes most of the eight, at random more."""
     site = worlds["word"]
     coded = dictionaries.oracle(site, true_directions())
-    [found] = measures.necessities({"word": site}, {"word": coded}).values()
+    made = measures.exchange(site, coded)
+    [found] = measures.necessities({"word": made}).values()
     [needed] = tables.needed_latents(found.counts, found.missed.mean(1)[None])
     assert 3 < needed <= 8
-    assert found.missed[0] == pytest.approx(measures.full_swap(site, coded).missed(
-        torch.tensor([], dtype=torch.long))[30:].double().numpy(), rel=1e-3)  # fmt: skip
+    nothing = swaps.kl_sums(site, made.swapped, made.spliced)  # is swapped
+    assert found.missed[0] == pytest.approx(swaps.by_pair(nothing)[30:].double().numpy(), rel=1e-3)
     assert math.isnan(found.side)  # there is no other kind
 
 
@@ -211,7 +208,8 @@ def test_necessity_of_one_latent_and_of_what_is_entangled():
         outputs[torch.arange(len(codes)), site.at] += codes * one_way
         return swaps.Coded(outputs, codes, one_way[None], codes.sum(0))
 
-    found = measures.necessities(sites, {k: coded(s) for k, s in sites.items()})
+    made = {kind: measures.exchange(site, coded(site)) for kind, site in sites.items()}
+    found = measures.necessities(made)
     for own in found.values():
         [needed] = tables.needed_latents(own.counts, own.missed.mean(1)[None])
         assert needed == pytest.approx(tables.ENOUGH)  # of one latent
