@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,28 @@ def picture(card: Card) -> bytes:
     return png_of(plot_errors(error_table(card)))
 
 
-def cards_page(cards: Iterable[Card]) -> str:
-    """One page of all cards; every value is escaped, and nothing is loaded from elsewhere."""
+def cards_page(cards: Iterable[Card], report: str = "") -> str:
+    """One page of all cards; every value is escaped, and nothing is loaded from elsewhere.
+
+    report: address of the page that it stands beside, to which it leads back.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
-    return pages.get_template("cards.html.j2").render(cards=list(map(_shown, cards))).lstrip()
+    page = pages.get_template("cards.html.j2").render(cards=list(map(_shown, cards))).lstrip()
+    return _beside(page, report) if report else page
+
+
+def _beside(page: str, report: str) -> str:
+    """A page of cards with a way back and one heading above theirs; texts of cards are escaped."""
+    back = f'<a style="color: inherit" href="{escape(report)}">The report</a>'
+    above = f"<main>\n<p>{back} › fine-tuned SAEs</p>\n<h1>Fine-tuned SAEs, before and after</h1>"
+    page = page.replace("<h1>", "<h2>").replace("</h1>", "</h2>").replace("<main>", above)
+    small = "h2 { font-size: 1.2rem; }\n</style>"
+    return page.replace("\nh1 {", "\nh1, h2 {").replace("</style>", small)
 
 
 def _shown(card: Card) -> dict[str, Any]:

@@ -37,5 +37,6 @@ def test_of_tiny_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "r" / "figures" / "12_fine_tuning.png").is_file()
     page = (tmp_path / "r" / "12_cards.html").read_text()
     assert page.count("<section>") == 2 and str(tmp_path) not in page
+    assert page.count("<h1>") == 1 and page.count("<h2>") == 2 and 'href="index.html"' in page
     monkeypatch.setattr(tune, "train", None)  # it is not asked again
     run_cells("12_finetune", subject | own)
