@@ -102,6 +102,24 @@ def over_seeds(
     return pd.DataFrame(rows, columns=[*columns, "floor", "oracle", "scaled", "n_seeds"])
 
 
+def beside_floor(summary: pd.DataFrame) -> list[str]:
+    """Of each row of `over_seeds`: on which side of its best floor the whole interval lies.
+
+    The floor is taken as a number. "better", "worse", "not told apart" where it lies within, "not
+    known" without an interval or a floor.
+
+    >>> columns = ["measure", "low", "high", "floor"]
+    >>> rows = [("selectivity", 1.2, 2, 1.1), ("waste_l0", 0.4, 0.5, 0.2), ("pathway", 0, 1, 0.5)]
+    >>> beside_floor(pd.DataFrame(rows, columns=columns))
+    ['better', 'worse', 'not told apart']
+    """
+    sign = np.where(summary["measure"].isin(HIGHER), 1, -1)
+    ends = [sign * (summary[end] - summary["floor"]).astype(float) for end in ("low", "high")]
+    low, high = np.minimum(*ends), np.maximum(*ends)
+    sides = [~(np.isfinite(low) & np.isfinite(high)), low > 0, high < 0]
+    return np.select(sides, ["not known", "better", "worse"], "not told apart").tolist()
+
+
 def _drawn(found: Samples, measure: str) -> Array:
     """(1 + resamples,) of the mean over kinds; what pairs do not decide stays as it is."""
     own = found.get((measure, "all"), np.array([np.nan]))
