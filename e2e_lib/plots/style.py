@@ -215,6 +215,7 @@ def picture(path: Path) -> Figure:
     height, width = pixels.shape[:2]
     figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     figure.figimage(pixels)
+    figure.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook shows no figure without axes
     return figure
 
 
