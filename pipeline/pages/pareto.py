@@ -16,7 +16,7 @@ from pipeline.pages.render import NAMES
 WIDTH, HEIGHT = 460, 360  # of a panel, in the SVG's own units
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 46  # its margins
 AXES = {"l0": "L0: active latents a token", "alive": "alive dictionary elements"}
-Y, Y_LABEL = "ce_increase", "CE increase (nats a token), better upwards"
+Y, Y_LABEL = "ce_increase", "CE increase (nats a token)"
 TEXTS = ("run", "model", "objective", "hook", "init_from", "sparsifier", "variant")
 SHAPES = {  # markers differ in shape too; all about equally large
     "local": "M0-6.5 6.5 5.5-6.5 5.5z",
