@@ -117,9 +117,11 @@ def analyses(results: Path) -> list[Stage]:
     """The stages of the folder's profile that read runs and write results, the longest first."""
     profile, _ = read_profile(results / "profile.json")
     todo = stages(profile, os.path.relpath(results, ROOT))
-    reads = [s for s in todo if not s.saes and "results_folder" in s.parameters]
-    for stage in reads:
-        stage.parameters.pop("longer", None)  # its values are in the reference
+    reads = [  # without the longer study's folder, whose values are in the reference
+        stage._replace(parameters={k: v for k, v in stage.parameters.items() if k != "longer"})
+        for stage in todo
+        if not stage.saes and "results_folder" in stage.parameters
+    ]
     return sorted(
         (s for s in reads if s.notebook != FINETUNE), key=lambda stage: stage.name not in LONG
     )

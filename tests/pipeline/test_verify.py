@@ -228,6 +228,7 @@ def test_what_the_reference_lacks_is_known() -> None:
 def test_the_stages_are_the_pipelines_own() -> None:
     names = [stage.name for stage in verify.analyses(REFERENCE)]
     assert sorted([*names, FINETUNE]) == sorted([BY_HAND, *ANALYSES, CLAIMS, CHECKLIST])
+    assert not any("longer" in stage.parameters for stage in verify.analyses(REFERENCE))
 
 
 def test_weights_that_are_not_shipped_can_be_brought(tmp_path: Path) -> None:
