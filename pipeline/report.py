@@ -30,6 +30,7 @@ PROVENANCE = (
     *("commit", "clean_tree", "code", "python", "packages", "machine", "system", "cpu", "cpus"),
     *("instruction_set", "memory_mb", "gpu"),
 )
+ROWS = 40  # of a table on the page; its CSV has all
 SYMBOLS = {"holds": "✓", "refuted": "✗", "undecided": "?", "not testable here": "–"}
 
 # Makers of the pages beside this one, in the order in which they are linked.
@@ -129,9 +130,9 @@ def _figure(results: Path, facts: Json, notebooks: Mapping[str, str]) -> Json:
 
 
 def _table(results: Path, facts: Json, notebooks: Mapping[str, str]) -> Json:
-    """A table's texts with its cells and the notebook that made it."""
+    """A table's texts with its first cells and the notebook that made it."""
     header, *rows = read_rows(results / "tables" / f"{facts['name']}.csv")
-    return {**_item(facts, notebooks), "header": header, "rows": rows}
+    return {**_item(facts, notebooks), "header": header, "rows": rows[:ROWS], "of": len(rows)}
 
 
 def _item(facts: Json, notebooks: Mapping[str, str]) -> Json:

@@ -26,6 +26,7 @@ from pipeline.pages.result_files import Json, read_json
 
 TITLE = "Live splice: type a sentence, switch a feature off"
 TEXT = "the model and an autoencoder run in the page, and say what comes next with and without it."
+STEPS = 2**15 - 1  # on either side of 0 that a weight of the page can take
 EXAMPLES, LONGEST = 4, 24  # sentences to begin with, and words of each
 
 
@@ -128,10 +129,11 @@ def _sae(results: Path, row: Json) -> Json:
     }  # fmt: skip
 
 
-def packed(tensor: np.ndarray) -> str:
-    """Numbers as text: of each 32-bit float, rounded, the three highest bytes."""
-    bits = tensor.astype("<f4").reshape(-1).view("<u4") + np.uint32(0x80)
-    return base64.b64encode(bits.view("u1").reshape(-1, 4)[:, 1:].tobytes()).decode()
+def packed(tensor: np.ndarray) -> tuple[float, str]:
+    """Numbers as text: 16-bit steps of a size that reaches to the largest, and that size."""
+    size = float(np.abs(tensor).max(initial=0.0)) / STEPS or 1.0
+    steps = np.rint(tensor / size).astype("<i2")
+    return size, base64.b64encode(steps.tobytes()).decode()
 
 
 def examples() -> list[str]:

@@ -24,6 +24,11 @@ from pipeline.pages.result_files import read_json
 
 START, END = "<!-- cells -->", "<!-- end of cells -->"  # between them is what a notebook holds
 SAVES = re.compile(r"\b(?:study|page)\.(?:figure|table)\(\s*[\"']([\w.-]+)[\"']")
+CODE = re.compile(r'<div class="highlight.*?</div>', re.S)
+SPAN = re.compile(r'<span class="(\w+)">([^<]*)</span>')
+BOXES = re.compile(r'(<div class="[^"]*?) border-box-sizing(?: rendered(?:_html)?)?')  # unused
+COLOURS = HtmlFormatter(style="default").get_style_defs(".highlight")  # of code
+COLOURED = set(re.findall(r"\.highlight \.(\w+)", COLOURS))
 HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.S)
 
 
@@ -45,6 +50,7 @@ class Cells(HTMLExporter):
 
     def __init__(self) -> None:
         super().__init__(raw_template=(PAGES / "cells.html.j2").read_text(encoding="utf-8"))
+        self.exclude_input_prompt = self.exclude_output_prompt = True
         self.register_preprocessor(Shown, enabled=True)
         # A page has links of its own, where it lies.
         between = TagRemovePreprocessor(enabled=True, remove_cell_tags={"links"})
@@ -59,7 +65,7 @@ class Cells(HTMLExporter):
 
 
 class Shown(Preprocessor):
-    """What a page needs of a cell: a saved figure as a link to its file, other pictures with 256
+    """What a page needs of a cell: a picture in `figures/` as a link to it, others with 256
     colours, which is all a plot needs, and a text for who cannot see them; which figures and tables
     it saves; no back-ticks in what it printed."""
 
@@ -85,11 +91,14 @@ def _show(cell: Any, figures: Path, otherwise: str) -> None:
     shown = [output for output in outputs if "image/png" in output.get("data", {})]
     files = [f"{name}.png" for name in saves if (figures / f"{name}.png").is_file()]
     for place, output in enumerate(shown):
-        if len(files) == len(shown):
-            output.metadata["filenames"] = {"image/png": f"../figures/{quote(files[place])}"}
+        picture = base64.b64decode(output.data["image/png"])
+        same = [p.name for p in figures.glob("*.png") if p.stat().st_size == len(picture)]
+        same = [name for name in same if (figures / name).read_bytes() == picture]
+        if len(files) == len(shown) or same:
+            name = files[place] if len(files) == len(shown) else same[0]
+            output.metadata["filenames"] = {"image/png": f"../figures/{quote(name)}"}
         else:
-            picture = small_png(base64.b64decode(output.data["image/png"]))
-            output.data["image/png"] = base64.b64encode(picture).decode()
+            output.data["image/png"] = base64.b64encode(small_png(picture)).decode()
     for output in outputs:
         if output.output_type == "stream":
             output.text = plain(output.text)
@@ -129,8 +138,7 @@ def write_pages(folder: Path, titles: Mapping[str, str]) -> None:
         turns = {k: (one[0], titles[one[0]]) if one else None for k, one in beside.items()}
         write_notebook_html(notebook, **turns)
     if names:
-        colours = HtmlFormatter(style="default").get_style_defs(".highlight")
-        text = "\n".join([style("report.css", "notebook.css"), colours, ""])
+        text = "\n".join([style("report.css", "notebook.css"), COLOURS, ""])
         write_text(folder / "page.css", text)
 
 
@@ -167,7 +175,13 @@ def _written(page: Path, notebook: Path) -> str:
 def _converted(notebook: Path) -> str:
     what = f"executed notebook {notebook.name!r} is damaged: delete it and run it again"
     with reworded(ResultsError, what):
-        return str(Cells().from_filename(str(notebook))[0])
+        body = CODE.sub(_light, str(Cells().from_filename(str(notebook))[0]))
+        return BOXES.sub(r"\1", body)
+
+
+def _light(code: re.Match[str]) -> str:
+    """Code without the marks that no colour is for: a third of a page."""
+    return SPAN.sub(lambda span: span[0] if span[1] in COLOURED else span[2], code[0])
 
 
 def notebook_title(notebook: Path) -> str:

@@ -1,9 +1,12 @@
 """The page of features: addresses lead where they should, sorting and searching are right."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from e2e_lib.analysis.interpret.browser import Dictionary, write_browser
 from pipeline.pages.features import write_features
 from pipeline.pages.render import PAGES
 from tests.helpers.javascript import Script
@@ -70,6 +73,18 @@ def test_features_are_sorted_and_searched(
 ) -> None:
     script.set("query", query)
     assert script(f"listed(features, query, '{order}', text).map((one) => one.id)") == ids
+
+
+def test_the_page_reads_what_the_library_writes(script: Script, tmp_path: Path) -> None:
+    contexts = [[7, 1, [[0, 0.5], [1, 2.0]]], [9, 2, []]]
+    facts = {"label": "", "contexts": contexts, "raised": [["cat", 1.0], ["dog", 0.5]]}
+    own = [facts | {"id": i, "lowered": [["cat", -1.0]]} for i in (3, 5)]
+    made = [Dictionary(key, {"layer": 2}, own, torch.eye(2)) for key in ("local-2", "e2e-2")]
+    write_browser(tmp_path, made, torch.zeros(10, 4, dtype=torch.int64), str, "")
+    text = (tmp_path / "site" / "features_local-2.js").read_text(encoding="utf-8")
+    script.set("written", json.loads(text.partition(" = ")[2].rstrip(";\n")))
+    for i, (seen, true) in enumerate(zip(script("unfolded(written)"), own, strict=True)):
+        assert seen == true | {"near": [[[own[i]["id"], 1], [own[1 - i]["id"], 0]]]}
 
 
 def test_the_page_has_labels_and_its_neighbours_alone(tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ def test_figures_claims_and_skips_are_there(results: Path) -> None:
     for words in (*VERDICTS, "Not made from these runs"):
         assert words in text
     assert "0.1235" in text  # a table's float, shortened
+    (results / "tables" / "t.csv").write_text("a\n" + "7\n" * (report.ROWS + 5))
+    long = write_report(results).read_text(encoding="utf-8")
+    assert long.count("<td>7</td>") == report.ROWS and "tables/t.csv'>all of them" in long
     links = {link["href"] for link in page.all("a")}
     assert {"figures/pareto.csv", "tables/t.csv"} <= links
     assert {"notebooks/20_pareto.html", "notebooks/20_pareto.ipynb"} <= links
@@ -177,6 +180,7 @@ def test_a_notebook_s_page_has_formulas_ways_and_folds(results: Path) -> None:
         assert text.count("<math") >= 2 and "ℒ" in text and "$" not in text and "`" not in text
         page = Page(text)
         assert [a["href"] for a in page.all("a") if a.get("rel")] == 2 * ["20_pareto.html"]
+        assert '<span class="n">' not in text and '<span class="s2">' in text  # has a colour
         assert text.count("Code that saves pareto</summary>") == 1 and not dangling(
             results / "notebooks" / "21_similar_ce.html"
         )

@@ -6,6 +6,7 @@ folder may load scripts and nothing else: the rows of text once, and a file a di
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,8 +83,9 @@ def _context(example: Example) -> list[Any]:
 
 
 def _short(value: float | None, digits: int = 3) -> float | None:
-    """So many digits; None for no number."""
-    return None if value is None or pd.isna(value) else float(f"{value:.{digits}g}")
+    """So many digits; None for no number. Whole ones as such: their ".0" is a byte in fifty."""
+    short = None if value is None or pd.isna(value) else float(f"{value:.{digits}g}")
+    return int(short) if short is not None and short.is_integer() else short
 
 
 def neighbours(own: Dictionary, others: Sequence[Dictionary]) -> list[list[list[Any]]]:
@@ -120,16 +122,32 @@ def write_browser(
         same = [d for d in dictionaries if d.facts["layer"] == layer and d is not one]
         others = [d for d in same if d.features]
         near = neighbours(one, others)
-        features = [f | {"near": n} for f, n in zip(one.features, near, strict=True)]
+        words: dict[str, int] = {}
+        features = [_flat(f | {"near": n}, words) for f, n in zip(one.features, near, strict=True)]
         facts = {"key": one.key, **one.facts, "shown": len(features)}
         # A list a key, not a mapping a feature: a quarter of the bytes would be keys.
         columns = {name: [f[name] for f in features] for name in (features or [{}])[0]}
         _write_script(
             results / SITE / f"features_{one.key}.js", f'FEATURES["{one.key}"]',
-            {**facts, "others": [d.key for d in others], "columns": columns},
+            {**facts, "others": [d.key for d in others], "words": [*words], "columns": columns},
         )  # fmt: skip
         index.append(facts)
     write_json(results / SITE / INDEX, {"about": about, "dictionaries": index})
+
+
+def _flat(feature: Mapping[str, Any], words: dict[str, int]) -> dict[str, Any]:
+    """The feature with a plain list for each list of pairs, and its logits' words as numbers.
+
+    `featuresOf` in pages/features.js turns it back; a quarter of a page's data is saved.
+    words: the numbers, by word; grows.
+    """
+    one, pairs = dict(feature), chain.from_iterable
+    one["contexts"] = [[row, peak, *pairs(fired)] for row, peak, fired in one["contexts"]]
+    one["near"] = [[*pairs(other)] for other in one["near"]]
+    for side in {"raised", "lowered"} & set(one):
+        told = [(words.setdefault(word, len(words)), size) for word, size in one[side]]
+        one[side] = [*pairs(told)]
+    return one
 
 
 def _write_script(path: Path, name: str, value: Any) -> None:
