@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -114,6 +115,47 @@ def test_what_is_done_is_not_done_again_unless_something_changed(there, tmp_path
     assert finetune([path], given, tmp_path) == [card]
     with pytest.raises(TypeError):
         finetune([path], replace(given, lr=1e-3), tmp_path)
+
+
+def test_a_training_that_was_begun_otherwise_is_not_gone_on_with(there, tmp_path, monkeypatch):
+    folder, saes = there
+    path, cut = str(saes["relu"]), tmp_path / "cut"
+    (cut / "relu" / "checkpoints").mkdir(parents=True)  # of an older version
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "calibrate", lambda *_, **__: [][0])
+        with pytest.raises(IndexError):
+            finetune([path], settings(folder, tokens=400, eval_tokens=400), cut)
+    [begun] = (cut / "relu").glob("checkpoints*/")
+    assert len(list(begun.iterdir())) == 1, "the state of its last step"
+    other = settings(folder, tokens=200, eval_tokens=400, lr=1e-3)
+    [card], [fresh] = (finetune([path], other, place) for place in (cut, tmp_path / "fresh"))
+    assert card["after"] == fresh["after"]
+    assert sorted(f.name for f in (cut / "relu").iterdir()) == ["card.json", "relu"]
+
+
+def test_an_sae_of_a_format_that_is_only_read(there, tmp_path):
+    folder, saes = there
+    stored = read_sae(saes["jumprelu"])
+    place = tmp_path / "gemma-scope-2b-pt-res" / "layer_0" / "average_l0_4"
+    place.mkdir(parents=True)
+    np.savez(place / "params.npz", **{name: t.numpy() for name, t in stored.weights.items()})
+    linked = tmp_path / "mine"  # and by another name than that which tells the hook
+    linked.symlink_to(place)
+    small = settings(folder, tokens=200, eval_tokens=400)
+    [card] = finetune([str(linked)], small, tmp_path / "out")
+    made = read_sae(tmp_path / "out" / "mine" / "mine")
+    assert (card["format"], made.format, made.sparsifier) == ("saelens", "saelens", "jumprelu")
+    assert made.hook == "blocks.0.hook_resid_post"
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_an_sae_of_weights_that_were_processed_otherwise(there, tmp_path, centred):
+    folder, saes = there
+    said = {"model_from_pretrained_kwargs": {"center_writing_weights": centred}}
+    write_sae(tmp_path / "a", replace(read_sae(saes["relu"]), metadata=said))
+    with pytest.raises(ModelError) as caught:
+        finetune([str(tmp_path / "a")], settings(folder, processed=not centred), tmp_path / "out")
+    assert_sentence(caught, "center_writing_weights", f"must be {centred}")
 
 
 def test_the_command(there, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """What a fine-tuning left in an SAE's folder: the SAE as it came in, and its card."""
 
+import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from e2e_lib.core.evaluate import Evaluation
 from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.data.formats.sae_files import FORMATS, write_sae
 from e2e_lib.data.formats.stored import StoredSAE
-from e2e_lib.files import write_json
+from e2e_lib.files import write_json, writing
 from e2e_lib.runs.provenance import provenance
 
 STAYED = 0.9  # cosine from which a latent counts as having kept its direction
@@ -38,6 +40,22 @@ def sae_place(place: Path, format_name: str) -> Path:
     return place / (place.name if FORMATS[format_name].files else f"{place.name}.pt")
 
 
+def state_folder(place: Path, asked: Card) -> Path:
+    """Where the state of the training that is `asked` for lies; of any other, it goes.
+
+    Raises:
+        ResultsError: it cannot be written to, which would else be known after the training.
+    """
+    text = json.dumps(asked, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    own = place / f"checkpoints-{digest}"
+    with writing(own):
+        for other in {*place.glob("checkpoints*")} - {own}:
+            shutil.rmtree(other)
+        own.mkdir(parents=True, exist_ok=True)
+    return own
+
+
 def write_outcome(
     place: Path,
     stored: StoredSAE,
@@ -46,12 +64,13 @@ def write_outcome(
     after: Evaluation,
     asked: Card,
 ) -> None:
-    """The SAE as it came in, then `card.json`, which makes it count.
+    """The SAE as it came in, then `card.json`, which makes it count: one that was there goes first.
 
     Dead are latents that never fired on the held-out text; `stayed` is the share, of those that
     did after training, whose direction has a cosine above 0.9 with what it was.
     """
     [(hook, sae)] = run.saes.items()
+    (place / "card.json").unlink(missing_ok=True)
     write_sae(
         sae_place(place, stored.format),
         replace(stored, weights=sae.stored().weights),
@@ -92,6 +111,13 @@ def _metrics(found: Evaluation, hook: str, d_sae: int) -> Card:
         "dead": d_sae - int(own["alive"]),
         "later_mse": dict(zip(blocks["hook"], blocks["mse"].tolist(), strict=True)),
     }
+
+
+def trained_otherwise(stored: StoredSAE, asked: Card) -> str:
+    """What an SAE's files say of the rows that it was trained on and is not what is asked for."""
+    said = {key: stored.metadata.get(key) for key in ("prepend_bos", "context_size")}
+    other = [f"{k} {v}" for k, v in said.items() if isinstance(v, int) and v != asked[k]]
+    return " and ".join(other)
 
 
 def card_table(cards: Iterable[Card]) -> pd.DataFrame:

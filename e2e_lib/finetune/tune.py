@@ -1,6 +1,5 @@
 """The training of SAEs that are there: `finetune`, and what it takes."""
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from e2e_lib.core.hooks import clean_pass, later_blocks
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.train import train
-from e2e_lib.data.formats.sae_files import read_sae, write_sae
+from e2e_lib.data.formats.sae_files import as_writable, read_sae, write_sae
 from e2e_lib.data.formats.stored import StoredSAE, block_before
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import Rows, load_rows
@@ -33,7 +32,13 @@ from e2e_lib.errors import (
     whole,
 )
 from e2e_lib.finetune.calibrate import calibrate
-from e2e_lib.finetune.card import read_card, sae_place, write_outcome
+from e2e_lib.finetune.card import (
+    read_card,
+    sae_place,
+    state_folder,
+    trained_otherwise,
+    write_outcome,
+)
 from e2e_lib.names import TransformerBridge
 from e2e_lib.runs.experiment import Data, Device, Model
 from e2e_lib.runs.provenance import content_digest, model_digest
@@ -76,12 +81,14 @@ class FineTuning(Checked):
 def finetune(paths: Sequence[str], settings: FineTuning, output: Path) -> list[dict[str, Any]]:
     """Fine-tune the SAEs in `paths` and write each into its own folder of `output`.
 
-    Returns the cards, which are in `card.json` too; one that is there of the same SAE, settings
-    and code is not made again.
+    Each is written in its own format; of one that is only read, in SAELens'. Returns the cards,
+    which are in `card.json` too; one that is there of the same SAE, settings and code is not made
+    again.
 
     Raises:
-        ModelError: no SAE, one that the model's activation does not fit, one without a hook, or one
-            whose L0 could not be held; others beside it are written.
+        ModelError: no SAE, one that the model's activation does not fit, one without a hook or of
+            weights processed otherwise, or one whose L0 could not be held; others beside it are
+            written.
         ConfigError, DataError: a setting or text that cannot be.
     """
     places = [output / _name(path) for path in paths]
@@ -107,7 +114,7 @@ def _run(
     asked: Sequence[dict[str, Any]],
     settings: FineTuning,
 ) -> None:
-    stored = [read_sae(path) for path in paths]
+    stored = [as_writable(read_sae(path)) for path in paths]
     model = load_model(
         settings.model,
         settings.device,
@@ -116,9 +123,11 @@ def _run(
         random_weights=settings.random_weights,
     )
     hooks = [
-        _fitting_hook(model, path, one, settings.hook, settings.objective)
-        for path, one in zip(paths, stored, strict=True)
+        _fitting_hook(model, path, one, settings) for path, one in zip(paths, stored, strict=True)
     ]
+    for place, one, own in zip(places, stored, asked, strict=True):
+        if other := trained_otherwise(one, own):
+            print(f"SAE {place.name!r} says that it was trained with {other}: not so here.")
     n_train = settings.tokens // settings.context_size // settings.batch_size * settings.batch_size
     allowed = f"at least one batch: {settings.batch_size * settings.context_size}"
     require(n_train > 0, "tokens", settings.tokens, allowed)
@@ -147,12 +156,14 @@ def _run(
                 f"SAE {_name(path)!r} has an L0 of {l0:g} on held-out text, but to be held it must "
                 f"be above 0 and below its {one.d_sae} latents."
             )
-    configs = []
-    for place, start, own in zip(places, starts, before, strict=True):
-        [(hook, sae)] = start.items()
-        sae.save(place / "start")
-        configs.append(_config(model, rows, hook, place / "start", sae, own, settings))
-    trained = train(model, configs, rows.train, checkpoints=[p / "checkpoints" for p in places])
+    states = [state_folder(place, one) for place, one in zip(places, asked, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        configs = []
+        for i, (start, own) in enumerate(zip(starts, before, strict=True)):
+            [(hook, sae)] = start.items()
+            sae.save(Path(folder, str(i)))
+            configs.append(_config(model, rows, hook, Path(folder, str(i)), sae, own, settings))
+        trained = train(model, configs, rows.train, checkpoints=states)
     for run, own in zip(trained, before, strict=True):
         [(hook, sae)] = run.saes.items()
         l0 = own.saes[hook]["l0"]
@@ -170,8 +181,7 @@ def _run(
             write_outcome(place, stored[i], trained[i], before[i], after[i], asked[i])
         else:
             lost.append(f"SAE {place.name!r} had an L0 of {start_l0:.3g} and has {l0:.3g} now")
-        clear_checkpoints(place / "checkpoints")
-        shutil.rmtree(place / "start")
+        clear_checkpoints(states[i])
     if lost:
         raise ModelError(
             f"{lost[0]}, which held-out text did not bring back, so that it is not written: give "
@@ -231,11 +241,19 @@ def _config(
 
 
 def _fitting_hook(
-    model: TransformerBridge, path: str, stored: StoredSAE, given: str, objective: str
+    model: TransformerBridge, path: str, stored: StoredSAE, settings: FineTuning
 ) -> str:
-    hook = given or stored.hook
+    """Where it sits. Raises ModelError or ConfigError: it is not one of this model there."""
+    hook, objective = settings.hook or stored.hook, settings.objective
     if not hook:
         raise ModelError(f"SAE {Path(path).name!r} does not say its hook: --hook must.")
+    loaded = stored.metadata.get("model_from_pretrained_kwargs")
+    centred = loaded.get("center_writing_weights") if isinstance(loaded, Mapping) else None
+    if isinstance(centred, bool) and centred != settings.processed:
+        raise ModelError(
+            f"SAE {Path(path).name!r} says that its model had center_writing_weights {centred}, "
+            f"but processed is {settings.processed}: it must be {centred}."
+        )
     check_hook(model, hook)
     width = hook_width(model, hook)
     if width != stored.d_in:
@@ -256,7 +274,10 @@ def _fitting_hook(
 
 
 def _name(path: str) -> str:
-    return Path(path).expanduser().resolve().name.removesuffix(".pt")
+    # As it is called, for a name tells a hook: of a link its own, which the hub's cache has too.
+    named = Path(path).expanduser().absolute()
+    plain = named if named.name not in ("", "..") else named.resolve()
+    return plain.name.removesuffix(".pt")
 
 
 def _asked(path: str, settings: FineTuning) -> dict[str, Any]:

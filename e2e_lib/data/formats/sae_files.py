@@ -1,6 +1,7 @@
 """`read_sae` and `write_sae`: SAEs in any of the field's formats, found by what a folder holds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +73,12 @@ def read_sae(path: str | Path) -> StoredSAE:
     with reworded(ModelError, f"{str(path)[:80]!r} is no place for an SAE"):  # too long, say
         name = format_of(path)
     return FORMATS[name].read(path)
+
+
+def as_writable(stored: StoredSAE) -> StoredSAE:
+    """`stored`, to be written as SAELens does if the format it was read from is only read."""
+    known = stored.format in WRITTEN
+    return stored if known else replace(stored, format="saelens", config={})
 
 
 def write_sae(
