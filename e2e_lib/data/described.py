@@ -23,6 +23,9 @@ DESCRIPTIONS = {
     "tokenise.json": ("tokenizer", "context_size", "prepend_bos"),
     "sae_lens.json": ("tokenizer_name", "context_size", "begin_batch_token"),
 }
+NO_CODE = {
+    "trust_remote_code": False
+}  # of a folder or the hub: else transformers asks, and runs it
 PROBE = "The Quick brown\tfox's 1,234\nnaïve Ünïcode 你好 🙂  w1 w2  </s> <unk>"
 
 
@@ -91,7 +94,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     place = str(path) if path.is_dir() else name
     what = f"tokenizer is {name!r}, but it could not be loaded: a hub name needs a network"
     with reworded(ModelError, f"{what} or a cached copy, a folder sound files"):
-        return AutoTokenizer.from_pretrained(place, revision=revision or "main")
+        return AutoTokenizer.from_pretrained(place, revision=revision or "main", **NO_CODE)
 
 
 def check_description(

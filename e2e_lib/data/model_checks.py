@@ -4,6 +4,7 @@ Libraries load what fits and draw the rest at random, run a model that sees the 
 weights by rules that fit most architectures. Each of these gives numbers, of another model.
 """
 
+import json
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from torch import Tensor
 
 from e2e_lib.errors import ModelError, reworded
@@ -114,6 +116,40 @@ def probe_rows(d_vocab: int, n_ctx: int | None) -> Rows:
     other = row.clone()
     other[-1] = (row[-1] + 1) % d_vocab
     return torch.stack([row, other])
+
+
+def check_files(name: str, folder: Path) -> None:
+    """Raise ModelError unless a folder's weights are its own files, there once, and no codes.
+
+    Of two sets a library takes one; what lies elsewhere can change unseen; whole numbers are those
+    of a quantised model, without the scales that they want.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    files = {whole.name}
+    if index.is_file():
+        with reworded(ModelError, f"model is {name!r}, but its {index.name} names no weights"):
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            elsewhere = sorted(file for file in files if Path(file).name != file)
+        if elsewhere:
+            raise ModelError(
+                f"model is {name!r}, but its {index.name} names {elsewhere[0]!r}: weights must lie "
+                "in the folder itself."
+            )
+        if whole.is_file() and files != {whole.name}:
+            raise ModelError(
+                f"model is {name!r}, but this folder holds weights twice, in {whole.name} and in "
+                f"the files of {index.name}: one of the two must go."
+            )
+    with reworded(ModelError, f"model is {name!r}, but its weights could not be loaded"):
+        for file in sorted(files):
+            with safe_open(folder / file, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118
+                    kind = tensors.get_slice(key).get_dtype()
+                    if "F" not in kind and not COMPUTED.search(key):
+                        raise ModelError(
+                            f"model is {name!r}, but its {key} is of {kind}: weights must be "
+                            "floating-point numbers, for nothing here reads quantised ones."
+                        )
 
 
 def check_names(

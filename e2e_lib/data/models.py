@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from e2e_lib.data.described import load_tokenizer
-from e2e_lib.data.model_checks import CheckedClass, check_names
+from e2e_lib.data.described import NO_CODE, load_tokenizer
+from e2e_lib.data.model_checks import CheckedClass, check_files, check_names
 from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path, writing
 from e2e_lib.names import FETCHED_MODELS, TransformerBridge
@@ -68,6 +68,7 @@ def model_path(name_or_folder: str) -> str:
                 f"model is {name_or_folder!r}, but this folder has no {kind}: it must hold "
                 f"{' or '.join(names)}."
             )
+    check_files(name_or_folder, folder)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
             f"model is {name_or_folder!r}, but this folder holds an adapter, which would not be "
@@ -118,13 +119,13 @@ def load_model(
     pinned = None if Path(path).is_dir() else revision
     with reworded(ModelError, what), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # third-party deprecations that no caller can act on
-        config = AutoConfig.from_pretrained(path, revision=pinned)
+        config = AutoConfig.from_pretrained(path, revision=pinned, **NO_CODE)
         kind = CheckedClass(name_or_folder, config)
         kind.check_memory(device)
         model = TransformerBridge.boot_transformers(
             path, device=device, revision=pinned, model_class=kind
         )
-        if not hasattr(model, "blocks"):
+        if not len(getattr(model, "blocks", ())):
             raise ModelError(f"model is {name_or_folder!r}, but it has no plain row of blocks.")
         kind.check_same(model, "wrapping it")
     if processed:

@@ -3,6 +3,7 @@
 Only running it tells how large its activations are, which the λ of an unknown model grow with.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -57,11 +58,21 @@ def model_shape(model: str) -> ModelShape:
     if folder.is_dir():
         what = f"MODEL {model}: its config.json is no JSON that describes a language model"
     with reworded(ModelError, what):
-        config = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else model)
+        place = str(folder) if folder.is_dir() else model
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         # As the model will be loaded: an architecture's own names of these numbers, and a length
         # where it has no longest row.
         read = source.map_default_transformer_lens_config(config)
         return ModelShape(int(read.n_layers), int(read.d_model), int(read.n_ctx))
+
+
+def most_latents(d_model: int, device: str) -> int:
+    """Latents of the widest SAE that memory holds: two matrices, their gradients, Adam's moments.
+
+    Of another device than this machine's processor no more is known than that it has not 1 TiB.
+    """
+    here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return (here if device == "cpu" else 1 << 40) // (2 * 4 * 4 * d_model)
 
 
 def by_model(

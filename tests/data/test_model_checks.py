@@ -98,6 +98,57 @@ def test_a_shard_that_lacks_a_tensor(tmp_path):
     refused(folder, "could not be loaded")
 
 
+def index_of(folder: Path, place: str) -> None:
+    """An index that says that all tensors of a folder's one file are in `place`."""
+    names = load_file(folder / "model.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, place)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("place", ["../shard.safetensors", "sub/shard.safetensors"])
+def test_weights_that_lie_elsewhere(tmp_path, place):
+    """They could change, and nothing that looks at the folder would know."""
+    folder = copied_folder(tmp_path / "model")
+    index_of(folder, place)
+    (folder / "sub").mkdir()
+    (folder / "model.safetensors").rename(folder / place)
+    refused(folder, place, "in the folder itself")
+
+
+def test_weights_that_are_there_twice(tmp_path):
+    folder = copied_folder(tmp_path / "model")
+    index_of(folder, "model.safetensors")
+    load_model(str(folder))
+    (folder / "model-00001-of-00001.safetensors").write_bytes(
+        (folder / "model.safetensors").read_bytes()
+    )
+    index_of(folder, "model-00001-of-00001.safetensors")
+    refused(folder, "weights twice", "one of the two must go")
+    (folder / "model.safetensors.index.json").write_text("[]")
+    refused(folder, "names no weights")
+
+
+def test_weights_that_are_whole_numbers(tmp_path):
+    def coded(tensors):
+        return {k: (t * 50).to(torch.int8) if t.ndim == 2 else t for k, t in tensors.items()}
+
+    folder = rewrite(copied_folder(tmp_path / "model", "llama"), coded)
+    refused(folder, "lm_head.weight is of I8", "quantised")
+
+
+def test_code_of_a_folder_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asks"))
+    folder, code = copied_folder(tmp_path / "model"), {"AutoConfig": "code.Config"}
+    (folder / "code.py").write_text("raise SystemExit")
+    refused(configure(folder, model_type="mine", auto_map=code), "custom code")
+
+
+def test_a_model_without_blocks(tmp_path):
+    refused(
+        save_random(configuration("GPT2", num_hidden_layers=0), tmp_path), "no plain row of blocks"
+    )
+
+
 def test_a_head_that_is_said_to_be_the_embedding_and_is_another(tmp_path):
     """The file's two tensors count, not the configuration's word that they are one."""
     folder = copied_folder(tmp_path / "model", "llama")
@@ -167,7 +218,8 @@ def test_a_model_that_predicts_every_token_alike(tmp_path, architecture):
     name = {"gpt_neox": "embed_out.weight", "llama": "lm_head.weight"}[architecture]
     folder = copied_folder(tmp_path / "model", architecture)
     rewrite(folder, lambda tensors: tensors | {name: tensors[name] * 0})
-    assert not load_model(str(folder))(random_tokens(1)).any()
+    model = load_model(str(folder))
+    assert not model(random_tokens(1)).any() and len(runner(model, []).sites) < len(model.hook_dict)
 
 
 @pytest.mark.parametrize("kind", ["Roberta", "Bert"])

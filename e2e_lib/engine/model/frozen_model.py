@@ -131,9 +131,11 @@ def _compared(model: TransformerBridge, attention: str) -> Runner:
             found, expected = made.head(made.hidden(tokens)), model(tokens, return_type="logits")
     except Exception as error:  # an architecture that nobody here has seen may fail in any way
         raise Different(f"{type(error).__name__}: {error}") from error
-    difference = float((found - expected).abs().max() / expected.std())
-    if not difference < SAME:
-        raise Different(f"rebuilt, its logits differ by {difference:.1e} of their spread")
+    difference, spread = float((found - expected).abs().max()), float(expected.std())
+    if not difference <= SAME * spread:
+        raise Different(
+            f"rebuilt, its logits differ by {difference:.1e} at a spread of {spread:.1e}"
+        )
     return made
 
 
