@@ -37,13 +37,14 @@ def part(document: Document) -> Part:
 def known_documents(document: Document, ends: Sequence[int]) -> list[Document]:
     """What may be met again elsewhere: a text itself, and the documents in a row of token ids.
 
-    Of the first and the last one in a row, which may be cut, where enough is there to tell.
+    Of a text its words alone, for other files may space them otherwise. Of the first and the last
+    document in a row, which may be cut, where enough is there to tell.
 
     >>> [d.tolist() for d in known_documents(np.array([5, 6, 0, 7, 8, 0, 9]), ends=[0])]
     [[7, 8]]
     """
     if isinstance(document, str):
-        return [document]
+        return [" ".join(document.split())]
     ids = np.asarray(document)
     pieces = np.split(ids, np.flatnonzero(np.isin(ids, list(ends))) + 1)
     found = [own[:-1] for own in pieces[1:-1] if len(own) > 1]

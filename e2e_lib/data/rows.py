@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -17,7 +18,10 @@ from e2e_lib.data.described import as_described, check_description
 from e2e_lib.data.held_out import Document, digest, known_documents
 from e2e_lib.data.packing import Tally, first_token, pack_rows, separators
 from e2e_lib.data.text import Opened, TextSource, open_source, source_pair
-from e2e_lib.errors import require
+from e2e_lib.errors import DataError, require
+
+NO_TEXT, SAID = 0.5, 0.01  # shares of tokens that are hardly text: refused above, said from
+ROWS_LOOKED_AT = 4096  # for these shares
 
 
 @dataclass
@@ -76,10 +80,10 @@ def load_rows(
     held, held_tally = pair.held_out(n_validation + n_calibration)
     paper = pair.training(n_paper, seed + 42)[0].long() if n_paper else held[:0]
     rows, tally = pair.training(n_train, seed)
-    read = (
-        f"training text {read_in_words(tally, pair.opened[0])}",
-        f"held-out text {read_in_words(held_tally, pair.opened[1])}",
-    )
+    words = [read_in_words(*one) for one in zip((tally, held_tally), pair.opened, strict=True)]
+    words[0] += no_text(model.tokenizer, train, rows)
+    words[1] += no_text(model.tokenizer, validation, held) + pair.unlike()
+    read = f"training text {words[0]}", f"held-out text {words[1]}"
     return Rows(rows, held[:n_validation], paper, held[n_validation:], read)
 
 
@@ -105,6 +109,7 @@ class _Pair:
         self.shared = same and train.name != "storyworld"
         self.ends = separators(model.tokenizer)
         self.seen: set[bytes] = set()  # of every document that is held out
+        self.kinds: list[set[bool]] = [set(), set()]  # of each source: whether documents are texts
         self._opened: dict[TextSource, Opened] = {}
 
     @property
@@ -135,6 +140,7 @@ class _Pair:
                 if self.shared and part != "held":
                     tally.elsewhere += 1
                     continue
+                self.kinds[1].add(isinstance(document, str))
                 self.seen.update(map(digest, known_documents(document, self.ends)))
                 yield document
 
@@ -147,6 +153,7 @@ class _Pair:
 
         def chosen() -> Iterator[Document]:
             for document, part in opened.documents(seed, self.ends):
+                self.kinds[0].add(isinstance(document, str))
                 own = map(digest, known_documents(document, self.ends))
                 if (self.shared and part != "train") or not self.seen.isdisjoint(own):
                     tally.elsewhere += 1
@@ -155,6 +162,12 @@ class _Pair:
 
         what = "for training"
         return self._packed(chosen(), self.sources[0], n_rows, tally, what), tally
+
+    def unlike(self) -> str:
+        """What is to be said of a text and ready-made rows, whose documents cannot be compared."""
+        if not self.kinds[0].isdisjoint(self.kinds[1]):
+            return ""
+        return "; one of the two is text, the other token ids: documents of both go unseen"
 
     def _packed(
         self,
@@ -170,6 +183,28 @@ class _Pair:
             first = first_token(tokenizer, source)
             documents = (as_described(row, said, source.name, first) for row in documents)
         return pack_rows(documents, tokenizer, d_vocab, source, n_rows, tally, what)
+
+
+def no_text(tokenizer: Any, name: str, rows: Int[Tensor, "rows pos"]) -> str:
+    """What of `rows` is hardly text, to stand behind what was read; "" if it is next to nothing.
+
+    Raises:
+        DataError: more than half is unknown to the tokenizer.
+    """
+    some, ends = rows[:ROWS_LOOKED_AT], separators(tokenizer)
+    unknown = torch.tensor([*({tokenizer.unk_token_id} - {None, *ends})], dtype=torch.long)
+    padding = torch.tensor([*({tokenizer.pad_token_id, *ends} - {None})], dtype=torch.long)
+    share = float(torch.isin(some, unknown).float().mean())
+    if share > NO_TEXT:
+        raise DataError(
+            f"data {name!r}: {share:.0%} of its tokens are {tokenizer.unk_token}, but most must be "
+            "such as the model's tokenizer knows: it is text of another kind."
+        )
+    found = f"; {share:.0%} of its tokens are {tokenizer.unk_token}" if share >= SAID else ""
+    again = (some[:, 1:] == some[:, :-1]) & torch.isin(some[:, 1:], padding)
+    share = float(again.sum()) / some.numel()
+    words = "repeat an end-of-text or padding token, of which no mask tells"
+    return f"{found}; {share:.0%} of its tokens {words}" if share >= SAID else found
 
 
 def read_in_words(tally: Tally, opened: Opened) -> str:

@@ -8,13 +8,21 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from e2e_lib.data.held_out import Document
 from e2e_lib.data.readers import read_folder
 from e2e_lib.data.rows import held_out_rows, load_rows
 from e2e_lib.data.text import TextSource, open_source, read_documents, source_pair
 from e2e_lib.errors import DataError
-from tests.helpers.tiny_models import assert_sentence, build_tokenizer, reader, write_jsonl
+from tests.helpers.tiny_models import (
+    WORDS,
+    assert_sentence,
+    build_tokenizer,
+    reader,
+    write_jsonl,
+)
 
 READER = reader(build_tokenizer())
 
@@ -154,6 +162,55 @@ def test_what_was_read_is_told(tmp_path):
     assert train.endswith("not read: its split validation, old.csv")
     assert "14 documents of 3 tokens in the middle, 1 file" in held
     assert "README" not in train and str(tmp_path.parent) not in train + held
+
+
+@pytest.mark.parametrize("ids", [[3, 4, 0, 0, 0, 0], [3, 4, 0, 2, 2, 2]])
+def test_padding_without_a_mask_is_told(tmp_path, ids):
+    """Of an end-of-text token, and of one of its own."""
+    path = write_jsonl(tmp_path / "a.jsonl", [{"input_ids": ids}] * 60)
+    held = write_jsonl(tmp_path / "b.jsonl", [{"input_ids": [5, 6, 7, 0]}] * 60)
+    tokenizer = build_tokenizer()
+    tokenizer.pad_token = "w2"
+    rows = load_rows(reader(tokenizer), str(path), str(held), n_train=6, n_validation=2,
+                     context_size=6)  # fmt: skip
+    assert "of its tokens repeat an end-of-text or padding token" in rows.read[0]
+    assert "repeat" not in rows.read[1]
+
+
+@pytest.mark.parametrize("known", [3, 0])
+def test_text_that_the_tokenizer_does_not_know(tmp_path, known):
+    path = write_jsonl(
+        tmp_path / "a.jsonl",
+        [{"text": f"w{1 + i % 20} " * known + f"Wort{i} Satz Ende"} for i in range(200)],
+    )
+    ids = {word: i for i, word in enumerate(WORDS)}
+    words = Tokenizer(models.WordLevel(ids, unk_token="w29"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    own = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=WORDS[0], unk_token="w29")
+    read = lambda: load_rows(  # noqa: E731
+        reader(own), str(path), str(path), n_train=20, n_validation=1, context_size=8
+    )
+    if known:
+        assert "% of its tokens are w29" in read().read[0]
+        return
+    with pytest.raises(DataError) as caught:
+        read()
+    assert_sentence(caught, str(path), "of its tokens are w29")
+
+
+def test_a_document_that_is_spaced_otherwise_is_the_same(tmp_path):
+    held = write_jsonl(tmp_path / "a.jsonl", [{"text": f"w{1 + i} w29"} for i in range(20)])
+    lines = [f" w{1 + i}  w29\r\n" for i in range(20)] + [f"w{1 + i % 20} w7 w8" for i in range(90)]
+    train = write_jsonl(tmp_path / "b.jsonl", [{"text": line} for line in lines])
+    rows = rows_of(train, held, n_train=50, n_validation=10, context_size=6)
+    assert (rows.validation == 29).sum() == 20 and not (rows.train == 29).any()
+
+
+def test_text_and_rows_are_said_not_to_be_comparable(tmp_path):
+    train = write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts(90)])
+    held = write_jsonl(tmp_path / "b.jsonl", [{"input_ids": [5, 6, 7, 0]}] * 60)
+    assert "one of the two is text" in rows_of(train, held).read[1]
+    assert "one of the two" not in rows_of(train).read[1]
 
 
 # ------------------------------------------------------------------ folders
