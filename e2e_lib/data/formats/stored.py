@@ -149,6 +149,11 @@ def fold(
     r = W_dec.norm(dim=1)
     if bool((r == 0).any()):
         raise ModelError(f"{what} has a latent without direction: row {int(r.argmin())} of W_dec.")
+    columns = W_dec.norm(dim=0) if W_dec.shape[0] == W_dec.shape[1] else r
+    if bool(((columns - 1).abs() < ROUNDING[stored]).all() and ((r - 1).abs() > 0.05).any()):
+        raise ModelError(
+            f"{what} is square, and W_dec's columns have unit length: it is transposed."
+        )
     if k is not None:
         require_k(k, W_enc.shape[1], what)
         off = float((r - 1).abs().max())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from e2e_lib.data.formats.sae_files import read_sae, write_sae
-from e2e_lib.data.formats.stored import StoredSAE
+from e2e_lib.data.formats.stored import StoredSAE, fold
 from e2e_lib.errors import ModelError, ResultsError
 from tests.helpers.hostile import batch, changed_bytes, changed_value, json_text, survives
 from tests.helpers.pt_files import rezipped
@@ -237,6 +237,17 @@ def test_what_is_not_what_it_says_is_refused_in_one_sentence(tmp_path, name):
     with pytest.raises(ModelError) as caught:
         read_sae(path)
     assert_sentence(caught, *words)
+
+
+def test_a_square_decoder_that_lies_on_its_side():
+    """No shape tells, but the length of its rows."""
+    unit = torch.nn.functional.normalize(torch.randn(8, 8), dim=1)
+    weights = {"W_enc": torch.randn(8, 8), "b_enc": torch.zeros(8), "b_dec": torch.zeros(8)}
+    assert fold(weights | {"W_dec": unit}, "it")["weights"]["W_dec"].equal(unit)
+    fold(weights | {"W_dec": 2 * unit}, "it")
+    with pytest.raises(ModelError) as caught:
+        fold(weights | {"W_dec": unit.T}, "it")
+    assert_sentence(caught, "it is square", "transposed")
 
 
 def test_what_is_no_sae(tmp_path):
