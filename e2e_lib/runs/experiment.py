@@ -17,6 +17,7 @@ from e2e_lib.errors import (
     Positive,
     Rule,
     Weight,
+    is_integer,
     is_text,
     list_of,
     one_of,
@@ -70,6 +71,9 @@ Objectives = Annotated[
     ),
 ]
 Context = Annotated[int, whole(2)]
+Threads = Annotated[
+    int, Rule(lambda v: is_integer(v) and 1 <= v <= 1024, "a whole number from 1 to 1024")
+]
 Precision = Annotated[str, one_of("auto", "native", *PRECISIONS)]
 Tracker = Annotated[str, one_of("none", "wandb")]
 Start = Annotated[str, Rule(lambda v: isinstance(v, str), "a run, a folder with SAEs, or empty")]
@@ -100,7 +104,7 @@ class Training(Hyperparameters):
     ds_kl_coeff: Weight = 0.5  # weight of the KL term in e2e_ds
     downstream_coeff: Weight = 2.5  # β: weight of the later blocks' reconstruction in e2e_ds
     eval_tokens: Count = 16_384  # held-out tokens for every metric, rounded up to whole rows
-    threads: Count = 1  # CPU threads; results are bit-identical for one value of it
+    threads: Threads = 1  # CPU threads; results are bit-identical for one value of it
     device: Device = "cpu"  # cpu, cuda, cuda:1, ...
     precision: Precision = "auto"  # of products: fp32, tf32, bf16; auto: by device; native: by CPU
     checkpoint_seconds: Weight = 120.0  # the state of the training is saved this often
@@ -124,6 +128,8 @@ class Training(Hyperparameters):
         batch = self.batch_size * self.context_size
         allowed = f"at least one batch: batch_size · context_size = {batch}"
         require(self.train_tokens >= batch, "train_tokens", self.train_tokens, allowed)
+        allowed = f"a divisor of micro_batch_size ({self.micro_batch_size}), which they share"
+        require(self.micro_batch_size % self.processes == 0, "processes", self.processes, allowed)
 
     @property
     def hook_names(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ PACKAGES = (
 )
 # What is read of a model's folder: configuration, weights, tokenizer.
 WEIGHTS = ("*.saf*", "*.bin", "*.gguf")
+TEXTS = ("*.jsonl", "*.parquet", "*.arrow", "train*.txt", "val*.txt", "data/*")
 MODEL_FILES = ("*.json", "*.saf*", "*.bin", "*.gguf", "*.model", "merges.txt", "vocab.txt")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Two processors that differ in these round sums differently: the last digits of a result, and
@@ -56,15 +57,19 @@ def model_digest(name: str) -> str | None:
 
 
 def _digest(path: Path) -> str | None:
-    """Of a file or a model: its files' bytes. Of any other folder: the files' names too."""
+    """Of a file or a model: its files' bytes. Of a folder with texts, or any other: names too."""
     if path.is_file():
         named = [("", path)]
-    elif (path / "config.json").is_file() and any(any(path.glob(p)) for p in WEIGHTS):
+    elif (path / "config.json").is_file() and _any(path, WEIGHTS) and not _any(path, TEXTS):
         named = [("", f) for p in MODEL_FILES for f in sorted(path.glob(p)) if f.is_file()]
     else:
         named = sorted((str(file.relative_to(path)), file) for file in _files(path))
     stamps = [(n, f, f.stat().st_size, f.stat().st_mtime_ns) for n, f in named]
     return _content(tuple(stamps)) if stamps else None
+
+
+def _any(folder: Path, patterns: Iterable[str]) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -59,6 +59,7 @@ def shrunk(profile: Profile) -> Profile:
         dict_ratio=DICT_RATIO,
         batch_size=BATCH_SIZE,
         micro_batch_size=1 if accumulates else BATCH_SIZE,
+        processes=1,  # for so few rows cannot be shared
         train_tokens=dict.fromkeys(profile.train_tokens, tokens),
         eval_tokens=EVAL_ROWS * training.context_size,
         one_sae_a_job=False,
@@ -122,6 +123,7 @@ def small(training: Training) -> Training:
         dict_ratio=0.5,
         batch_size=ROWS,
         micro_batch_size=ROWS,
+        processes=1,
         context_size=width,
         train_tokens=ROWS * width,
         seed=0,

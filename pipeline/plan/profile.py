@@ -37,6 +37,7 @@ from pipeline.plan.model_size import (
     by_model,
     default_lr,
     model_shape,
+    most_latents,
 )
 from pipeline.plan.notebook_parameters import (
     NotebookParameters,
@@ -268,9 +269,11 @@ def _check_trainable(plain: Mapping[str, Any], shape: ModelShape) -> None:
     )
     require(compared or last not in plain["layers"], "layers", list(plain["layers"]), allowed)
     swept = plain["sweeps"]["dict_ratio"].values if "dict_ratio" in plain["sweeps"] else ()
+    width, most = shape.d_model, most_latents(shape.d_model, plain["device"])
     for ratio in (plain["dict_ratio"], *swept):
-        allowed = f"at least 1/{shape.d_model}, one latent for the model's width of {shape.d_model}"
-        require(int(ratio * shape.d_model) >= 1, "dict_ratio", ratio, allowed)
+        allowed = f"at least 1/{width}, one latent for the model's width of {width}, and at most "
+        allowed += f"{most // width}, of which memory holds an SAE and its optimiser"
+        require(1 <= ratio * width < most + 1, "dict_ratio", ratio, allowed)
     for sweep in plain["sweeps"].values():
         most = int(plain["dict_ratio"] * shape.d_model)
         high = max(sweep.l0) if isinstance(sweep, SparsifierSweep) else 0

@@ -266,9 +266,20 @@ def test_a_configuration_is_plain_json():
     assert values["init_from"] == {}
 
 
-@pytest.mark.parametrize("names", [("config.json", "ae.pt"), ("config.json", "train.parquet")])
+MODEL = ("config.json", "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("config.json", "ae.pt"),
+        ("config.json", "train.parquet"),
+        *((MODEL[0], text, MODEL[1]) for text in ("a.jsonl", "train.txt", "data/a.txt")),
+    ],
+)
 def test_a_config_beside_it_makes_no_model_of_a_folder(tmp_path, names):
-    """Of an SAE or of data every file counts; a link to nowhere is none."""
+    """Of an SAE or of data every file counts, beside a model too; a link to nowhere is none."""
+    (tmp_path / "data").mkdir()
     for name in names:
         (tmp_path / name).write_text("{}")
     before = content_digest(str(tmp_path))
