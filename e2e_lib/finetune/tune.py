@@ -125,8 +125,8 @@ def _run(
     hooks = [
         _fitting_hook(model, path, one, settings) for path, one in zip(paths, stored, strict=True)
     ]
-    for place, one, own in zip(places, stored, asked, strict=True):
-        if other := trained_otherwise(one, own):
+    for place, one, wanted in zip(places, stored, asked, strict=True):
+        if other := trained_otherwise(one, wanted):
             print(f"SAE {place.name!r} says that it was trained with {other}: not so here.")
     n_train = settings.tokens // settings.context_size // settings.batch_size * settings.batch_size
     allowed = f"at least one batch: {settings.batch_size * settings.context_size}"
