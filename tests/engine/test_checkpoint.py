@@ -256,19 +256,19 @@ def test_killed_at_random_moments_the_weights_are_the_same_bits(tmp_path):
 
 # ------------------------------------------------------------------ out of memory
 def train_large(**options):
-    """SAEs of 48,000 latents on a tiny model."""
+    """SAEs of 24,000 latents on a tiny model."""
     config = TrainConfig(
-        named_objective("local", 0.3), (HOOK,), dict_ratio=4e3, batch_size=64, micro_batch_size=64
+        named_objective("local", 0.3), (HOOK,), dict_ratio=2e3, batch_size=64, micro_batch_size=64
     )
     return train(tiny_model(), [config], random_tokens(256, 24), progress=False, **options)
 
 
 def train_with_little_memory(folder, sentence):
-    """Goes on from the checkpoints with 128 MiB to spare, and says what became of it."""
+    """Goes on from the checkpoints with 64 MiB to spare, and says what became of it."""
     prepare_child(folder)
     tiny_model()
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + 2**27, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**26, resource.RLIM_INFINITY))
     try:
         train_large(checkpoints=[folder / "checkpoints"])
     except OutOfMemoryError as error:
@@ -287,7 +287,7 @@ def test_out_of_memory_is_one_sentence_and_the_state_on_disk_stays_good(tmp_path
     process.start()
     process.join(120)
     assert said.poll() and said.recv() == (
-        "memory is not enough for a step of 64 × 24 tokens and SAEs of 12 × 48000: choose a "
+        "memory is not enough for a step of 64 × 24 tokens and SAEs of 12 × 24000: choose a "
         "smaller micro_batch_size or a smaller dict_ratio."
     )
     assert checkpoint_steps(place) == [2]

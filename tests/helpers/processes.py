@@ -1,4 +1,4 @@
-"""Processes that a test may kill or starve: forked from one that has imported torch already."""
+"""Processes that a test may kill or starve: forked from one that is ready to train."""
 
 import multiprocessing
 import tempfile
@@ -8,7 +8,7 @@ import torch
 
 # Not forked from the test's own process, whose threads and open files they must not share.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.helpers.tiny_models", "e2e_lib.core.train"])
+PROCESSES.set_forkserver_preload(["tests.helpers.preloaded"])
 
 
 def prepare_child(folder: Path) -> None:
