@@ -27,6 +27,7 @@ from tests.helpers.synthetic_results import write_results
 STAGES = (
     *("02_one_sae_by_hand", "10_train", "20_pareto", "23_geometry", "90_claims", "91_checklist"),
 )
+FEW = ("10_train", "20_pareto", "90_claims", "91_checklist")  # for a test that asks no more
 # The settings of the made-up runs.
 SETTINGS = (
     "seeds=[0,1]", "objectives=[local]", "sparsity_coeffs={local: [0.3, 1.0]}", "sweeps={}",
@@ -118,16 +119,20 @@ def imports_of(name: str) -> str:
 class SmallProject:
     """A copy of the project in a folder of its own."""
 
-    def __init__(self, root: Path, kernels: bool = False) -> None:
+    def __init__(
+        self, root: Path, kernels: bool = False, notebooks: tuple[str, ...] = STAGES
+    ) -> None:
         self.root = root
         self.kernels = kernels
         self.results = root / "results" / "r"
         for name in ("e2e_lib", "pipeline"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, root / name, ignore=ignored)
+            torn = shutil.ignore_patterns("*.pyc.*")  # else with what Python compiled
+            shutil.copytree(ROOT / name, root / name, ignore=torn)
         stages = root / "pipeline" / "plan" / "stages.py"
         text = stages.read_text()
-        introductions, analyses = STAGES[:1], STAGES[2:4]
+        introductions, analyses = (
+            tuple(name for name in some if name in notebooks) for some in (STAGES[:1], STAGES[2:4])
+        )
         for key, value in (("INTRODUCTIONS", introductions), ("ANALYSES", analyses)):
             whole = rf"(?m)^{key} = \((?:[^()]|\([^()]*\))*\)$"
             text, count = re.subn(whole, f"{key} = {value!r}", text)
@@ -141,7 +146,7 @@ class SmallProject:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(module)
         (root / "notebooks").mkdir()
-        for name in STAGES:
+        for name in notebooks:
             self.write(name, "pass")
         write_results(root / "made", layers=(2,), coeffs=(0.3, 1.0), weights=False)
 

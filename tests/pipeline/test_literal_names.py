@@ -15,7 +15,7 @@ from pipeline.plan.profile import ROOT
 from pipeline.run import main, words_of
 from pipeline.run_notebook import run_notebook
 from pipeline.tokenise import main as tokenise
-from tests.helpers.small_project import SmallProject
+from tests.helpers.small_project import FEW, SmallProject
 from tests.helpers.tiny_models import build_tokenizer, write_jsonl
 
 ODD = "{seed} [a]*b? $HOME #1; 'q' {{x}} %s"
@@ -24,7 +24,7 @@ ODD = "{seed} [a]*b? $HOME #1; 'q' {{x}} %s"
 @pytest.mark.slow
 def test_a_whole_pipeline_in_an_odd_folder_with_odd_names(tmp_path: Path) -> None:
     """Its checkout, its results outside of it, its text: to the report."""
-    project = SmallProject(tmp_path / ODD)
+    project = SmallProject(tmp_path / ODD, notebooks=FEW)
     for name in ("train", "validation"):
         write_jsonl(tmp_path / f"{name} {ODD}.jsonl", [{"text": "a"}])
     project.results = tmp_path / "elsewhere" / ODD

@@ -13,7 +13,7 @@ import yaml
 from pipeline.execution.executor import CLUSTERS
 from pipeline.plan.profile import ROOT
 from tests.helpers.slurm_host import command, missing_programs, slurm_host
-from tests.helpers.small_project import SmallProject
+from tests.helpers.small_project import FEW, SmallProject
 
 LACKING = missing_programs()
 WHOLE = "E2E_SLURM" in os.environ
@@ -82,7 +82,7 @@ def test_a_cancelled_job_costs_itself_alone_and_a_killed_pipeline_leaves_none(
     tmp_path: Path, slurm: dict[str, str], cluster: Path
 ) -> None:
     """`kill -9` leaves jobs in SLURM's queue: at the next start they end."""
-    project = SmallProject(tmp_path / "p")
+    project = SmallProject(tmp_path / "p", notebooks=FEW)
     start = [*project.command(), "--cluster", str(cluster)]
     where = project.environment() | slurm
     project.write("10_train", "import os, time\nwhile os.path.exists('hold'): time.sleep(0.1)")
