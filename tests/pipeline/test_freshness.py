@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from e2e_lib.source_code import notebook_digest
+from tests.helpers.small_project import FEW, SmallProject
 from tests.helpers.small_project import STAGES as STAND_INS
-from tests.helpers.small_project import SmallProject
 
 pytestmark = pytest.mark.slow
 TRAINING = {"10_train seed 0", "10_train seed 1"}
@@ -135,8 +135,8 @@ def test_kill_9_needs_no_manual_step_and_repeats_nothing(tmp_path: Path) -> None
 
     Of more kills than two, E2E_KILLS, every third comes at any moment.
     """
-    project = SmallProject(tmp_path / "p")
-    for name in STAND_INS:
+    project = SmallProject(tmp_path / "p", notebooks=FEW)
+    for name in FEW:
         project.write(name, "import time; time.sleep(1)")  # so that some are killed midway
     dice = random.Random(5)
     for kill in range(KILLS):
@@ -165,7 +165,7 @@ def test_kill_9_needs_no_manual_step_and_repeats_nothing(tmp_path: Path) -> None
     assert last.returncode == 0, last.stdout + last.stderr
     names = {name.replace("-layer2-", " ").replace("seed", "seed ") for name in finished}
     assert not names & set(project.executions() - earlier)
-    assert len(project.done()) == STAGES and (project.results / "index.html").is_file()
+    assert len(project.done()) == 1 + len(FEW) and (project.results / "index.html").is_file()
     assert {n for n in project.executions() if n.startswith("SAE")} == SAES
     assert max(project.executions().values()) > 1  # a notebook was killed midway and ran again
     assert ran_again(project) == set()
@@ -207,8 +207,7 @@ def test_a_second_pipeline_says_so_and_a_signal_ends_the_first_with_its_jobs(
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
     project.kernels = False
-    project.write("20_pareto", "pass")
-    assert ran_again(project) == {"20_pareto", "90_claims"}
+    project.write("20_pareto", "pass")  # the next test's start goes on with it
 
 
 TELL = """
