@@ -7,12 +7,15 @@ nbconvert, unless a test asks for `kernels`: these cost more than all that the p
 """
 
 import ast
+import atexit
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -22,12 +25,14 @@ from nbformat.v4 import new_code_cell, new_notebook
 from e2e_lib.source_code import code_cells
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT
+from tests.helpers.forking import fork_server, handing_over
 from tests.helpers.synthetic_results import write_results
 
 STAGES = (
     *("02_one_sae_by_hand", "10_train", "20_pareto", "23_geometry", "90_claims", "91_checklist"),
 )
 FEW = ("10_train", "20_pareto", "90_claims", "91_checklist")  # for a test that asks no more
+PACKAGES = ("snakemake.cli", "pandas", "nbformat", "jupyter_client.manager", "jinja2", "pygments")
 # The settings of the made-up runs.
 SETTINGS = (
     "seeds=[0,1]", "objectives=[local]", "sparsity_coeffs={local: [0.3, 1.0]}", "sweeps={}",
@@ -116,6 +121,14 @@ def imports_of(name: str) -> str:
     return "\n    ".join(["if False:", *(line for line in lines if "e2e_lib" in line), "pass"])
 
 
+@cache
+def _server() -> str:
+    """A process with the packages of the pipeline and none of its own code, until this one ends."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(fork_server(PACKAGES, os.environ))
+
+
 class SmallProject:
     """A copy of the project in a folder of its own."""
 
@@ -175,13 +188,20 @@ class SmallProject:
     def run(self, *settings: str) -> subprocess.CompletedProcess[str]:
         """Start the pipeline and wait for its end."""
         return subprocess.run(
-            self.command(*settings), cwd=self.root, env=self.environment(), capture_output=True,
+            self.command(*settings), cwd=self.root, env=self.forking(), capture_output=True,
             text=True, check=False,
         )  # fmt: skip
 
     def environment(self) -> dict[str, str]:
         own = [self.root] if self.kernels else [self.root / "without_kernels", self.root]
         return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, own))}
+
+    def forking(self) -> dict[str, str]:
+        """The environment in which its processes are forks of one that has imported packages.
+
+        For a pipeline that nobody kills: what kills one of its processes must meet that one.
+        """
+        return handing_over(self.environment(), "" if self.kernels else _server())
 
     def executions(self) -> Counter[str]:
         """How often each stand-in ran, and each SAE was trained, so far."""
