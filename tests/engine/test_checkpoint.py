@@ -236,7 +236,7 @@ def test_killed_at_random_moments_the_weights_are_the_same_bits(tmp_path):
         process = PROCESSES.Process(target=train_to_the_end, args=(tmp_path, ready))
         process.start()
         assert ready.wait(120)
-        time.sleep(chance.uniform(0.05, 0.9))
+        time.sleep(chance.uniform(0.05, 0.6))
         if kills < wanted and process.is_alive():
             process.kill()
             kills += 1
