@@ -44,12 +44,18 @@ def read_description(path: Path) -> Description | None:
     """The description beside a file, in a folder, or in the folder above its data/.
 
     Raises:
-        DataError: it is damaged or says too little.
+        DataError: it is damaged or says too little, or there are two that differ.
     """
     for folder in (path, path.parent, path.parent.parent) if path.is_file() else (path,):
-        for name in DESCRIPTIONS:
-            if (folder / name).is_file():
-                return description_in(name, folder / name)
+        there = [name for name in DESCRIPTIONS if (folder / name).is_file()]
+        found = [description_in(name, folder / name) for name in there]
+        if len({(own.context_size, own.prepend_bos) for own in found}) > 1:
+            raise DataError(
+                f"data {path.name!r} has a {' and a '.join(there)} that say different things of "
+                "the rows: one of the two must go."
+            )
+        if found:
+            return found[0]
         if folder != path and folder.name != "data":
             break
     return None
@@ -129,13 +135,14 @@ def check_description(
         )
 
 
-def as_described(row: Document, found: Description, data: str, first: int) -> Document:
-    """A row of ids that begins with `first`, as a description says of every one, if it does."""
-    good = isinstance(row, str) or (len(row) == found.context_size and row[0] == first)
-    if not good:
+def as_described(row: Document, found: Description, data: str, first: int | None) -> Document:
+    """A row of ids, if it is as long and begins (None: anyhow) as a description says of all."""
+    begins = first is None or len(row) < 1 or row[0] == first
+    if not (isinstance(row, str) or (len(row) == found.context_size and begins)):
+        starts = "" if first is None else f" and begins with token {first}"
         raise DataError(
-            f"data {data!r}: its {found.file} says that every row has {found.context_size} tokens "
-            f"and begins with token {first}, but one has {len(row)}: {str(list(row[:4]))[1:-1]}, …."
+            f"data {data!r}: its {found.file} says that every row has {found.context_size} tokens"
+            f"{starts}, but one has {len(row)}: {str(list(row[:4]))[1:-1]}, …."
         )
     return row
 

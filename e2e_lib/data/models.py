@@ -35,7 +35,11 @@ def model_path(name_or_folder: str) -> str:
     if name_or_folder in EMBEDDED_MODELS:
         return str(EMBEDDED_MODELS[name_or_folder])
     folder = project_path(name_or_folder)
-    if not folder.is_dir():
+    with reworded(
+        ModelError, f"model is {name_or_folder[:80]!r}, which is no name"
+    ):  # too long, say
+        there = folder.is_dir()
+    if not there:
         folder = project_path(FETCHED_MODELS.get(name_or_folder, name_or_folder))
     looks_local = name_or_folder.startswith((".", "~", os.sep)) or name_or_folder.count("/") > 1
     if not folder.is_dir():

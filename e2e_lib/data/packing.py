@@ -149,8 +149,10 @@ def token_stream(
                 "a list of whole numbers."
             )
         if ids.min() < 0 or ids.max() >= d_vocab:
+            own = ids.max() == tokenizer.eos_token_id
             raise DataError(
-                f"data {source.name!r} holds token ids from {ids.min()} to {ids.max()}, but the "
+                f"data {source.name!r} holds token ids from {ids.min()} to {ids.max()}"
+                f"{f', which is {tokenizer.eos_token!r} of its tokenizer,' * own}, but the "
                 f"model's vocabulary is 0 to {d_vocab - 1}."
             )
         tally.lengths.append(len(ids))

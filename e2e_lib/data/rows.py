@@ -179,8 +179,8 @@ class _Pair:
     ) -> Int[Tensor, "n_rows pos"]:
         tokenizer, d_vocab = self.model.tokenizer, self.model.cfg.d_vocab
         said = self._open(source).description
-        if said is not None and said.prepend_bos:
-            first = first_token(tokenizer, source)
+        if said is not None:
+            first = first_token(tokenizer, source) if said.prepend_bos else None
             documents = (as_described(row, said, source.name, first) for row in documents)
         return pack_rows(documents, tokenizer, d_vocab, source, n_rows, tally, what)
 

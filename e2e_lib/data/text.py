@@ -80,7 +80,9 @@ def named_split(name: str) -> tuple[str, str | None]:
         DataError: a split of a file, which has none.
     """
     base, _, split = name.rpartition(":")
-    if not base or not split.isidentifier() or project_path(name).exists():
+    with reworded(DataError, f"data is {name[:80]!r}, which is no name"):  # too long, say
+        there = project_path(name).exists()
+    if not base or not split.isidentifier() or there:
         return source_path(name), None
     if project_path(base).is_file():
         raise DataError(f"data is {name!r}, but a file has no splits: give {base!r}.")
@@ -144,19 +146,25 @@ def _examples(
             readers.records(shard) if isinstance(shard, Path) else shard
         )
         documents = (described.document_of(row, name) for row in rows)
-        for document, part in _with_parts(documents, ends):
+        for document, part in _with_parts(documents, ends, name):
             yield {"document": document, "part": part}
 
 
 def _with_parts(
-    documents: Iterator[Document], ends: Sequence[int]
+    documents: Iterator[Document], ends: Sequence[int], name: str
 ) -> Iterator[tuple[Document, Part]]:
+    def rows_alone(every: Iterable[Document]) -> Iterator[Document]:
+        for row in every:
+            if isinstance(row, str):
+                raise DataError(f"data {name!r} has a text behind rows of token ids: {row[:40]!r}.")
+            yield row
+
     for first in documents:
         every = chain([first], documents)
         if isinstance(first, str):
             yield from ((document, held_out.part(document)) for document in every)
         else:
-            yield from held_out.row_parts(every, ends)
+            yield from held_out.row_parts(rows_alone(every), ends)
 
 
 def _content(path: Path) -> str:

@@ -48,7 +48,9 @@ IN_OTHER_FORM = (
 TEXT = ("processed", "model_revision", "data_revision", "prepend_bos", "context_size")
 WITHOUT_EFFECT = ("results_folder", "checkpoint_seconds", "processes", "tracker")
 # The types of parameters: what each may be.
-NAME = Rule(lambda v: is_text(v) and "\0" not in v, "a name or a path")
+NAME = Rule(  # parts of a path have at most 255 characters anywhere
+    lambda v: is_text(v) and "\0" not in v and max(map(len, v.split("/"))) < 256, "a name or a path"
+)
 Place = Annotated[str, NAME]
 Model = Annotated[str, NAME._replace(allowed="storyworld, a hub name or a folder")]
 Data = Annotated[str, NAME._replace(allowed="storyworld, a text file, a folder or a hub data set")]
@@ -72,7 +74,8 @@ Objectives = Annotated[
 ]
 Context = Annotated[int, whole(2)]
 Threads = Annotated[
-    int, Rule(lambda v: is_integer(v) and 1 <= v <= 1024, "a whole number from 1 to 1024")
+    int,
+    Rule(lambda v: is_integer(v) and 1 <= v <= 1024, "a whole number of at least 1, 1024 at most"),
 ]
 Precision = Annotated[str, one_of("auto", "native", *PRECISIONS)]
 Tracker = Annotated[str, one_of("none", "wandb")]

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from e2e_lib.data.described import vocabulary_digest
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
 from e2e_lib.data.text import TextSource
@@ -178,6 +179,24 @@ def test_rows_that_are_shorter_than_described(tmp_path):
     with pytest.raises(DataError) as caught:
         rows_of(folder, prepend_bos=True)
     assert_sentence(caught, "every row has 8 tokens", "one has 4")
+
+
+def test_rows_that_are_longer_than_described(tmp_path):
+    file = write_jsonl(
+        tmp_path / "a.jsonl", [{"input_ids": [1 + i % 29, 2, 3, 4, 0]} for i in range(60)]
+    )
+    facts = {"tokenizer": "x", "vocabulary": vocabulary_digest(OWN), "prepend_bos": False}
+    (tmp_path / "tokenise.json").write_text(json.dumps(facts | {"context_size": 4}))
+    with pytest.raises(DataError) as caught:
+        rows_of(file, context_size=4)
+    assert_sentence(caught, "every row has 4 tokens", "one has 5")
+    (tmp_path / "tokenise.json").write_text(json.dumps(facts | {"context_size": 5}))
+    assert rows_of(file, context_size=5).train.shape == (4, 5)
+    lens = {"tokenizer_name": "x", "context_size": 5, "begin_batch_token": 0}
+    (tmp_path / "sae_lens.json").write_text(json.dumps(lens))
+    with pytest.raises(DataError) as caught:
+        rows_of(file, context_size=5)
+    assert_sentence(caught, "tokenise.json and a sae_lens.json", "must go")
 
 
 def test_rows_may_be_cut_to_a_divisor(tmp_path):

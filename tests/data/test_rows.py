@@ -16,6 +16,7 @@ from e2e_lib.data.packing import Tally, pack_rows
 from e2e_lib.data.rows import held_out_rows, load_rows
 from e2e_lib.data.text import TextSource, read_documents, source_pair
 from e2e_lib.errors import ConfigError, DataError
+from e2e_lib.runs.experiment import Training
 from e2e_lib.storyworld.corpus import TOKEN_IDS
 from e2e_lib.storyworld.corpus import build_tokenizer as storyworld_tokenizer
 from tests.helpers.tiny_models import (
@@ -455,6 +456,23 @@ def test_a_hub_name_without_a_network(name):
 def test_sizes_are_checked(context_size, n_rows):
     with pytest.raises(ConfigError, match="must be at least"):
         pack_rows(["w1"], TOKENIZER, D_VOCAB, replace(source(), context_size=context_size), n_rows)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, f"{'y' * 300}:train"])
+def test_a_name_that_no_file_can_have(name):
+    with pytest.raises(DataError) as caught:
+        rows_of(name, name, 4, 2)
+    assert_sentence(caught, name[:80], "no name")
+    with pytest.raises(ConfigError, match="train_data"):
+        Training(train_data=name)
+
+
+def test_a_text_behind_rows_of_ids(tmp_path):
+    rows = [{"input_ids": [1, 2, 0]}] * 30 + [{"text": "w1"}] * 30
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(DataError) as caught:
+        rows_of(path, path, 30, 2)
+    assert_sentence(caught, "a text behind rows of token ids", "w1")
 
 
 def test_words_are_numbered_as_the_tests_assume():
