@@ -11,7 +11,7 @@ import pandas as pd
 from e2e_lib.errors import ResultsError
 from e2e_lib.files import project_path, shown_path
 from e2e_lib.names import EVERY_OBJECTIVE, OBJECTIVES
-from e2e_lib.plots.style import Page
+from e2e_lib.plots.page import Page
 from e2e_lib.runs.read import open_results
 from e2e_lib.runs.tables import metrics_table
 

@@ -25,7 +25,7 @@ def write_card_page(place: Path, card: Card) -> None:
 def picture(card: Card) -> bytes:
     """Squared error at the SAE and before every later block, on both sides, as a PNG."""
     from e2e_lib.plots.cost import plot_errors
-    from e2e_lib.plots.style import png_of
+    from e2e_lib.plots.page import png_of
 
     return png_of(plot_errors(error_table(card)))
 

@@ -56,7 +56,8 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
     """Quality against cost of three cheaper ways, a panel a layer and objective.
 
     ways: `sweeps.cost_quality`. Filled: all seconds, a warm start's local SAE included; open
-    markers: without it. Better is up, cheaper is left; the star is the full run.
+    markers: without it. Better is up, cheaper is left; the star is the full run. The axis is as
+    long as the values need: of few seeds an interval may be cut off by it.
     """
     shown = ways.dropna(subset=["value"])
     panels = style.places(shown)
@@ -74,10 +75,11 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
             if way == "warm start":
                 look |= {"mfc": "none", "mec": colour, "linestyle": ":"}
                 axes.plot(own["seconds_share"], own["value"], linewidth=1, **look)
-            for at, height, setting in zip(x, own["value"], own["setting"], strict=True):
+            places = zip(x, own["value"], own["setting"], strict=True)
+            for k, (at, height, setting) in enumerate(places):  # neighbours above and below
                 axes.annotate(
-                    number(float(setting)), (at, height), (6, -11), textcoords="offset points",
-                    fontsize=8.5, color=colour, zorder=5,
+                    number(float(setting)), (at, height), (0, (-10, 10)[k % 2]), ha="center",
+                    va="center", textcoords="offset points", fontsize=8.5, color=colour, zorder=5,
                     path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 )  # fmt: skip
         axes.plot(1, 1, "*", color="black", markersize=13, mec="white", label="full run")
@@ -88,7 +90,7 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
         )
         axes.set_xlim(0, 1.15 * max(1, float(here["seconds_share_with_start"].max())))
     axes = grid[0, 0]
-    ratio_axis(axes)
+    ratio_axis(axes, shown["value"])
     axes.invert_yaxis()
     axes.set_ylabel("CE increase at equal L0,\nover the full run's")
     style.legend_above(figure, list(grid[0]), most=4)

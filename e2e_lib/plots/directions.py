@@ -21,7 +21,7 @@ VERDICTS: dict[str, dict[str, Any]] = {
     "undecided": {"color": "#767c92", "marker": "D"},
     "unused": {"color": "#c8372d", "marker": "s", "markerfacecolor": "none"},
 }
-LEAST = 1e-5  # nats, and shares of twice the variance: what is less is drawn there
+LEAST = 1e-5  # nats, and shares of twice the variance: no axis begins below
 
 
 def plot_cosine_map(points: pd.DataFrame) -> Figure:
@@ -31,19 +31,26 @@ def plot_cosine_map(points: pd.DataFrame) -> Figure:
     points: columns objective, x, y, cosine.
     """
     names = style.objectives_in(points)
-    figure, grid = style.grid_of(1, len(names), 3.4)
-    size = min(16.0, max(1.0, 15000 / len(points)))
+    figure, grid = style.grid_of(1, len(names), 3.6)
+    size = min(26.0, max(1.5, 24000 / len(points)))
     for axes, name in zip(grid[0], names, strict=True):
-        own = points["objective"] == name
-        rest = points[~own]
-        axes.scatter(rest["x"], rest["y"], s=0.6 * size, color=BACKGROUND, linewidths=0)
+        rest = points[points["objective"] != name]
+        own = points[points["objective"] == name]
+        own = own.sort_values("cosine", key=abs)  # the strongest on top
+        axes.scatter(rest["x"], rest["y"], s=0.3 * size, color=BACKGROUND, linewidths=0)
         shown = axes.scatter(
-            points.loc[own, "x"], points.loc[own, "y"], c=points.loc[own, "cosine"],
-            s=size, marker=style.MARKERS[name], cmap="coolwarm", vmin=-0.5, vmax=0.5, linewidths=0,
+            own["x"], own["y"], c=own["cosine"], s=size, marker=style.MARKERS[name],
+            cmap="RdBu_r", vmin=-0.5, vmax=0.5, linewidths=0.35, edgecolors=style.INK,
         )  # fmt: skip
         axes.set(title=style.LABELS[name], xlabel="UMAP 1", xticks=[], yticks=[])
     grid[0, 0].set_ylabel("UMAP 2")
-    figure.colorbar(shown, ax=grid[0].tolist(), label="cosine with direction 0", pad=0.02)
+    figure.colorbar(
+        shown,
+        ax=grid[0].tolist(),
+        label="cosine with direction 0",
+        pad=0.02,
+        extend="both",
+    )
     return figure
 
 
@@ -87,7 +94,10 @@ def _density(axes: Axes, values: pd.Series, bins: np.ndarray, colour: str, line:
 
 
 def plot_correlation_by_direction(table: pd.DataFrame) -> Figure:
-    """Fig 23a: r of SAE input and output along each direction, bars: 95 % intervals."""
+    """Fig 23a: r of SAE input and output along each direction, bars: 95 % intervals.
+
+    The axis is as long as the means need; of few seeds an interval may be cut off by it.
+    """
     figure, grid = style.grid_of(1, 1, 3.8)
     axes = grid[0, 0]
     names = style.objectives_in(table)
@@ -95,8 +105,8 @@ def plot_correlation_by_direction(table: pd.DataFrame) -> Figure:
         own = table[table["objective"] == name]
         look = style.of(name) | {"markersize": 6, "linewidth": 0.8, "elinewidth": 1.2}
         axes.errorbar(own["direction"] + shift, own["value"], yerr=style.error_of(own), **look)
-    low = float(table[["value", "low"]].min().min())
-    axes.set_ylim(min(0.0, low - 0.05), 1.05)
+    low, high = float(table["value"].min()), max(1.0, float(table["value"].max()))
+    axes.set_ylim(low - 0.3 * (high - low), high + 0.1 * (high - low))
     axes.set(xlabel="PCA direction", ylabel="correlation of input and output")
     style.legend(figure, axes, names)
     return figure
@@ -104,7 +114,7 @@ def plot_correlation_by_direction(table: pd.DataFrame) -> Figure:
 
 def plot_ablation_by_direction(table: pd.DataFrame) -> Figure:
     """Fig 23b: mean KL after resampling each direction; beside it, against how much the
-    activations vary along it after position 0, direction 0 marked.
+    activations vary along it after position 0, direction 0 marked. The axis is logarithmic.
 
     table: columns direction, kl and kl_paper with their intervals, and spread.
     """
@@ -128,7 +138,7 @@ def plot_ablation_by_direction(table: pd.DataFrame) -> Figure:
         markerfacecolor="none", markeredgecolor="#c8372d", label="direction 0",
     )  # fmt: skip
     right.set_xlabel("spread after position 0")
-    left.set_ylim(bottom=0)
+    style.wide_axis(left, pd.concat([table["kl"], table["kl_paper"]]))
     right.set_xlim(0, 1.1 * float(table["spread"].max()))
     entries = [clean, paper, first]
     figure.legend(handles=entries, loc="outside upper center", ncols=len(entries), frameon=False)
@@ -139,22 +149,23 @@ def plot_use(table: pd.DataFrame) -> Figure:
     """Per kind of decision, at one layer: how much the network uses it, how much of it is there.
 
     table: a layer of `counterfactual.use.use_table`; the kinds from top to bottom by use. The line
-    is the threshold of the verdict.
+    is the threshold of the verdict. What is below an axis (`beginning`) is drawn at its beginning.
     """
     table = table.sort_values("use", ascending=False, ignore_index=True)
     figure, grid = style.grid_of(1, 2, 1.2 + 0.2 * len(table), sharey=True)
     for axes, column in zip(grid[0], ("use", "presence"), strict=True):
         axes.set_xscale("log")
+        least = beginning(table[column])
         for verdict, look in VERDICTS.items():
             own = table[table["verdict"] == verdict]
             value, low, high = (
-                own[column + end].clip(lower=LEAST) for end in ("", "_low", "_high")
+                own[column + end].clip(lower=least) for end in ("", "_low", "_high")
             )
             axes.errorbar(
                 value, own.index, xerr=[value - low, high - value], linestyle="", markersize=6,
                 elinewidth=1.2, capsize=2, label=verdict if len(own) else None, **look,
             )  # fmt: skip
-        axes.set_xlim(left=LEAST / 1.5)
+        axes.set_xlim(left=least / 1.5)
         axes.xaxis.set_major_locator(mpl.ticker.LogLocator(numticks=9))
     left, right = grid[0]
     left.axvline(float(table["threshold"].iloc[0]), color=style.INK, linewidth=1, linestyle=":")
@@ -164,6 +175,11 @@ def plot_use(table: pd.DataFrame) -> Figure:
     right.set(title="presence", xlabel="‖Δx‖² / twice the variance")
     style.legend_above(figure, [left])
     return figure
+
+
+def beginning(values: pd.Series) -> float:
+    """Of an axis of use or presence: the power of ten below the smallest mean, at least `LEAST`."""
+    return float(10 ** np.floor(np.log10(max(LEAST, float(values.min())) * (1 + 1e-9))))
 
 
 def plot_use_by_layer(table: pd.DataFrame) -> Figure:
@@ -180,7 +196,8 @@ def plot_use_by_layer(table: pd.DataFrame) -> Figure:
             .to_numpy(dtype=float)
             for name in (column, "used")
         )
-        norm = mpl.colors.LogNorm(LEAST, max(float(np.nanmax(values)), 10 * LEAST), clip=True)
+        least = beginning(table[column])
+        norm = mpl.colors.LogNorm(least, max(float(np.nanmax(values)), 10 * least), clip=True)
         image = axes.imshow(values, norm=norm, cmap="viridis", aspect="auto")
         where = np.nonzero(used)[::-1]
         axes.scatter(*where, s=9, color="white", edgecolors=style.INK, linewidths=0.5)

@@ -61,7 +61,10 @@ def plot_interpretability_scores(scores: pd.DataFrame, means: pd.DataFrame) -> F
 def _violins(
     axes: Axes, table: pd.DataFrame, means: pd.DataFrame, column: str, layers: list[int]
 ) -> None:
-    """At every layer a violin an objective, with the mean and its interval."""
+    """At every layer a violin an objective, with the mean and its interval.
+
+    The axis ends where the values can: of few seeds, an interval beyond 1 is cut off.
+    """
     for name in style.objectives_in(table):
         for place, layer in enumerate(layers):
             chosen = (table["objective"] == name) & (table["layer"] == layer)
@@ -79,6 +82,8 @@ def _violins(
         axes.errorbar(x, part["value"], yerr=style.error_of(part), **look)
     axes.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
     axes.set_xlim(-0.5, len(layers) - 0.5)
+    lowest = float(min(table[column].min(), means["value"].min()))
+    axes.set_ylim(lowest - 0.04 * (1 - lowest), 1 + 0.04 * (1 - lowest))
 
 
 def plot_true_latents(

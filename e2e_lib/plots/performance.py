@@ -27,8 +27,8 @@ def plot_pareto(
     """Figs 1 (bottom) and 4: CE increase against L0 and against alive elements, a row a layer.
 
     Faint points are single SAEs (one per λ and seed); the line joins the means over seeds in
-    order of CE increase. y_limit cuts the axis there; 0 shows everything. log: of the y axis, on
-    which equal ratios are equally far apart; the paper's is linear. over: further runs, hollow,
+    order of λ. y_limit cuts the axis there; 0 shows everything. log: of the y axis, on which
+    equal ratios are equally far apart; the paper's is linear. over: further runs, hollow,
     named `label` (`matched.laid_over`).
     """
     layers = style.layers_in(runs)
@@ -38,7 +38,6 @@ def plot_pareto(
         for axes, x in zip(row, ("l0", "alive"), strict=True):
             for name, curve in style.by_objective(own):
                 means = curve.groupby("sparsity_coeff")[[x, "ce_increase"]].mean()
-                means = means.sort_values("ce_increase")
                 several = len(curve["seed"].unique()) > 1
                 axes.plot(means[x], means["ce_increase"], **style.of(name))
                 if several:
@@ -58,8 +57,8 @@ def plot_pareto(
                 shown = pd.concat([own, others])
             axes.set(xlabel=style.AXIS[x], title=f"layer {layer}")
             axes.set_xlim(0, 1.06 * float(shown[x].max()))
+            style.harm_axis(axes, shown["ce_increase"], log, y_limit)
         row[0].set_ylabel(style.AXIS["ce_increase"])
-        style.harm_axis(row[0], shown["ce_increase"], log, y_limit)
         row[1].tick_params(labelright=True)
     style.legend(figure, grid[0, 0], style.objectives_in(runs))
     return figure

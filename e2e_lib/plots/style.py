@@ -1,4 +1,4 @@
-"""The house style, what all figures share, and the page on which a notebook shows and saves them.
+"""The house style, and what all figures share.
 
 Markers are the paper's, and so are colours, but for local's, which is darker: every series has a
 contrast of at least 3 to white, and a second channel beside its colour: a marker, or where there
@@ -7,11 +7,8 @@ colour-blind readers and in grey. On performance plots the y axis is inverted, a
 better is up and to the left.
 """
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,9 +16,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
-from e2e_lib.files import write_json
 from e2e_lib.names import EVERY_OBJECTIVE
 
 # After the paper's three those that it does not have.
@@ -38,15 +33,12 @@ SPARSIFIERS = {"relu": "ReLU", "topk": "TopK", "batchtopk": "BatchTopK"}
 SPARSIFIERS |= {"matryoshka": "Matryoshka", "jumprelu": "JumpReLU"}
 WIDTH, DPI = 9.0, 150  # inches; 1350 pixels wide, sharp at the 900 that a reader sees
 INK = "#3c4254"
+MARGIN = 1.3  # of a logarithmic axis: marks at its ends are whole
 AXIS = {
     "l0": "L0 (active elements a token)",
     "alive": "alive dictionary elements",
     "ce_increase": "CE loss increase (nats a token)",
 }
-
-
-Data: TypeAlias = pd.DataFrame | Callable[[], pd.DataFrame]  # a table, or what would make it
-Finding: TypeAlias = str | Callable[[pd.DataFrame], str]  # a sentence, or what makes it of the data
 
 
 def use_house_style() -> None:
@@ -109,16 +101,60 @@ def mark_mean(axes: Axes, value: float, color: Any, marker: str, linestyle: Any 
 
 
 def harm_axis(axes: Axes, values: pd.Series, log: bool = True, limit: float = 0.0) -> None:
-    """CE increase upside down, better is up; logarithmic if all are above 0; a `limit` cuts it."""
+    """CE increase upside down, better is up: `wide_axis`, or linear; a `limit` cuts it."""
     lowest, highest = float(values.min()), float(values.max())
-    top = limit or highest * (1.15 if log and lowest > 0 else 1.05)
-    if log and 0 < lowest < top:
-        axes.set_yscale("log")
-        axes.set_ylim(top, lowest / 1.15)
-        plain_numbers(axes)
+    if log and highest > max(0.0, lowest) and not 0 < limit <= lowest:
+        wide_axis(axes, values)
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(limit or top, bottom)
     else:
-        lowest = min(0.0, lowest * 1.05)
+        top, lowest = limit or highest * 1.05, min(0.0, lowest * 1.05)
         axes.set_ylim(top, lowest - 0.03 * (top - lowest))
+
+
+def wide_axis(axes: Axes, values: pd.Series, which: str = "y") -> None:
+    """A logarithmic axis with plain numbers; where not all values are above 0, so that it cannot
+    be, one that is linear around 0 (shaded, with a line at 0) and logarithmic beyond."""
+    lowest, highest = float(values.min()), float(values.max())
+    scale, limits, span, line = (
+        (axes.set_yscale, axes.set_ylim, axes.axhspan, axes.axhline)
+        if which == "y"
+        else (axes.set_xscale, axes.set_xlim, axes.axvspan, axes.axvline)
+    )
+    if lowest > 0:
+        scale("log")
+        limits(lowest / MARGIN, highest * MARGIN)
+    else:
+        near = linear_up_to(values)
+        scale("symlog", linthresh=near, linscale=0.5)
+        span(-near, near, color=INK, alpha=0.06, linewidth=0, zorder=0)
+        line(0, color=INK, linewidth=0.8, linestyle=":", zorder=1)
+        limits(lowest * MARGIN - 0.3 * near, highest * MARGIN)
+    plain_numbers(axes, which)
+
+
+def linear_up_to(values: pd.Series) -> float:
+    """Where an axis that has to show 0 becomes logarithmic: a power of ten.
+
+    It is the one above the most negative value, which says how small a number may be chance: an
+    SAE does not make a model better. One to three decades are left for what lies beyond.
+    """
+    lowest, highest = float(values.min()), float(values.max())
+    least, most = 1e-3 * highest, 0.1 * highest
+    near = 10 * -lowest if 10 * -lowest < most else most
+    return float(10 ** np.floor(np.log10(max(near, least))))
+
+
+def axis_in_words(values: pd.Series, log: bool = True) -> str:
+    """What `harm_axis` makes of values, for a picture's texts.
+
+    >>> axis_in_words(pd.Series([0.01, 1.0])), axis_in_words(pd.Series([0.01, 1.0]), log=False)
+    ('logarithmic', 'linear')
+    """
+    if not log:
+        return "linear"
+    band = ", and linear in a shaded band around 0 where not all SAEs lie above it"
+    return "logarithmic" + band * bool(values.min() <= 0)
 
 
 def shades(n: int) -> Any:
@@ -169,12 +205,31 @@ class _Decades(mpl.ticker.LogLocator):
         return ticks
 
 
+class _BothWays(mpl.ticker.SymmetricalLogLocator):
+    """0 and powers of ten either way; where that gives fewer than four ticks, 2 and 5 too."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        vmin, vmax = sorted((vmin, vmax))
+        near = self._linthresh
+        decades = near * 10.0 ** np.arange(0, 1 + np.ceil(np.log10(max(vmax, -vmin, near) / near)))
+        for digits in ((1,), (1, 2, 5)):
+            above = np.unique(np.outer(decades, digits))
+            ticks = np.concatenate([-above[::-1], [0.0], above])
+            if ((vmin <= ticks) & (ticks <= vmax)).sum() >= 4:
+                break
+        return ticks
+
+
 def plain_numbers(axes: Axes, which: str = "y") -> None:
     """0.1 and 10 instead of powers of ten on a logarithmic axis, and at least three of them."""
     axis = axes.yaxis if which == "y" else axes.xaxis
     if axis.get_scale() == "log":
         axis.set_major_locator(_Decades())
-    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+    elif axis.get_scale() == "symlog":
+        near = axis.get_transform().linthresh
+        axis.set_major_locator(_BothWays(linthresh=near, base=10))
+        axis.set_minor_locator(mpl.ticker.NullLocator())
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}".replace("-", "−")))
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
@@ -191,108 +246,3 @@ def by_objective(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def layers_in(table: pd.DataFrame) -> list[int]:
     return [int(layer) for layer in sorted(table["layer"].unique())]
-
-
-def small_png(picture: bytes) -> bytes:
-    """A PNG with 256 colours, which are enough for a plot."""
-    small, image = io.BytesIO(), Image.open(io.BytesIO(picture)).convert("RGB")
-    few = image.quantize(256, dither=Image.Dither.NONE)
-    few.save(small, format="png", optimize=True, dpi=(DPI, DPI))
-    return small.getvalue()
-
-
-def png_of(figure: Figure) -> bytes:
-    """The figure as a small PNG; it is closed, so that a notebook's cell shows it once at most."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    plt.close(figure)
-    return small_png(png.getvalue())
-
-
-def picture(path: Path) -> Figure:
-    """A picture that was drawn before, pixel by pixel, as a figure."""
-    pixels = plt.imread(path)
-    height, width = pixels.shape[:2]
-    figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    figure.figimage(pixels)
-    figure.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook shows no figure without axes
-    return figure
-
-
-@dataclass
-class Page:
-    """Where a notebook saves its figures and tables, each with its data and its texts.
-
-    Every text file has `order`, the notebook's number and the place at which it was saved there, so
-    that a report can show figures as the notebook does.
-    """
-
-    notebook: str  # its file's name without the ending, which begins with a number
-    write: Path  # the results folder
-    names: list[str] = field(default_factory=list)  # of figures and tables, as they came
-
-    def figure(
-        self, name: str, data: Data, draw: Callable[..., Figure],
-        *, title: str, alt: str, caption: str, paper: str, finding: Finding = "",
-        when: object = None, otherwise: str = "there is nothing to plot", **options: Any,
-    ) -> Figure | None:  # fmt: skip
-        """Write figures/NAME.png, NAME.csv (the plotted data) and NAME.json (the texts).
-
-        draw: makes the figure, of `data` and `options`. alt: what is to be seen, for who cannot see
-        it. paper: what the paper shows in its place. finding: what is to be seen here, a sentence
-        computed from the numbers (`analysis.findings`); printed as "Here: …", and so in the texts.
-        when: whether there is anything to draw; by default, whether `data` has rows. If not,
-        skipped/NAME.json says `otherwise`, and `data`, where it is a function, is not called.
-
-        Returns the figure, closed, so that as the last expression of a cell it is shown once; None
-        where there is none.
-        """
-        table = self._made("figures", name, data, when, otherwise)
-        if table is None:
-            return None
-        figure = draw(table, **options)
-        png = png_of(figure)
-        texts = {"title": title, "alt": alt, "caption": caption, "paper": paper}
-        if found := finding if isinstance(finding, str) else finding(table):
-            texts["finding"] = f"Here: {found}"
-            print(texts["finding"])
-        self._write("figures", name, table, texts)
-        (self.write / "figures" / f"{name}.png").write_bytes(png)
-        return figure
-
-    def table(
-        self, name: str, data: Data, *, title: str, caption: str, paper: str,
-        when: object = None, otherwise: str = "there is nothing to list",
-    ) -> pd.DataFrame:  # fmt: skip
-        """Write tables/NAME.csv and NAME.json, or why not, as `figure` does; returns the table."""
-        table = self._made("tables", name, data, when, otherwise)
-        if table is None:
-            return data if isinstance(data, pd.DataFrame) else pd.DataFrame()
-        self._write("tables", name, table, {"title": title, "caption": caption, "paper": paper})
-        return table
-
-    def _made(
-        self, kind: str, name: str, data: Data, when: object, otherwise: str
-    ) -> pd.DataFrame | None:
-        """The table, or None where there is nothing to save: says why, and leaves no old file."""
-        if name not in self.names:  # a cell that is executed again keeps its place
-            self.names.append(name)
-        skipped = self.write / "skipped" / f"{name}.json"
-        if when is None:
-            data = data if isinstance(data, pd.DataFrame) else data()
-            when = len(data)
-        if when:
-            skipped.unlink(missing_ok=True)
-            return data if isinstance(data, pd.DataFrame) else data()
-        print(f"{name} skipped: {otherwise}")
-        for old in (self.write / kind).glob(f"{name}.*"):
-            old.unlink()
-        write_json(skipped, {"name": name, "reason": otherwise})
-        return None
-
-    def _write(self, kind: str, name: str, data: pd.DataFrame, texts: dict[str, str]) -> None:
-        folder = self.write / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        order = [int(self.notebook[:2]), 1 + self.names.index(name)]
-        data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-        write_json(folder / f"{name}.json", {"name": name} | texts | {"order": order})

@@ -60,7 +60,7 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
                 axes.plot(means[x], means["ce_increase"], **look)
             axes.set_title(f"layer {layer}, {style.LABELS[name]}")
             axes.set_xlim(0, 1.06 * float(own[x].max()))
-        style.harm_axis(row[0], own["ce_increase"])
+            style.harm_axis(axes, own["ce_increase"])
         row[0].set_ylabel("CE loss increase (nats)")
         row[1].tick_params(labelleft=True)
     for axes, x in zip(grid[-1], ("l0", "alive"), strict=True):
@@ -72,8 +72,8 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
 def plot_sweep_ratios(ratios: pd.DataFrame) -> Figure:
     """Each setting over the main runs, a row a swept column and layer, a panel a quantity.
 
-    ratios: `sweeps.sweep_ratios`, of one or several columns. Bars: 95 % intervals. The main runs
-    are at 1 by definition (white dots).
+    ratios: `sweeps.sweep_ratios`, of one or several columns. Bars: 95 % intervals, cut off where
+    the values end. The main runs are at 1 by definition (white dots).
     """
     shown = ratios.dropna(subset=["value"])
     rows = list(dict.fromkeys(zip(shown["column"], shown["layer"], strict=True)))
@@ -92,7 +92,7 @@ def plot_sweep_ratios(ratios: pd.DataFrame) -> Figure:
                     main["setting"], [1.0] * len(main), "o", color="white", mec=style.INK, zorder=5
                 )
             axes.axhline(1, color=style.INK, linewidth=1)
-            ratio_axis(axes)
+            ratio_axis(axes, own["value"])
             axes.set_title(
                 quantity if len(style.layers_in(shown)) == 1 else f"layer {layer}: {quantity}"
             )
@@ -129,10 +129,16 @@ def plot_convergence(table: pd.DataFrame, moves: float) -> Figure:
     return figure
 
 
-def ratio_axis(axes: Axes) -> None:
-    """A logarithmic y axis that shows 0.5 to 2 at least: a ratio of 1.01 must look like 1."""
+def ratio_axis(axes: Axes, values: pd.Series | None = None) -> None:
+    """A logarithmic y axis that shows 0.5 to 2 at least: a ratio of 1.01 must look like 1.
+
+    With `values` it is as long as they need, whatever their intervals do.
+    """
     axes.set_yscale("log")
     low, high = axes.get_ylim()
+    if values is not None:
+        above = values[values > 0]
+        low, high = float(above.min()) / 1.6, float(above.max()) * 1.6
     axes.set_ylim(min(low, 0.48), max(high, 2.1))
     style.plain_numbers(axes)
 
@@ -168,44 +174,51 @@ def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
             axes.plot(main["setting"], main["value"], "o", color="white", mec=style.INK, zorder=5)
         axes.axhline(1, color=style.COLOURS["e2e"], linewidth=1.6)
         _settings_axis(axes, own["setting"], f"{NAMES[column]} of local")
-        ratio_axis(axes)
+        ratio_axis(axes, shown["value"])
         axes.legend(loc="upper right", frameon=False)
     grid[0, 0].set_ylabel("CE increase at equal L0,\nlocal / e2e")
     return figure
 
 
 def plot_seed_curves(runs: pd.DataFrame) -> Figure:
-    """Fig 18: CE increase against L0, a panel a layer, a line a seed."""
-    layers = style.layers_in(runs)
-    figure, grid = style.grid_of(1, len(layers), 3.6)
-    for axes, layer in zip(grid[0], layers, strict=True):
+    """Fig 18: CE increase against L0, a row a layer, a column an objective, a line a seed."""
+    layers, names = style.layers_in(runs), style.objectives_in(runs)
+    height = 0.6 + 2.3 * len(layers)
+    figure, grid = style.grid_of(len(layers), len(names), height, sharex="row", sharey="row")
+    for row, layer in zip(grid, layers, strict=True):
         own = runs[runs["layer"] == layer]
-        for name in style.objectives_in(own):
+        for axes, name in zip(row, names, strict=True):
             curves = own[own["objective"] == name].sort_values("sparsity_coeff").groupby("seed")
             for k, (_, curve) in enumerate(curves):
-                look = style.of(name) | {"linestyle": LINES[k % len(LINES)], "alpha": 0.8}
+                look = style.of(name) | {"markersize": 6, "linewidth": 1.2, "alpha": 0.8}
+                look["linestyle"] = LINES[k % len(LINES)]
                 axes.plot(curve["l0"], curve["ce_increase"], **look)
-        style.harm_axis(axes, own["ce_increase"])
-        axes.set(title=f"layer {layer}", xlabel=style.AXIS["l0"])
-        axes.set_xlim(0, 1.06 * float(own["l0"].max()))
-    grid[0, 0].set_ylabel(style.AXIS["ce_increase"])
-    style.legend(figure, grid[0, 0], style.objectives_in(runs))
+            axes.set(title=f"layer {layer}, {style.LABELS[name]}")
+            style.harm_axis(axes, own["ce_increase"])
+        row[0].set_xlim(0, 1.06 * float(own["l0"].max()))
+        row[0].set_ylabel("CE loss increase (nats)")
+    for axes in grid[-1]:
+        axes.set_xlabel("L0")
+    style.legend(figure, grid[0, 0], names)
     return figure
 
 
 def plot_alive_trends(runs: pd.DataFrame) -> Figure:
-    """Appendix C: alive elements against mean gradient norm and CE increase, a row a layer."""
+    """Appendix C: alive elements against mean gradient norm and CE increase, a row a layer.
+
+    A gradient norm that was not recorded, or is 0, has no place on its logarithmic axis.
+    """
     layers = style.layers_in(runs)
     figure, grid = style.grid_of(len(layers), 2, 0.5 + 2.5 * len(layers), sharey="row")
     names = {"grad_norm": "mean gradient norm", "ce_increase": style.AXIS["ce_increase"]}
     for row, layer in zip(grid, layers, strict=True):
         own = runs[runs["layer"] == layer]
         for axes, x in zip(row, names, strict=True):
-            for name in style.objectives_in(own):
-                part = own[(own["objective"] == name) & (own[x] > 0)]
+            there = own[own[x] > 0] if x == "grad_norm" else own
+            for name, part in style.by_objective(there):
                 axes.plot(part[x], part["alive"], linestyle="", **style.of(name))
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+            if len(there):
+                style.wide_axis(axes, there[x], "x")
             axes.set_ylim(0, 1.06 * float(own["alive"].max()))
         row[0].set_ylabel(f"layer {layer}\nalive elements")
     for axes, label in zip(grid[-1], names.values(), strict=True):

@@ -81,7 +81,7 @@ class Shown(Preprocessor):
 
 
 def _show(cell: Any, figures: Path, otherwise: str) -> None:
-    from e2e_lib.plots.style import small_png  # here: it brings matplotlib, a second
+    from e2e_lib.plots.page import small_png  # here: it brings matplotlib, a second
 
     saves = SAVES.findall(cell.get("source", ""))
     texts = [read_json(figures / f"{name}.json", {}).get("alt") for name in saves]

@@ -11,13 +11,13 @@ from e2e_lib import paper as paper_values
 from e2e_lib.analysis import activations
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.hooks import clean_pass
-from e2e_lib.plots.activations import (
+from e2e_lib.plots.dictionaries import (
     plot_activation_norms,
     plot_cosine_histograms,
     plot_direction_by_position,
     plot_norm_by_position,
 )
-from e2e_lib.plots.style import Page
+from e2e_lib.plots.page import Page
 from tests.helpers.tiny_models import random_tokens, small_sae, tiny_model
 
 HOOK = "blocks.2.hook_resid_pre"

@@ -1,5 +1,5 @@
 """What a figure shows here: one sentence, computed from the table that was drawn.
 
 A module a group of notebooks. Every function takes tables and returns a sentence, without its
-"Here:" (`plots.style.Page.figure`); where a number is unknown, it says which. No torch.
+"Here:" (`plots.page.Page.figure`); where a number is unknown, it says which. No torch.
 """

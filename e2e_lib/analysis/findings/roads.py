@@ -34,6 +34,19 @@ def last_block(blocks: pd.DataFrame, column: str = "mse") -> str:
     )
 
 
+def alike(matched: pd.DataFrame, column: str = "ce_increase") -> str:
+    """For captions: how close a triple is, as the largest of its means over seeds by the smallest.
+
+    matched: a row a run, columns layer, objective, and what was matched, as `Study.matched` has.
+    """
+    means = matched.groupby(["layer", "objective"])[column].mean()
+    parts = []
+    for layer, own in means.groupby("layer"):
+        factor = own.max() / own.min() if own.min() > 0 else np.nan
+        parts.append(f"{number(round(factor, 2) if known(factor) else factor)} at layer {layer}")
+    return f"Largest CE increase of a triple over its smallest: {', '.join(parts)}."
+
+
 def explained_variance(blocks: pd.DataFrame) -> str:
     """At the SAE and behind the last block, as a ratio of sums, a mean over seeds."""
     parts = []

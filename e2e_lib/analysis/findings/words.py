@@ -107,6 +107,24 @@ def seeds(table: pd.DataFrame) -> str:
     return ONE_SEED if most <= 1 else ""
 
 
+def alone(table: pd.DataFrame, value: str = "value") -> str:
+    """What to add to a caption: how many of its points rest on one training seed, if any do.
+
+    >>> alone(pd.DataFrame({"value": [0.5, 0.7, None], "n_seeds": [1, 3, 1]}))
+    ' 1 of 2 points rests on one seed: another training may differ.'
+    """
+    if not len(table):
+        return ""
+    own = table.dropna(subset=[value])
+    few = int((own["n_seeds"] <= 1).sum())
+    verb = "rests" if few == 1 else "rest"
+    return (
+        f" {counted(few, len(own), 'points')} {verb} on one seed: another training may differ."
+        if few
+        else ""
+    )
+
+
 def listed(parts: Iterable[str], nothing: str = "none") -> str:
     """
     >>> listed(["a", "b", "c"]), listed([])

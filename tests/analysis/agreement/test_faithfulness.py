@@ -12,7 +12,7 @@ from e2e_lib.analysis.agreement.prompts import Prompts
 from e2e_lib.core.hooks import CleanPass, clean_pass
 from e2e_lib.errors import ConfigError
 from e2e_lib.plots.evidence import TASKS, plot_faithfulness_by_task, plot_features_kept
-from e2e_lib.plots.style import Page
+from e2e_lib.plots.page import Page
 from e2e_lib.runs.load import SavedSAE
 from tests.helpers.tiny_models import D_VOCAB, identity_sae, random_tokens, small_sae, tiny_model
 
