@@ -131,7 +131,7 @@ def _spokes(axes: Axes, members: pd.DataFrame, colour: str) -> None:
     """From the middle of a region to each member: which belong together, near or far."""
     hub = _middle(members)
     ends = [[tuple(hub), place] for place in members[["x", "y"]].itertuples(index=False)]
-    axes.add_collection(LineCollection(ends, colors=colour, linewidths=0.5, alpha=0.5, zorder=2))
+    axes.add_collection(LineCollection(ends, colors=colour, linewidths=0.5, alpha=0.35, zorder=2))
 
 
 def _number(axes: Axes, members: pd.DataFrame, text: str) -> None:

@@ -138,7 +138,8 @@ def plot_ablation_by_direction(table: pd.DataFrame) -> Figure:
         markerfacecolor="none", markeredgecolor="#c8372d", label="direction 0",
     )  # fmt: skip
     right.set_xlabel("spread after position 0")
-    style.wide_axis(left, pd.concat([table["kl"], table["kl_paper"]]))
+    ends = table["kl_low"][table["kl_low"] > 0]
+    style.wide_axis(left, pd.concat([table["kl"], table["kl_paper"], ends]))
     right.set_xlim(0, 1.1 * float(table["spread"].max()))
     entries = [clean, paper, first]
     figure.legend(handles=entries, loc="outside upper center", ncols=len(entries), frameon=False)

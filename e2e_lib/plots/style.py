@@ -229,7 +229,8 @@ def plain_numbers(axes: Axes, which: str = "y") -> None:
         near = axis.get_transform().linthresh
         axis.set_major_locator(_BothWays(linthresh=near, base=10))
         axis.set_minor_locator(mpl.ticker.NullLocator())
-    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}".replace("-", "−")))
+    plain = mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}" if x >= 0 else f"−{-x:g}")
+    axis.set_major_formatter(plain)
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 

@@ -175,8 +175,8 @@ def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
         axes.axhline(1, color=style.COLOURS["e2e"], linewidth=1.6)
         _settings_axis(axes, own["setting"], f"{NAMES[column]} of local")
         ratio_axis(axes, shown["value"])
-        axes.legend(loc="upper right", frameon=False)
     grid[0, 0].set_ylabel("CE increase at equal L0,\nlocal / e2e")
+    style.legend_above(figure, list(grid[0]))
     return figure
 
 
