@@ -130,7 +130,7 @@ def _middle(members: pd.DataFrame) -> Any:
 def _spokes(axes: Axes, members: pd.DataFrame, colour: str) -> None:
     """From the middle of a region to each member: which belong together, near or far."""
     hub = _middle(members)
-    ends = [[tuple(hub), place] for place in members[["x", "y"]].itertuples(index=False)]
+    ends: Any = [[tuple(hub), place] for place in members[["x", "y"]].itertuples(index=False)]
     axes.add_collection(LineCollection(ends, colors=colour, linewidths=0.5, alpha=0.35, zorder=2))
 
 

@@ -36,7 +36,7 @@ def plot_cosine_map(points: pd.DataFrame) -> Figure:
     for axes, name in zip(grid[0], names, strict=True):
         rest = points[points["objective"] != name]
         own = points[points["objective"] == name]
-        own = own.sort_values("cosine", key=abs)  # the strongest on top
+        own = own.loc[own["cosine"].abs().sort_values().index]  # the strongest on top
         axes.scatter(rest["x"], rest["y"], s=0.3 * size, color=BACKGROUND, linewidths=0)
         shown = axes.scatter(
             own["x"], own["y"], c=own["cosine"], s=size, marker=style.MARKERS[name],

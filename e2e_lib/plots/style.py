@@ -116,11 +116,9 @@ def wide_axis(axes: Axes, values: pd.Series, which: str = "y") -> None:
     """A logarithmic axis with plain numbers; where not all values are above 0, so that it cannot
     be, one that is linear around 0 (shaded, with a line at 0) and logarithmic beyond."""
     lowest, highest = float(values.min()), float(values.max())
-    scale, limits, span, line = (
-        (axes.set_yscale, axes.set_ylim, axes.axhspan, axes.axhline)
-        if which == "y"
-        else (axes.set_xscale, axes.set_xlim, axes.axvspan, axes.axvline)
-    )
+    up: Any = (axes.set_yscale, axes.set_ylim, axes.axhspan, axes.axhline)
+    across: Any = (axes.set_xscale, axes.set_xlim, axes.axvspan, axes.axvline)
+    scale, limits, span, line = up if which == "y" else across
     if lowest > 0:
         scale("log")
         limits(lowest / MARGIN, highest * MARGIN)
@@ -205,12 +203,19 @@ class _Decades(mpl.ticker.LogLocator):
         return ticks
 
 
-class _BothWays(mpl.ticker.SymmetricalLogLocator):
+class _BothWays(mpl.ticker.Locator):
     """0 and powers of ten either way; where that gives fewer than four ticks, 2 and 5 too."""
+
+    def __init__(self, near: float) -> None:
+        self.near = near  # below it the axis is linear
+
+    def __call__(self) -> Any:
+        axis: Any = self.axis
+        return self.tick_values(*axis.get_view_interval())
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         vmin, vmax = sorted((vmin, vmax))
-        near = self._linthresh
+        near = self.near
         decades = near * 10.0 ** np.arange(0, 1 + np.ceil(np.log10(max(vmax, -vmin, near) / near)))
         for digits in ((1,), (1, 2, 5)):
             above = np.unique(np.outer(decades, digits))
@@ -222,12 +227,11 @@ class _BothWays(mpl.ticker.SymmetricalLogLocator):
 
 def plain_numbers(axes: Axes, which: str = "y") -> None:
     """0.1 and 10 instead of powers of ten on a logarithmic axis, and at least three of them."""
-    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis: Any = axes.yaxis if which == "y" else axes.xaxis
     if axis.get_scale() == "log":
         axis.set_major_locator(_Decades())
     elif axis.get_scale() == "symlog":
-        near = axis.get_transform().linthresh
-        axis.set_major_locator(_BothWays(linthresh=near, base=10))
+        axis.set_major_locator(_BothWays(axis.get_transform().linthresh))
         axis.set_minor_locator(mpl.ticker.NullLocator())
     plain = mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}" if x >= 0 else f"−{-x:g}")
     axis.set_major_formatter(plain)
