@@ -127,7 +127,7 @@ def wide_axis(axes: Axes, values: pd.Series, which: str = "y") -> None:
         scale("symlog", linthresh=near, linscale=0.5)
         span(-near, near, color=INK, alpha=0.06, linewidth=0, zorder=0)
         line(0, color=INK, linewidth=0.8, linestyle=":", zorder=1)
-        limits(lowest * MARGIN - 0.3 * near, highest * MARGIN)
+        limits(lowest * MARGIN - 0.3 * near, max(highest * MARGIN, 0.3 * near))
     plain_numbers(axes, which)
 
 
@@ -137,9 +137,9 @@ def linear_up_to(values: pd.Series) -> float:
     It is the one above the most negative value, which says how small a number may be chance: an
     SAE does not make a model better. One to three decades are left for what lies beyond.
     """
-    lowest, highest = float(values.min()), float(values.max())
-    least, most = 1e-3 * highest, 0.1 * highest
-    near = 10 * -lowest if 10 * -lowest < most else most
+    largest = float(values.abs().max()) or 1.0
+    least, most = 1e-3 * largest, 0.1 * largest
+    near = min(-10 * float(values.min()), most)
     return float(10 ** np.floor(np.log10(max(near, least))))
 
 
