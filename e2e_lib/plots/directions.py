@@ -106,7 +106,8 @@ def plot_correlation_by_direction(table: pd.DataFrame) -> Figure:
         look = style.of(name) | {"markersize": 6, "linewidth": 0.8, "elinewidth": 1.2}
         axes.errorbar(own["direction"] + shift, own["value"], yerr=style.error_of(own), **look)
     low, high = float(table["value"].min()), max(1.0, float(table["value"].max()))
-    axes.set_ylim(low - 0.3 * (high - low), high + 0.1 * (high - low))
+    spare = (high - low) or 0.1
+    axes.set_ylim(low - 0.3 * spare, high + 0.1 * spare)
     axes.set(xlabel="PCA direction", ylabel="correlation of input and output")
     style.legend(figure, axes, names)
     return figure
