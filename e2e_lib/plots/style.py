@@ -231,7 +231,7 @@ def plain_numbers(axes: Axes, which: str = "y") -> None:
     if axis.get_scale() == "log":
         axis.set_major_locator(_Decades())
     elif axis.get_scale() == "symlog":
-        axis.set_major_locator(_BothWays(axis.get_transform().linthresh))
+        axis.set_major_locator(_BothWays(float(axis.get_transform().linthresh)))
         axis.set_minor_locator(mpl.ticker.NullLocator())
     plain = mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}" if x >= 0 else f"−{-x:g}")
     axis.set_major_formatter(plain)
