@@ -22,10 +22,12 @@ from e2e_lib.names import OBJECTIVES
 
 MIN_RUNS = 3  # fewer λ than this do not make a curve
 POINTS = 20  # as the authors
-BEYOND: dict[str, Callable[[Array], NDArray[np.bool_]]] = {  # what the paper says, by y
-    "ce_increase": lambda ratio: ratio < 0.45,
-    "l0": lambda ratio: ratio > 2,
-    "alive": lambda ratio: ratio < 1,
+BEYOND: dict[tuple[str, str], tuple[str, Callable[[Array], NDArray[np.bool_]]]] = {
+    # what the paper says of y at equal x, of e2e over local or (L0) of local over e2e
+    ("l0", "ce_increase"): ("below 0.45", lambda ratio: ratio < 0.45),
+    ("alive", "ce_increase"): ("below 1", lambda ratio: ratio < 1),
+    ("ce_increase", "l0"): ("above 2", lambda ratio: ratio > 2),
+    ("ce_increase", "alive"): ("below 1", lambda ratio: ratio < 1),
 }
 
 
@@ -87,13 +89,15 @@ def ratio_of_curves(
     pairs: for each training seed, the runs of the one curve and those of the other. rows:
     `row_table`, per held-out row of text. window: of x; by default what all the curves share.
     Interval: 95 %, over seeds and the rows of text that they share (`statistics.over_seeds`); the
-    window stays fixed. Points where the second curve is ≤ 0 are left out.
+    window stays fixed. Points where the second curve is ≤ 0 are left out: the curve to divide by
+    should be the larger of the two.
 
     Returns value, low, high, grid_low and grid_high (the least and the largest value with one inner
     run of either curve left out, in every pair the same in the order of x; NaN where there is
     none), window_low, window_high, at_low and at_high (the ratio at the window's ends), beyond (the
-    share of its points at which the ratio is beyond the paper's, `BEYOND`), n_seeds, n_rows,
-    n_runs, note; NaN with the reason in `note` where the curves do not allow a comparison.
+    share of its points at which the ratio is beyond the paper's, `BEYOND`), left_out (the share of
+    points, over all pairs, without a ratio), n_seeds, n_rows, n_runs, note; NaN with the reason in
+    `note` where the curves do not allow a comparison.
     """
     curves = [runs.sort_values(x, kind="stable") for pair in pairs for runs in pair]
     left, right = max(runs[x].min() for runs in curves), min(runs[x].max() for runs in curves)
@@ -116,13 +120,14 @@ def ratio_of_curves(
         _mean(_ratios(grid, xs[:1], ys[:1], kept)).mean() for kept in _one_inner_left_out(parts)
     ] or [np.nan]
     curve = ratios[0].mean(axis=0)
-    beyond, known = BEYOND[y](curve), np.isfinite(curve)
+    beyond, known = BEYOND[x, y][1](curve), np.isfinite(curve)
     return {
         "value": float(value), "low": float(low), "high": float(high),
         "grid_low": float(min(without)), "grid_high": float(max(without)),
         "window_low": span[0], "window_high": span[1],
         "at_low": float(curve[0]), "at_high": float(curve[-1]),
         "beyond": float(beyond[known].mean()) if known.any() else np.nan,
+        "left_out": float(np.isnan(ratios[0]).mean()),
         "n_seeds": len(pairs), "n_rows": len(row_ids), "n_runs": len(together), "note": "",
     }  # fmt: skip
 
@@ -161,7 +166,7 @@ def nothing(reason: str, n_seeds: int) -> dict[str, Any]:
     """What `ratio_of_curves` returns where the curves cannot be compared."""
     numbers = ("value", "low", "high", "grid_low", "grid_high", "window_low", "window_high")
     counts = {"n_seeds": n_seeds, "n_rows": 0, "n_runs": 0}
-    known = dict.fromkeys((*numbers, "at_low", "at_high", "beyond"), np.nan)
+    known = dict.fromkeys((*numbers, "at_low", "at_high", "beyond", "left_out"), np.nan)
     return known | counts | {"note": reason}
 
 
@@ -205,9 +210,9 @@ def summary_ratios(
     **options: Any,
 ) -> pd.DataFrame:
     """Per layer: CE increase of e2e and e2e+ds over local's at equal L0 and at equal alive
-    elements, and local's L0 over theirs at equal CE increase; then CE increase of e2e+ds over
-    e2e's at equal L0. options: resamples and seed of `ratio_of_curves`. Columns: layer, compared,
-    quantity, and those of `interpolated_ratio`.
+    elements, and local's L0 over theirs at equal CE increase; then CE increase of e2e over e2e+ds's
+    at equal L0 (e2e's may be hardly above 0). options: resamples and seed of `ratio_of_curves`.
+    Columns: layer, compared, quantity, and those of `interpolated_ratio`.
     """
     at_l0, at_alive = ("l0", "ce_increase", l0_window), ("alive", "ce_increase", alive_window)
     compared = [
@@ -219,7 +224,7 @@ def summary_ratios(
             ("L0 at equal CE increase", name, "local", name, "ce_increase", "l0", None),
         )
     ]
-    compared += [("CE increase at equal L0", "e2e_ds", "e2e_ds", "e2e", *at_l0)]
+    compared += [("CE increase at equal L0", "e2e_ds", "e2e", "e2e_ds", *at_l0)]
     table = []
     for layer, group in runs.groupby("layer"):
         for quantity, name, first, second, x, y, window in compared:

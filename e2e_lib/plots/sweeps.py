@@ -154,8 +154,8 @@ def _settings_axis(axes: Axes, values: pd.Series, name: str) -> None:
 
 
 def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
-    """Local's CE increase over e2e's at equal L0, a panel a swept column, a line a layer: against
-    e2e's main runs and, hollow and dotted, against e2e at the same setting."""
+    """e2e's CE increase over local's at equal L0, a panel a swept column, a line a layer: of e2e's
+    main runs and, hollow and dotted, of e2e at the same setting."""
     shown = gaps.dropna(subset=["value"])
     columns = list(dict.fromkeys(shown["column"]))
     figure, grid = style.grid_of(1, len(columns), 3.4, sharey=True)
@@ -175,7 +175,7 @@ def plot_gap_to_e2e(gaps: pd.DataFrame) -> Figure:
         axes.axhline(1, color=style.COLOURS["e2e"], linewidth=1.6)
         _settings_axis(axes, own["setting"], f"{NAMES[column]} of local")
         ratio_axis(axes, shown["value"])
-    grid[0, 0].set_ylabel("CE increase at equal L0,\nlocal / e2e")
+    grid[0, 0].set_ylabel("CE increase at equal L0,\ne2e / local")
     style.legend_above(figure, list(grid[0]))
     return figure
 

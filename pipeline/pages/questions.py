@@ -68,7 +68,8 @@ def linked(claims: Sequence[Json], names: Iterable[str]) -> dict[str, str]:
 
 
 def answer(claims: Sequence[Json]) -> list[Line]:
-    """The first lines of the plan whose numbers are there; none where no claim has a number."""
+    """The first lines of the plan whose numbers are there; none where no claim has a number. Of
+    lines of one label that with the most verdicts for or against, of equals the first."""
     by_id = {claim.get("id"): claim for claim in claims}
     lines: list[Line] = []
     for plan in PLAN["answer"]:
@@ -77,9 +78,14 @@ def answer(claims: Sequence[Json]) -> list[Line]:
             for objective, name in plan["claims"].items()
             if (value := _measured(by_id.get(name, {}), plan["as"]))
         ]
-        if parts and plan["label"] not in [line.label for line in lines]:
+        if parts:
             lines.append(Line(plan["label"], parts))
-    return lines[:LINES]
+    best = {label: max((x for x in lines if x.label == label), key=_decided) for label, _ in lines}
+    return [*best.values()][:LINES]
+
+
+def _decided(line: Line) -> int:
+    return sum(claim.get("verdict") in ("holds", "refuted") for _, _, claim in line.parts)
 
 
 def _measured(claim: Mapping[str, Any], form: str) -> str:

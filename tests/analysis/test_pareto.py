@@ -116,8 +116,8 @@ def test_summary_has_a_row_a_layer_objective_and_quantity():
     at_l0 = table[(table["quantity"] == "CE increase at equal L0") & (table["compared"] == "e2e")]
     alone = pareto.interpolated_ratio(runs_of(), rows_of(runs_of()), "e2e")
     assert at_l0["value"].item() == pytest.approx(alone["value"])
-    [e2e_ds] = table[table["reference"] == "e2e"].query("objective == 'e2e_ds'").itertuples()
-    assert (e2e_ds.quantity, e2e_ds.compared) == ("CE increase at equal L0", "e2e_ds")
+    [both] = table[table["reference"] == "e2e_ds"].query("objective == 'e2e'").itertuples()
+    assert (both.quantity, both.compared) == ("CE increase at equal L0", "e2e_ds")
 
 
 def test_one_lambda_left_out_by_hand():
@@ -131,7 +131,9 @@ def test_one_lambda_left_out_by_hand():
     ends = sorted([without_local, without_e2e])
     assert (found["grid_low"], found["grid_high"]) == pytest.approx(tuple(ends))
     assert (found["at_low"], found["at_high"]) == pytest.approx((0.45, 0.9))
-    assert found["beyond"] == 0  # below 0.45
+    assert (found["beyond"], found["left_out"]) == (0, 0)  # below 0.45
+    fewer = pareto.interpolated_ratio(runs, rows_of(runs), "e2e", x="alive", points=4)
+    assert fewer["beyond"] == 1  # below 1
     two = runs[runs["l0"] != runs["run"].map({"local1s0": 20.0, "e2e1s0": 25.0})]
     pairs = [tuple(two[two["objective"] == name] for name in ("e2e", "local"))]
     assert np.isnan(pareto.ratio_of_curves(pairs, rows_of(runs))["grid_low"])
@@ -139,6 +141,9 @@ def test_one_lambda_left_out_by_hand():
 
 def test_a_curve_that_costs_nothing_gives_no_ratio():
     runs = runs_of()
+    runs.loc[runs["run"] == "local2s0", "ce_increase"] = -0.6  # 0.6, 0, -0.6 at L0 20, 30, 40
+    found = pareto.interpolated_ratio(runs, rows_of(runs), "e2e", points=4)
+    assert found["left_out"] == 0.5
     runs.loc[runs["objective"] == "local", "ce_increase"] = -0.01
     assert np.isnan(pareto.interpolated_ratio(runs, rows_of(runs), "e2e")["value"])
 

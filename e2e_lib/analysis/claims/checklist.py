@@ -51,7 +51,8 @@ def checklist(results: Path) -> pd.DataFrame:
 def compute_table(results: Path) -> pd.DataFrame:
     """What training took, one row for each objective, layer, number of tokens and dictionary ratio.
 
-    Columns after those: runs, seeds (how many), hours (of all, together), seconds_min,
+    Columns after those: runs, seeds (how many), hours (of all, together, waits for a busy
+    machine included), seconds_min,
     seconds_median, seconds_max (of a run: its equal share of what SAEs trained side by side share)
     and peak_memory_mb (the largest process; NaN in older folders).
     """
@@ -122,7 +123,7 @@ def _compute(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
     seconds = np.array([s["train_seconds"] for s in saes], dtype=float)
     seconds = seconds[np.isfinite(seconds)]
     hours = f"{seconds.sum() / 3600:.3g}" if len(seconds) else UNKNOWN_VALUE
-    yield "training of all runs, hours", hours
+    yield "training of all runs, hours (recorded seconds, waits for a busy machine included)", hours
     if len(seconds):
         low, middle, high = np.percentile(seconds, [0, 50, 100])
         yield "training of a run, seconds", f"{low:.3g} to {high:.3g}, median {middle:.3g}"

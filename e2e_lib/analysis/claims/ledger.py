@@ -1,5 +1,6 @@
 """What the paper claims: the entries of claims.yaml, each with the function that measures it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,17 @@ class Claim:
         if self.above is None or self.below is None:
             return f"> {self.above:g}" if self.below is None else f"< {self.below:g}"
         return f"{self.above:g} to {self.below:g}"
+
+    def side(self, low: float, high: float) -> str | None:
+        """Where a range lies: "inside" the bounds, "outside", or "across" one; None if there is
+        none. A range that ends on a bound is across."""
+        above = -math.inf if self.above is None else self.above
+        below = math.inf if self.below is None else self.below
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return None
+        if above < low and high < below:
+            return "inside"
+        return "outside" if high < above or low > below else "across"
 
 
 def _claim(measure: str, of: dict[str, Any] | None = None, **texts: Any) -> Claim:

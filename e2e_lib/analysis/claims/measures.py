@@ -5,6 +5,7 @@
 """
 
 from math import nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,24 +13,26 @@ import pandas as pd
 from e2e_lib.analysis.claims.tables import (
     Measurement,
     Tables,
-    beta,
+    elsewhere,
     middle,
     need,
     of_row,
     of_seeds,
     percent,
+    ranged,
     resampled,
     similar_ce,
     written,
 )
-from e2e_lib.analysis.matched import depth_names, last_block_ratios
-from e2e_lib.analysis.statistics import LEVEL, Interval, mean_differences, seed_interval
+from e2e_lib.analysis.matched import last_block_ratios
+from e2e_lib.analysis.pareto import BEYOND
+from e2e_lib.analysis.statistics import Interval, mean_differences, seed_interval
 from e2e_lib.analysis.sweeps import seconds_ratios
 from e2e_lib.names import OBJECTIVES
 
 CEILING = 0.95  # share of the latents that are alive, above which their number is the dictionary's
 PREMISE = {"first_cosine": 0.9, "norm_ratio": 10.0}  # of C11; on GPT-2 about 1 and 40
-MATCHES = {"ce_increase", "l0"}  # what SAEs are matched on
+MATCHED = {"ce_increase": "CE", "l0": "L0"}  # what SAEs are matched on
 
 
 def curve_ratio(tables: Tables, quantity: str, objective: str, reference: str) -> Measurement:
@@ -43,21 +46,30 @@ def curve_ratio(tables: Tables, quantity: str, objective: str, reference: str) -
     own = middle(table, tables.runs)
     need(len(own) > 0, f"notebook 20 has not compared {objective} with {reference} here")
     row = own.iloc[0]
-    need(not np.isnan(row["value"]), str(row["note"]))
-    others = table[(table["layer"] != row["layer"]) & table["value"].notna()]
-    elsewhere = ", ".join(f"{r.value:.3g} at layer {r.layer}" for r in others.itertuples())
+    determined(row)
+    words, _ = BEYOND[row["x"], row["y"]]
+    beyond = f", {words}, as the paper says, at {percent(row['beyond'])} of it"
     note = (
         f"Layer {row['layer']}, {row['x']} from {row['window_low']:.3g} to "
         f"{row['window_high']:.3g}, which all curves share: {row['at_low']:.3g} at its lower and "
-        f"{row['at_high']:.3g} at its upper end, beyond the paper's at "
-        f"{percent(row['beyond'])} of it. "
-        + (f"Elsewhere {elsewhere}. " if elsewhere else "")
+        f"{row['at_high']:.3g} at its upper end{beyond * ('local' in (objective, reference))}. "
+        + elsewhere(table[table["layer"] != row["layer"]])
         + resampled(row["n_seeds"], f"{row['n_rows']} rows of text", shared=True)
     )
     grid = (float(row["grid_low"]), float(row["grid_high"]))
     if not np.isnan(grid[0]):
         note += f" With one inner λ left out: {grid[0]:.3g} to {grid[1]:.3g}."
     return of_row(row, int(row["n_runs"]), note, grid=grid)
+
+
+def determined(row: "pd.Series[Any]") -> None:
+    """A ratio of curves is known, and at every point: without those where the second curve is not
+    above 0 it would be a choice of points by their noise."""
+    need(not np.isnan(row["value"]), str(row["note"]))
+    need(
+        row["left_out"] == 0,
+        f"the CE increase to divide by is not above 0 at {percent(row['left_out'])} of the points",
+    )
 
 
 def downstream_pathway(tables: Tables) -> Measurement:
@@ -67,42 +79,30 @@ def downstream_pathway(tables: Tables) -> Measurement:
     pathway = last_block_ratios(blocks).set_index("seed")["pathway"]
     need(len(pathway) > 0, "there is no block after the middle layer")
     need(bool(pathway.notna().all()), "e2e's MSE after the last block is not above local's")
-    return of_seeds(pathway, len(triples), beta(tables))
+    return of_seeds(pathway, len(triples))
 
 
-def alive_ratio(
-    tables: Tables, objective: str, others: list[str], depths: list[str]
-) -> Measurement:
-    """C4: alive elements over the fewest among `others`, at the layer where that is largest.
-
-    "At every layer" fails with one: the upper end is the largest of the layers', and so is the
-    lower one, of intervals that all layers together hold at 95 %.
-    """
+def alive_ratio(tables: Tables, objective: str, others: list[str]) -> Measurement:
+    """C4: alive elements over the fewest among `others`, at the middle layer, where the sweep over
+    training tokens is: a value and its movement are of one layer."""
     triples = similar_ce(tables, middle_only=False)
-    depth = triples["layer"].map(depth_names(tables.runs))
-    triples = triples[depth.isin(depths)]
-    need(len(triples) > 0, f"no similar-CE triple at {' or '.join(depths)} layers")
-    mine = triples[triples["objective"] == objective]
-    full = (mine["alive"] / mine["d_sae"]).groupby(mine["layer"]).mean()
-    need(
-        bool(full.max() < CEILING),
-        f"{percent(full.max())} of {objective}'s latents are alive at layer {full.idxmax()}: the "
-        "dictionary is full, and its size decides, not the objective",
-    )
     alive = triples.pivot_table(index=["layer", "seed"], columns="objective", values="alive")
-    ratio = alive[objective] / alive[others].min(axis=1)
-    layers = ratio.groupby("layer")
-    level = 1 - (1 - LEVEL) / len(layers)
-    ends = layers.agg([
-        ("value", "mean"), ("low", lambda x: seed_interval(x, level=level).low),
-        ("high", lambda x: seed_interval(x).high), ("n_seeds", "size"),
-    ])  # fmt: skip
-    seeds = int(ends["n_seeds"].min())
-    weight = beta(tables) if "e2e_ds" in (objective, *others) else ""
-    place = f"The largest of {len(ends)} layers is layer {ends['value'].idxmax()}."
-    note = f"{place} {weight}{resampled(seeds)}"
-    largest = Interval(*(ends[name].max() for name in ("value", "low", "high")))
-    return Measurement(*largest, len(alive) * len(OBJECTIVES), seeds, note)
+    ratio = (alive[objective] / alive[others].min(axis=1)).rename("value").reset_index()
+    own = middle(ratio, tables.runs)
+    need(len(own) > 0, "no similar-CE triple at the middle layer")
+    mine = middle(triples[triples["objective"] == objective], tables.runs)
+    full = (mine["alive"] / mine["d_sae"]).mean()
+    need(
+        bool(full < CEILING),
+        f"{percent(full)} of {objective}'s latents are alive: the dictionary is full, and its size "
+        "decides, not the objective",
+    )
+    layers = [
+        (layer, *seed_interval(part["value"]))
+        for layer, part in ratio.groupby("layer") if layer != own["layer"].iloc[0]
+    ]  # fmt: skip
+    note = elsewhere(pd.DataFrame(layers, columns=["layer", *Interval._fields]))
+    return of_seeds(own["value"], len(own) * len(OBJECTIVES), note)
 
 
 def similarity_difference(tables: Tables, name: str, first: str, second: str) -> Measurement:
@@ -110,11 +110,10 @@ def similarity_difference(tables: Tables, name: str, first: str, second: str) ->
     found = mean_differences(middle(written(tables, name), tables.runs), [(first, second)])
     need(len(found) > 0, f"no seed has weights for both {first} and {second} at this layer")
     row = found.iloc[0]
-    weight = beta(tables) if "e2e_ds" in (first, second) else ""
     over = resampled(row["n_seeds"], "dictionary elements")
     if name == "23_cross_seed_similarity":
         over = f"Interval: jackknife over {row['n_seeds']} seeds, of which pairs share each."
-    return of_row(row, 2 * int(row["n_seeds"]), weight + over)
+    return of_row(row, 2 * int(row["n_seeds"]), over)
 
 
 def score_difference(tables: Tables, match: str, objective: str) -> Measurement:
@@ -124,13 +123,15 @@ def score_difference(tables: Tables, match: str, objective: str) -> Measurement:
     own = middle(table[named & (table["match"] == match)], tables.runs)
     need(len(own) > 0, f"{objective} and local have no scored features of one seed at this layer")
     row = own.iloc[0]
+    looked_up = row["explainer"] == "storyworld"
     truth = "a look-up among StoryWorld's labels, no language model"
-    explainer = truth if row["explainer"] == "storyworld" else row["explainer"]
+    explainer = truth if looked_up else row["explainer"]
     note = (
         f"Explainer: {explainer}; {row['n_first']} and {row['n_second']} features. "
         f"{resampled(row['n_seeds'], 'features')}"
     )
-    return of_row(row, 2 * int(row["n_seeds"]), note)
+    aside = "label look-up" if looked_up else ""
+    return of_row(row, 2 * int(row["n_seeds"]), note, aside=aside)
 
 
 def cost_ratio(tables: Tables, objective: str) -> Measurement:
@@ -148,9 +149,9 @@ def cost_ratio(tables: Tables, objective: str) -> Measurement:
 
 
 def still_behind(tables: Tables, column: str, against: str = "main") -> Measurement:
-    """C9: local at the largest setting of a sweep over e2e, CE increase at equal L0.
+    """C9: e2e over local at the largest setting of a sweep, CE increase at equal L0.
 
-    against: e2e's main runs ("main"), or e2e at the same setting ("equal").
+    against: of e2e's main runs ("main"), or of e2e at the same setting ("equal").
     """
     table = written(tables, "27_gap_to_e2e")
     table = table[(table["column"] == column) & (table["against"] == against)]
@@ -158,15 +159,17 @@ def still_behind(tables: Tables, column: str, against: str = "main") -> Measurem
     beyond = gaps[gaps["setting"] > gaps.loc[gaps["main"], "setting"].max()]
     need(len(beyond) > 0, f"no sweep trained local with a larger {column} than the main runs'")
     row = beyond.loc[beyond["setting"].idxmax()]
-    need(not np.isnan(row["value"]), str(row["note"]))
+    determined(row)
     usual = gaps.loc[gaps["main"], "value"].iloc[0]
     note = f"{column} {row['setting']:g}; with the main runs' it is {usual:.3g}. " + resampled(
         row["n_seeds"], f"{row['n_rows']} rows of text", shared=True
     )
     known = gaps.dropna(subset=["value"]).set_index("setting")["value"]
-    tokens = known.to_dict() if column == "train_tokens" else {}
     grid = (float(row["grid_low"]), float(row["grid_high"]))
-    return of_row(row, int(row["n_runs"]), note, grid=grid, by_tokens=tokens)
+    if column != "train_tokens":
+        return of_row(row, int(row["n_runs"]), note, grid=grid)
+    tokens = {"by_tokens": known.to_dict(), "at_tokens": float(row["setting"])}
+    return of_row(row, int(row["n_runs"]), note, grid=grid, **tokens)
 
 
 def shrinkage_gap(tables: Tables) -> Measurement:
@@ -213,7 +216,11 @@ def faithfulness(tables: Tables, match: str, pair: list[str] | None = None) -> M
         own = own[(own["first"] == pair[0]) & (own["second"] == pair[1])]
         need(len(own) > 0, f"no seed has both {pair[0]} and {pair[1]}")
     ends = own[["low", "high"]]
-    across = (ends["low"] < 0) & (ends["high"] > 0)
+    across = (ends["low"] <= 0) & (ends["high"] >= 0)
+    apart = [
+        "{} nearer than {}".format(*((r.first, r.second)[:: 1 if r.value > 0 else -1]))
+        for r in own[~across & ends.notna().all(axis=1)].itertuples()
+    ]
     row = own.loc[own["value"].abs().idxmax()].copy()
     if pair:
         row[["value", "low", "high"]] = -row[["value", "high", "low"]].to_numpy(dtype=float)
@@ -224,7 +231,8 @@ def faithfulness(tables: Tables, match: str, pair: list[str] | None = None) -> M
         names = f"The largest: {row['first']} and {row['second']}. "
         row["value"] = abs(row["value"])
     seeds = int(row["n_seeds"])
-    note = names + resampled(seeds, "prompts", shared=True)
+    told = f"Intervals without 0: {', '.join(apart)}. " if apart else ""
+    note = names + told + resampled(seeds, "prompts", shared=True)
     return of_row(row, (2 if pair else len(OBJECTIVES)) * seeds, note)
 
 
@@ -232,18 +240,54 @@ def functional_difference(
     tables: Tables, measure: str, objective: str, less: bool = False
 ) -> Measurement:
     """C0: a measure on exact counterfactual pairs, minus local's (less: local's minus it), at
-    similar CE or at similar L0, whichever is smaller: the claim is about both."""
+    similar CE and at similar L0: the smaller value, and the ends of both intervals together, so
+    that a verdict is true of both matches or there is none."""
     table = written(tables, "41_differences")
     own = middle(table[table["measure"] == measure], tables.runs)
     sign = pd.Series(nan, own.index)
     sign[(own["first"] == objective) & (own["second"] == "local")] = 1.0
     sign[(own["first"] == "local") & (own["second"] == objective)] = -1.0
     own, sign = own[sign.notna()], sign.dropna() * (-1 if less else 1)
-    need({*own["match"]} == MATCHES, "not both matches were measured at this layer")
-    ends = own[["low", "high"]].mul(sign, axis=0)
-    values = own["value"] * sign
-    smallest = Interval(values.min(), ends.min(axis=1).min(), ends.max(axis=1).min())
+    need({*own["match"]} == {*MATCHED}, "not both matches were measured at this layer")
+    turned = own[["value", "low", "high"]].mul(sign, axis=0)
+    both = turned.assign(low=turned[["low", "high"]].min(axis=1, skipna=False))
+    both["high"] = turned[["low", "high"]].max(axis=1, skipna=False)
+    ends = both["low"].min(skipna=False), both["high"].max(skipna=False)
     seeds = int(own["n_seeds"].min())
-    both = ", ".join(f"{v:.3g} at similar {m}" for v, m in zip(values, own["match"], strict=True))
-    note = f"{both}. {resampled(seeds, 'counterfactual pairs', shared=True)}"
-    return Measurement(*smallest, 2 * len(own) * seeds, seeds, note)
+    parts = [
+        f"{ranged(*row)} at similar {MATCHED[m]}"
+        for row, m in zip(both.itertuples(index=False), own["match"], strict=True)
+    ]
+    differ = (
+        "; the sign hangs on the match" if both["value"].min() < 0 < both["value"].max() else ""
+    )
+    pairs = f"{int(own['n_pairs'].min())} " if "n_pairs" in own else ""
+    note = (
+        f"{', '.join(parts)}{differ}. {_floors(tables, measure, objective, less)}"
+        f"{resampled(seeds, f'{pairs}counterfactual pairs', shared=True)}"
+    )
+    return Measurement(both["value"].min(), *ends, 2 * len(own) * seeds, seeds, note)
+
+
+def _floors(tables: Tables, measure: str, objective: str, less: bool) -> str:
+    """The two objectives' own values beside the best floor's, and which are no better than it."""
+    table = tables.written.get(
+        "41_summary", pd.DataFrame(columns=["layer", "measure", "objective"])
+    )
+    own = middle(table[table["measure"] == measure], tables.runs)
+    own = own[own["objective"].isin(["local", objective])].dropna(subset=["value", "floor"])
+    if own.empty:
+        return ""
+    by_name = own.groupby("objective", sort=False)[["value", "floor"]]
+    ends = by_name.agg(["min", "max"])
+    said = [
+        f"{name} " + " to ".join(dict.fromkeys(f"{x:.3g}" for x in row["value"]))
+        for name, row in ends.iterrows()
+    ]
+    worse = own["value"] >= own["floor"] if less else own["value"] <= own["floor"]
+    below = list(own.loc[worse, "objective"].unique())
+    floor = " to ".join(dict.fromkeys(f"{x:.3g}" for x in (own["floor"].min(), own["floor"].max())))
+    return (
+        f"Own values: {', '.join(said)}; the best floor (untrained, half frozen, PCA) has "
+        f"{floor}" + (f": {' and '.join(below)} no better. " if below else ". ")
+    )

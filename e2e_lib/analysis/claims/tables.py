@@ -10,6 +10,7 @@ from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsInt
 
+import numpy as np
 import pandas as pd
 
 from e2e_lib.analysis.matched import across_seeds, middle_layer, similar
@@ -20,14 +21,15 @@ from e2e_lib.names import OBJECTIVES
 # Tables of notebooks that claims are measured on, figures/NAME.csv or tables/NAME.csv: the
 # notebook's number, and columns that tables of before these rules do not have.
 WRITTEN: dict[str, tuple[str, tuple[str, ...]]] = {
-    "summary_ratio": ("20", ("grid_low", "beyond")),
+    "summary_ratio": ("20", ("grid_low", "left_out")),
     "23_within_similarity": ("23", ()),
     "23_cross_seed_similarity": ("23", ()),
     "26_first_direction": ("26", ()),
-    "27_gap_to_e2e": ("27", ("against",)),
+    "27_gap_to_e2e": ("27", ("against", "left_out")),
     "28_differences": ("28", ()),
     "29_differences": ("29", ()),
     "41_differences": ("41", ()),
+    "41_summary": ("41", ()),
 }
 
 
@@ -52,7 +54,8 @@ class Measurement(NamedTuple):
 
     n: SAEs behind it. n_seeds: trainings of each that the interval is over; 0 where no SAE takes
     part. grid: smallest and largest value with one λ left out. by_tokens: the value at other
-    numbers of training tokens.
+    numbers of training tokens; at_tokens: at which of them it is (NaN: the main runs'). aside: what
+    its short name should add.
     """
 
     value: float
@@ -63,6 +66,8 @@ class Measurement(NamedTuple):
     note: str
     grid: tuple[float, float] = (nan, nan)
     by_tokens: Mapping[float, float] = {}
+    at_tokens: float = nan
+    aside: str = ""
 
 
 class NotTestableError(Exception):
@@ -124,12 +129,16 @@ def of_seeds(per_seed: pd.Series, n: int, note: str = "") -> Measurement:
     return Measurement(*seed_interval(per_seed), n, seeds, f"{note}{resampled(seeds)}")
 
 
-def beta(tables: Tables) -> str:
-    """The weight of the downstream term, on which e2e+ds's place between the others rests."""
-    runs = tables.runs
-    betas = runs.loc[runs["objective"] == "e2e_ds", "downstream_coeff"].dropna().unique()
-    words = " and ".join(f"{beta:g}" for beta in sorted(betas))
-    return f"β is {words} here; another β may turn it. " if words else ""
+def ranged(value: float, low: float, high: float) -> str:
+    """A value and its interval, where it has one."""
+    return f"{value:.3g}" + ("" if np.isnan(low) or np.isnan(high) else f" [{low:.3g}, {high:.3g}]")
+
+
+def elsewhere(table: pd.DataFrame) -> str:
+    """What other layers have, as a sentence. table: columns layer, value, low, high."""
+    known = table[table["value"].notna()]
+    parts = [f"{ranged(r.value, r.low, r.high)} at layer {r.layer}" for r in known.itertuples()]
+    return f"Elsewhere {', '.join(parts)}. " if parts else ""
 
 
 def written_tables(figures: Path) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -1,4 +1,5 @@
-"""Whether a claim's value has come to rest: the same measure at other numbers of training tokens.
+"""Whether a claim's value has come to rest: the same measure at other numbers of training tokens,
+and whether it hangs on β: the same at other weights of the downstream term.
 
 Metrics alone give it for a sweep over them. What takes weights or another notebook's tables is
 known where all analyses ran on two further folders, of the same λ and seeds, one trained on as many
@@ -7,9 +8,9 @@ tokens as the study and one on more, and `keep_longer` has noted their ledgers b
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -42,17 +43,67 @@ def by_tokens(
     them, at the same seeds and λ, so that every number is as coarse as the next. Claims that take
     weights or another notebook's tables are left out. Columns: id, train_tokens, value.
     """
+    swept = sweep_runs(table, "train_tokens")
+    swept = swept[swept["layer"] == middle_layer(main_runs(table))]  # where values are taken
+    return _measured(swept.groupby("train_tokens"), "train_tokens", blocks, rows, claims)
+
+
+def by_beta(
+    table: pd.DataFrame, blocks: pd.DataFrame, rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS
+) -> pd.DataFrame:
+    """The same at each β of a sweep over it: e2e+ds's runs beside the main ones of local and e2e,
+    of the same seeds. Columns: id, downstream_coeff, main (whether it is the main runs'), value.
+    """
+    main, swept = main_runs(table), sweep_runs(table, "downstream_coeff")
+    swept = swept[(swept["layer"] == middle_layer(main)) & (swept["objective"] == "e2e_ds")]
+    others = main[(main["objective"] != "e2e_ds") & (main["layer"] == middle_layer(main))]
+    others = others[others["seed"].isin(swept["seed"])]
+    groups = [(beta, pd.concat([others, own])) for beta, own in swept.groupby("downstream_coeff")]
+    found = _measured(groups, "downstream_coeff", blocks, rows, claims)
+    usual = swept.loc[swept["main"], "downstream_coeff"]
+    return found.assign(main=found["downstream_coeff"].isin(usual))
+
+
+def _measured(
+    groups: Iterable[tuple[Any, pd.DataFrame]],
+    setting: str,
+    blocks: pd.DataFrame,
+    rows: pd.DataFrame,
+    claims: Sequence[Claim],
+) -> pd.DataFrame:
     found = []
-    for tokens, own in sweep_runs(table, "train_tokens").groupby("train_tokens"):
+    for value, own in groups:
         written = {"summary_ratio": summary_ratios(own, rows, resamples=1)}
         tables = Tables(own, blocks, rows, written)
         for claim in claims:
             try:
-                found.append((claim.id, tokens, claim.measure(tables).value))
+                found.append((claim.id, value, claim.measure(tables).value))
             except NotTestableError:
                 continue
-    known = pd.DataFrame(found, columns=["id", "train_tokens", "value"])
+    known = pd.DataFrame(found, columns=["id", setting, "value"])
     return known.dropna(subset=["value"]).reset_index(drop=True)
+
+
+def of_beta(claim: Claim, tables: Tables, betas: pd.DataFrame | None) -> str:
+    """The weight of the downstream term, and what a claim that it has a part in comes to at others:
+    whether one of them lies on another side of a bound than the main runs' does."""
+    own = tables.runs.loc[tables.runs["objective"] == "e2e_ds", "downstream_coeff"].dropna()
+    known = betas[betas["id"] == claim.id] if betas is not None else pd.DataFrame()
+    known = (
+        known if len(known) and (known["value"] != known["value"].iloc[0]).any() else known.head(0)
+    )
+    if own.empty or (known.empty and "e2e+ds" not in claim.claim):
+        return ""
+    words = f"β is {' and '.join(f'{beta:g}' for beta in sorted(own.unique()))} here"
+    if known.empty or not known["main"].any() or known["main"].all():
+        return f"{words}; what another would do is not known."
+    usual = known.loc[known["main"], "value"].iloc[0]
+    others = known[~known["main"]]
+    turns = [claim.side(x, x) != claim.side(usual, usual) for x in others["value"]]
+    at = [f"{r.value:.3g} at {r.downstream_coeff:g}" for r in others.itertuples()]
+    turned = [f"{beta:g}" for beta, t in zip(others["downstream_coeff"], turns, strict=True) if t]
+    then = f"β {' and '.join(turned)} turns it" if turned else "neither turns it"
+    return f"{words}; at the sweep's λ and seeds it is {usual:.3g}, {', '.join(at)}: {then}."
 
 
 def keep_longer(same: Path, longer: Path, results: Path) -> Path:

@@ -22,7 +22,7 @@ from e2e_lib.analysis.claims.tables import (
     percent,
     written_tables,
 )
-from e2e_lib.analysis.claims.tokens import Longer, by_tokens, read_longer
+from e2e_lib.analysis.claims.tokens import Longer, by_beta, by_tokens, of_beta, read_longer
 from e2e_lib.analysis.matched import main_runs
 from e2e_lib.analysis.statistics import LEVEL
 from e2e_lib.analysis.sweeps import MOVES, moved_per_doubling
@@ -38,8 +38,8 @@ AHEAD = 2  # doublings of the training tokens that a verdict has to survive
 RULE = (
     f"**{HOLDS}**: the whole {percent(LEVEL)} interval is inside the claim's bounds; "
     f"**{REFUTED}**: all of it is outside; **{UNDECIDED}**: it reaches across a bound, is of one "
-    "seed or missing, or one inner λ left out of a curve turns the verdict, or two doublings of "
-    "the training tokens more than the longest tried, each like the last, would (a change of up to "
+    "seed or missing, or one inner λ left out of a curve turns the verdict, or the sweep's λ and "
+    "seeds on as many tokens do, or two doublings of the training tokens more than the longest tried, each like the last, would (a change of up to "
     f"{percent(MOVES)} counts as none), or nothing tells how it changes; **{NOT_TESTABLE}**: the "
     "claim's premise is missing, a ceiling decides, or there is no number."
 )
@@ -50,24 +50,30 @@ def verdict(
 ) -> tuple[str, str]:
     """One of `VERDICTS` by `RULE`, and why.
 
-    own_tokens: of the main runs' training, if `measured.by_tokens` has longer ones too.
+    own_tokens: of the main runs' training; what `measured.by_tokens` has for them is of other λ and
+    seeds, the sweep's.
     restless: why nobody knows whether a value is at rest that is known at one number of training
     tokens alone; empty if the others of its ledger are.
     """
     if not math.isfinite(measured.value):
         return NOT_TESTABLE, "the value is no number"
     doubts = []
-    side = _side(claim, measured.low, measured.high)
+    side = claim.side(measured.low, measured.high)
     if side is None:
         doubts.append("there is no interval")
     elif measured.n_seeds == 1:
         doubts.append("one seed says nothing of another")
     if side == "across":
         doubts.append("the interval reaches across a bound")
-    elif side and _side(claim, *measured.grid) not in (None, side):
+    elif side and claim.side(*measured.grid) not in (None, side):
         doubts.append("with one λ left out of a curve the verdict would be another")
-    moves, ahead = moved_per_doubling(measured.by_tokens), _ahead(measured.by_tokens, own_tokens)
-    later = _side(claim, measured.low + ahead, measured.high + ahead)
+    again = measured.by_tokens.get(own_tokens, math.nan)
+    other = claim.side(again, again) if math.isnan(measured.at_tokens) else None
+    if side in ("inside", "outside") and other not in (None, side):
+        doubts.append(f"with other λ and seeds on as many tokens it is {again:.3g}")
+    at = own_tokens if math.isnan(measured.at_tokens) else measured.at_tokens
+    moves, ahead = moved_per_doubling(measured.by_tokens), _ahead(measured.by_tokens, at)
+    later = claim.side(measured.low + ahead, measured.high + ahead)
     if side in ("inside", "outside") and abs(moves) > MOVES and later != side:
         doubts.append(
             f"per doubling of the training tokens the value still moves by {percent(moves)}, and "
@@ -78,20 +84,6 @@ def verdict(
     if doubts:
         return UNDECIDED, "; ".join(doubts)
     return (HOLDS if side == "inside" else REFUTED), f"the whole interval is {side}"
-
-
-def _side(claim: Claim, low: float, high: float) -> str | None:
-    """Where a range lies: inside the claim's bounds, outside, or across one; None if there is none.
-
-    A range that ends on a bound is across.
-    """
-    above = -math.inf if claim.above is None else claim.above
-    below = math.inf if claim.below is None else claim.below
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return None
-    if above < low and high < below:
-        return "inside"
-    return "outside" if high < above or low > below else "across"
 
 
 def _ahead(by_tokens: Mapping[Any, float], own_tokens: float) -> float:
@@ -110,18 +102,24 @@ def ledger(
     claims: Sequence[Claim] = CLAIMS,
     sweep: pd.DataFrame | None = None,
     longer: Longer | None = None,
+    betas: pd.DataFrame | None = None,
 ) -> list[dict[str, Any]]:
     """One entry a claim: id, claim, paper_value, value, low, high, n, holds (true, false where it
-    is refuted, else null), how, verdict, why, n_seeds, grid_low, grid_high, by_tokens.
+    is refuted, else null), how, verdict, why, n_seeds, grid_low, grid_high, by_tokens, short.
 
     sweep: `by_tokens` of the claims, empty where the folder has no such sweep; None: whether values
     are at rest is not asked. longer: what claims without such a sweep come to on more tokens.
+    betas: `by_beta` of the claims.
     """
     found = [(claim, *_measured(claim, tables, sweep, longer)) for claim in claims]
     moves = {claim.id: moved_per_doubling(own.by_tokens) for claim, own, _ in found}
     restless = "" if sweep is None else _restless(moves)
     tokens = float(tables.runs["train_tokens"].median())
-    return [_entry(claim, own, reason, restless, tokens) for claim, own, reason in found]
+    noted = [
+        (claim, own._replace(note=f"{own.note} {of_beta(claim, tables, betas)}".strip()), reason)
+        for claim, own, reason in found
+    ]
+    return [_entry(claim, own, reason, restless, tokens) for claim, own, reason in noted]
 
 
 def _measured(
@@ -166,6 +164,7 @@ def _entry(
         | {"how": " ".join(filter(None, (claim.how, measured.note, sentence)))}
         | {"verdict": word, "why": why, "n_seeds": measured.n_seeds, **ends}
         | {"by_tokens": {f"{t:g}": _rounded(v) for t, v in sorted(measured.by_tokens.items())}}
+        | {"short": f"{claim.short} ({measured.aside})" if measured.aside else claim.short}
     )
 
 
@@ -183,7 +182,8 @@ def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> l
     tables = Tables(
         main_runs(table), blocks, rows, dict(written_tables(figures)), benchmark_lines()
     )
-    return ledger(tables, sweep=by_tokens(table, blocks, rows), longer=read_longer(results))
+    sweep, betas = (swept(table, blocks, rows) for swept in (by_tokens, by_beta))
+    return ledger(tables, sweep=sweep, longer=read_longer(results), betas=betas)
 
 
 def write_claims(claims: list[dict[str, Any]], results: str | Path) -> Path:
@@ -197,7 +197,7 @@ def claims_frame(claims: list[dict[str, Any]]) -> pd.DataFrame:
     """The ledger as a table for the forest plot: with each claim's short name and bounds."""
     known = {claim.id: claim for claim in CLAIMS}
     frame = pd.DataFrame(claims)
-    for column in ("short", "above", "below"):
+    for column in ("above", "below"):
         frame[column] = [getattr(known[claim], column) for claim in frame["id"]]
     numbers = ["value", "low", "high", "grid_low", "grid_high", "above", "below"]
     frame[numbers] = frame[numbers].astype(float)
@@ -231,7 +231,7 @@ def claims_markdown(claims: list[dict[str, Any]]) -> str:
         claim = known[entry["id"]]
         value = "–" if entry["value"] is None else f"{entry['value']:.3g}"
         ends = "" if entry["low"] is None else f" [{entry['low']:.3g}, {entry['high']:.3g}]"
-        cells = (claim.id, claim.short, claim.bounds, value + ends, entry["verdict"])
+        cells = (claim.id, entry["short"], claim.bounds, value + ends, entry["verdict"])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", multiplicity(claims)])
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from e2e_lib.analysis.findings.words import ONE_SEED, each, known, number, seeds
+from e2e_lib.analysis.findings.words import ONE_SEED, each, known, listed, number, seeds
 from e2e_lib.analysis.matched import middle_layer
 from e2e_lib.analysis.statistics import grouped_means
 from e2e_lib.names import OBJECTIVES
@@ -48,12 +48,16 @@ def power(shares: pd.DataFrame) -> str:
 
 
 def latents(matches: pd.DataFrame, shares: pd.DataFrame) -> str:
-    """Mean F1 at the middle layer, and the synonyms."""
+    """Mean F1 at the middle layer, and the synonyms at all of them."""
     layer = middle_layer(matches)
     means = grouped_means(matches[matches["layer"] == layer], "f1", ["objective"])
     means = means.assign(objective=[name[0] if isinstance(name, tuple) else name for name in
                                     means["objective"]])  # fmt: skip
-    return f"mean F1 at layer {layer}: {each(means)}{seeds(matches)}; {power(shares)}"
+    layers = listed(str(one) for one in sorted(matches["layer"].unique()))
+    return (
+        f"mean F1 at layer {layer}: {each(means)}{seeds(matches)}; of layers {layers} together: "
+        f"{power(shares)}"
+    )
 
 
 def faithfulness(differences: pd.DataFrame, layer: int) -> str:

@@ -85,19 +85,21 @@ def convergence(moves: pd.DataFrame, at_most: float) -> str:
 
 
 def gap(gaps: pd.DataFrame) -> str:
-    """Local over e2e at the most tokens and in the largest dictionary. gaps: `gap_to_e2e`."""
+    """e2e over local at the most tokens and in the largest dictionary. gaps: `gap_to_e2e`."""
     parts = []
     for column, own in gaps.dropna(subset=["value"]).groupby("column", sort=False):
         at = own[own["setting"] == own["setting"].max()]
         main, equal = (at[at["against"] == kind] for kind in ("main", "equal"))
-        for rows, against in ((main, "e2e's main runs"), (equal, "e2e with as many")):
+        for rows, against in ((main, "e2e's main runs"), (equal, "e2e with the same")):
             if len(rows):
                 row = rows.iloc[0]
                 value = said(row["value"], row["low"], row["high"])
-                parts.append(f"{_setting(str(column), row['setting'])}, over {against}, {value}")
+                parts.append(f"{_setting(str(column), row['setting'])}, {against}, {value}")
     if not parts:
         return "not said: local's curve shares no range of L0 with e2e's."
-    return f"CE increase of local at equal L0: {'; '.join(parts)}{seeds(gaps)}."
+    return (
+        f"CE increase of e2e over local's at equal L0: local with {'; '.join(parts)}{seeds(gaps)}."
+    )
 
 
 def seed_spread(spread: pd.DataFrame) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from e2e_lib.analysis.counterfactual.scale import HIGHER
 from e2e_lib.analysis.findings.words import each, listed, number, percent, seeds
 from e2e_lib.names import OBJECTIVES
 from e2e_lib.plots.style import LABELS
@@ -45,7 +46,8 @@ def by_layer(table: pd.DataFrame) -> str:
 
 
 def measures(summary: pd.DataFrame, layer: int) -> str:
-    """S, selectivity and waste at one layer. summary: `scale.over_seeds`."""
+    """S, selectivity and waste at one layer, and who is no better than the best floor. summary:
+    `scale.over_seeds`."""
     own = summary[summary["layer"] == layer].replace([np.inf, -np.inf], np.nan)
     parts: list[str] = []
     for match, words in MATCHES.items():
@@ -54,10 +56,21 @@ def measures(summary: pd.DataFrame, layer: int) -> str:
         for measure, name in MEASURES.items():
             rows = own[(own["match"] == match) & (own["measure"] == measure)]
             if rows["value"].notna().any():
-                parts.append(f"{name} at {words}: {each(rows)}")
+                parts.append(f"{name} at {words}: {each(rows)}{_floor(rows, measure)}")
     if not parts:
         return f"not said: at layer {layer} no measure is known."
     return f"layer {layer}; {'; '.join(parts)}{seeds(own)}."
+
+
+def _floor(rows: pd.DataFrame, measure: str) -> str:
+    """The best floor, and the objectives that are no better. rows: of one match and measure."""
+    own = rows[rows["value"].notna() & rows["floor"].notna()] if "floor" in rows else rows.head(0)
+    if own.empty:
+        return ""
+    sign = 1 if measure in HIGHER else -1
+    below = own.loc[sign * own["value"] <= sign * own["floor"], "objective"]
+    floor = f" (best floor {number(float(own['floor'].mean()))}"
+    return floor + (f"; no better: {listed(LABELS[n] for n in below)})" if len(below) else ")")
 
 
 def loudness(summary: pd.DataFrame) -> str:
