@@ -81,6 +81,7 @@ def ratio_of_curves(
     y: str = "ce_increase",
     window: tuple[float, float] | None = None,
     points: int = POINTS,
+    of_means: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -90,7 +91,8 @@ def ratio_of_curves(
     `row_table`, per held-out row of text. window: of x; by default what all the curves share.
     Interval: 95 %, over seeds and the rows of text that they share (`statistics.over_seeds`); the
     window stays fixed. Points where the second curve is ≤ 0 are left out: the curve to divide by
-    should be the larger of the two.
+    should be the larger of the two. of_means: where both are small, the means over the points are
+    divided instead, of which noise moves none to 0.
 
     Returns value, low, high, grid_low and grid_high (the least and the largest value with one inner
     run of either curve left out, in every pair the same in the order of x; NaN where there is
@@ -115,9 +117,11 @@ def ratio_of_curves(
     ends = np.cumsum([len(runs) for runs in curves])
     parts = [np.arange(end - len(runs), end) for end, runs in zip(ends, curves, strict=True)]
     ratios = _ratios(grid, xs, ys, parts)
-    value, low, high = over_seeds(_mean(ratios))
+    taken = _ratios(grid, xs, ys, parts, of_means)
+    value, low, high = over_seeds(_mean(taken))
     without = [
-        _mean(_ratios(grid, xs[:1], ys[:1], kept)).mean() for kept in _one_inner_left_out(parts)
+        _mean(_ratios(grid, xs[:1], ys[:1], kept, of_means)).mean()
+        for kept in _one_inner_left_out(parts)
     ] or [np.nan]
     curve = ratios[0].mean(axis=0)
     beyond, known = BEYOND[x, y][1](curve), np.isfinite(curve)
@@ -127,18 +131,26 @@ def ratio_of_curves(
         "window_low": span[0], "window_high": span[1],
         "at_low": float(curve[0]), "at_high": float(curve[-1]),
         "beyond": float(beyond[known].mean()) if known.any() else np.nan,
-        "left_out": float(np.isnan(ratios[0]).mean()),
+        "left_out": float(np.isnan(taken[0]).mean()),
         "n_seeds": len(pairs), "n_rows": len(row_ids), "n_runs": len(together), "note": "",
     }  # fmt: skip
 
 
-def _ratios(grid: Array, xs: Array, ys: Array, parts: Sequence[NDArray[np.intp]]) -> Array:
+def _ratios(
+    grid: Array,
+    xs: Array,
+    ys: Array,
+    parts: Sequence[NDArray[np.intp]],
+    of_means: bool = False,
+) -> Array:
     """First curve over second at the grid's x, (samples, pairs, points); NaN where second is ≤ 0.
+    of_means: their means over the grid, (samples, pairs, 1).
 
     xs, ys: (samples, runs); parts: which runs make the first curve of the first pair, its second,
     the first of the second pair, …
     """
     heights = np.stack([interpolate(grid, xs[:, part], ys[:, part]) for part in parts], axis=1)
+    heights = heights.mean(axis=-1, keepdims=True) if of_means else heights
     first, second = heights[:, ::2], heights[:, 1::2]
     return np.divide(first, second, out=np.full_like(first, np.nan), where=second > 0)
 
@@ -211,8 +223,8 @@ def summary_ratios(
 ) -> pd.DataFrame:
     """Per layer: CE increase of e2e and e2e+ds over local's at equal L0 and at equal alive
     elements, and local's L0 over theirs at equal CE increase; then CE increase of e2e over e2e+ds's
-    at equal L0 (e2e's may be hardly above 0). options: resamples and seed of `ratio_of_curves`.
-    Columns: layer, compared, quantity, and those of `interpolated_ratio`.
+    at equal L0, a ratio of means, for both may be hardly above 0. options: resamples and seed of
+    `ratio_of_curves`. Columns: layer, compared, quantity, and those of `interpolated_ratio`.
     """
     at_l0, at_alive = ("l0", "ce_increase", l0_window), ("alive", "ce_increase", alive_window)
     compared = [
@@ -230,6 +242,7 @@ def summary_ratios(
         for quantity, name, first, second, x, y, window in compared:
             labels = {"layer": layer, "compared": name, "quantity": quantity}
             axes: dict[str, Any] = {"reference": second, "x": x, "y": y, "window": window}
+            axes["of_means"] = "local" not in (first, second)
             table.append(labels | interpolated_ratio(group, rows, first, **axes, **options))
     return pd.DataFrame(table)
 

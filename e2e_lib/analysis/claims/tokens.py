@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from e2e_lib.analysis.claims.ledger import CLAIMS, Claim
-from e2e_lib.analysis.claims.tables import NotTestableError, Tables
+from e2e_lib.analysis.claims.tables import Measurement, NotTestableError, Tables
 from e2e_lib.analysis.matched import main_runs, middle_layer, sweep_runs
 from e2e_lib.analysis.pareto import summary_ratios
 from e2e_lib.errors import ResultsError, require, reworded
@@ -84,17 +84,14 @@ def _measured(
     return known.dropna(subset=["value"]).reset_index(drop=True)
 
 
-def of_beta(claim: Claim, tables: Tables, betas: pd.DataFrame | None) -> str:
-    """The weight of the downstream term, and what a claim that it has a part in comes to at others:
-    whether one of them lies on another side of a bound than the main runs' does."""
+def of_beta(claim: Claim, measured: Measurement, tables: Tables, betas: pd.DataFrame | None) -> str:
+    """The weight of the downstream term, and what a claim on e2e+ds comes to at others: whether one
+    of them lies on another side of a bound than the main runs' does. betas: `by_beta`."""
     own = tables.runs.loc[tables.runs["objective"] == "e2e_ds", "downstream_coeff"].dropna()
-    known = betas[betas["id"] == claim.id] if betas is not None else pd.DataFrame()
-    known = (
-        known if len(known) and (known["value"] != known["value"].iloc[0]).any() else known.head(0)
-    )
-    if own.empty or (known.empty and "e2e+ds" not in claim.claim):
+    if own.empty or "e2e+ds" not in claim.claim or not measured.n_seeds:
         return ""
-    words = f"β is {' and '.join(f'{beta:g}' for beta in sorted(own.unique()))} here"
+    words = f" β is {' and '.join(f'{beta:g}' for beta in sorted(own.unique()))} here"
+    known = betas[betas["id"] == claim.id] if betas is not None else pd.DataFrame()
     if known.empty or not known["main"].any() or known["main"].all():
         return f"{words}; what another would do is not known."
     usual = known.loc[known["main"], "value"].iloc[0]
@@ -102,7 +99,7 @@ def of_beta(claim: Claim, tables: Tables, betas: pd.DataFrame | None) -> str:
     turns = [claim.side(x, x) != claim.side(usual, usual) for x in others["value"]]
     at = [f"{r.value:.3g} at {r.downstream_coeff:g}" for r in others.itertuples()]
     turned = [f"{beta:g}" for beta, t in zip(others["downstream_coeff"], turns, strict=True) if t]
-    then = f"β {' and '.join(turned)} turns it" if turned else "neither turns it"
+    then = f"β {' and '.join(turned)} turns it" if turned else "none of these turns it"
     return f"{words}; at the sweep's λ and seeds it is {usual:.3g}, {', '.join(at)}: {then}."
 
 

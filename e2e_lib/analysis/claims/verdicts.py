@@ -39,9 +39,10 @@ RULE = (
     f"**{HOLDS}**: the whole {percent(LEVEL)} interval is inside the claim's bounds; "
     f"**{REFUTED}**: all of it is outside; **{UNDECIDED}**: it reaches across a bound, is of one "
     "seed or missing, or one inner λ left out of a curve turns the verdict, or the sweep's λ and "
-    "seeds on as many tokens do, or two doublings of the training tokens more than the longest tried, each like the last, would (a change of up to "
-    f"{percent(MOVES)} counts as none), or nothing tells how it changes; **{NOT_TESTABLE}**: the "
-    "claim's premise is missing, a ceiling decides, or there is no number."
+    "seeds on as many tokens do, or two doublings of the training tokens more than the longest "
+    f"tried, each like the last, would (a change of up to {percent(MOVES)} counts as none), or "
+    f"nothing tells how it changes; **{NOT_TESTABLE}**: the claim's premise is missing, a ceiling "
+    "decides, or there is no number."
 )
 
 
@@ -115,11 +116,10 @@ def ledger(
     moves = {claim.id: moved_per_doubling(own.by_tokens) for claim, own, _ in found}
     restless = "" if sweep is None else _restless(moves)
     tokens = float(tables.runs["train_tokens"].median())
-    noted = [
-        (claim, own._replace(note=f"{own.note} {of_beta(claim, tables, betas)}".strip()), reason)
-        for claim, own, reason in found
+    return [
+        _entry(claim, own._replace(note=own.note + of_beta(claim, own, tables, betas)), *rest)
+        for claim, own, *rest in ((*one, restless, tokens) for one in found)
     ]
-    return [_entry(claim, own, reason, restless, tokens) for claim, own, reason in noted]
 
 
 def _measured(
@@ -145,9 +145,9 @@ def _restless(moves: Mapping[str, float]) -> str:
     known = {name: move for name, move in moves.items() if math.isfinite(move)}
     if not known:
         return "no sweep over them tells"
-    most = max(known, key=lambda name: abs(known[name]))
-    moving = f"{most}, of which it is known, moves by {percent(known[most])} per doubling"
-    return moving if abs(known[most]) > MOVES else ""
+    moving = sum(abs(move) > MOVES for move in known.values())
+    few = f"of {len(known)} values of which it is, {moving} move by more than {percent(MOVES)}"
+    return f"{few} per doubling" if moving else ""
 
 
 def _entry(
@@ -161,8 +161,8 @@ def _entry(
         {"id": claim.id, "claim": claim.claim, "paper_value": claim.paper_value}
         | {name: _rounded(getattr(measured, name)) for name in ("value", "low", "high")}
         | {"n": measured.n, "holds": {HOLDS: True, REFUTED: False}.get(word)}
-        | {"how": " ".join(filter(None, (claim.how, measured.note, sentence)))}
-        | {"verdict": word, "why": why, "n_seeds": measured.n_seeds, **ends}
+        | {"how": _spelt(" ".join(filter(None, (claim.how, measured.note, sentence))))}
+        | {"verdict": word, "why": _spelt(why), "n_seeds": measured.n_seeds, **ends}
         | {"by_tokens": {f"{t:g}": _rounded(v) for t, v in sorted(measured.by_tokens.items())}}
         | {"short": f"{claim.short} ({measured.aside})" if measured.aside else claim.short}
     )
@@ -245,6 +245,10 @@ def readme_block(results: str | Path, readme: str | Path) -> None:
     with reworded(ResultsError, "claims.json cannot be read"):
         claims = json.loads((Path(results) / "claims.json").read_text())
     replace_block(Path(readme), "claims", claims_markdown(claims))
+
+
+def _spelt(text: str) -> str:
+    return text.replace("e2e_ds", "e2e+ds")
 
 
 def _rounded(value: float | None) -> float | None:
