@@ -66,10 +66,8 @@ def determined(row: "pd.Series[Any]") -> None:
     """A ratio of curves is known, and at every point: without those where the second curve is not
     above 0 it would be a choice of points by their noise."""
     need(not np.isnan(row["value"]), str(row["note"]))
-    need(
-        row["left_out"] == 0,
-        f"the CE increase to divide by is not above 0 at {percent(row['left_out'])} of the points",
-    )
+    out = float(row["left_out"])
+    need(out == 0, f"the CE increase to divide by is not above 0 at {percent(out)} of the points")
 
 
 def downstream_pathway(tables: Tables) -> Measurement:
@@ -272,7 +270,7 @@ def functional_difference(
 def _floors(tables: Tables, measure: str, objective: str, less: bool) -> str:
     """The two objectives' own values beside the best floor's, and which are no better than it."""
     table = tables.written.get(
-        "41_summary", pd.DataFrame(columns=["layer", "measure", "objective"])
+        "41_summary", pd.DataFrame(columns=["layer", "measure", "objective", "value", "floor"])
     )
     own = middle(table[table["measure"] == measure], tables.runs)
     own = own[own["objective"].isin(["local", objective])].dropna(subset=["value", "floor"])
