@@ -38,7 +38,7 @@ def picture(path: Path) -> Figure:
     """A picture that was drawn before, pixel by pixel, as a figure."""
     pixels = plt.imread(path)
     height, width = pixels.shape[:2]
-    figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="none")
     figure.figimage(pixels)
     figure.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook shows no figure without axes
     return figure

@@ -116,10 +116,11 @@ def ledger(
     moves = {claim.id: moved_per_doubling(own.by_tokens) for claim, own, _ in found}
     restless = "" if sweep is None else _restless(moves)
     tokens = float(tables.runs["train_tokens"].median())
-    return [
-        _entry(claim, own._replace(note=own.note + of_beta(claim, own, tables, betas)), *rest)
-        for claim, own, *rest in ((*one, restless, tokens) for one in found)
+    noted = [
+        (claim, own._replace(note=own.note + of_beta(claim, own, tables, betas)), reason)
+        for claim, own, reason in found
     ]
+    return [_entry(claim, own, reason, restless, tokens) for claim, own, reason in noted]
 
 
 def _measured(
