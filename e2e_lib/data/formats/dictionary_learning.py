@@ -32,6 +32,7 @@ from e2e_lib.data.formats.stored import (
     gates,
     product,
     require_k,
+    widest,
 )
 from e2e_lib.data.formats.tensors import (
     json_file,
@@ -110,7 +111,13 @@ def read(folder: Path) -> StoredSAE:
         weights |= as_gate(*encoder)
     k = trainer["k"] if name == "AutoEncoderTopK" else None
     return StoredSAE(
-        **fold(weights, f"SAE folder {str(folder)!r}", k=k, input_bias=kind.input_bias),
+        **fold(
+            weights,
+            f"SAE folder {str(folder)!r}",
+            k=k,
+            input_bias=kind.input_bias,
+            dtype=widest(tensors[name] for name in kind.tensors),
+        ),
         format="dictionary_learning",
         architecture=name,
         hook=_hook(trainer),

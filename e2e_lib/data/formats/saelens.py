@@ -32,6 +32,7 @@ from e2e_lib.data.formats.stored import (
     fold,
     gates,
     require_k,
+    widest,
 )
 from e2e_lib.data.formats.tensors import (
     FLOATS,
@@ -203,12 +204,13 @@ def read(folder: Path) -> StoredSAE:
     for key, value in flags.items():
         if not isinstance(value, bool):
             raise refuse(path, key, value, "true or false")
+    bias, rescaled = flags.values()
     k = config.get("k") if kind == "topk" else None
     what = f"SAE folder {str(folder)!r}"
     if kind == "topk":
         require_k(k, config["d_sae"], what)
-    weights = _weights(folder, kind, config["d_in"], config["d_sae"])
-    hook, held = metadata.get("hook_name"), weights["W_dec"].dtype
+    weights, held = _weights(folder, kind, config["d_in"], config["d_sae"])
+    hook = metadata.get("hook_name")
     if metadata.get("hook_name_out") not in (None, hook):
         raise refuse(path, "hook_name_out", metadata["hook_name_out"], "an SAE, no transcoder,")
     name = str(config.get("dtype")).removeprefix("torch.")
@@ -217,13 +219,7 @@ def read(folder: Path) -> StoredSAE:
     if isinstance(said, torch.dtype) and not (holds or said == held):
         raise refuse(path, "dtype", config["dtype"], f"one that holds its weights' {held}")
     return StoredSAE(
-        **fold(
-            weights,
-            what,
-            k=k,
-            input_bias=flags["apply_b_dec_to_input"],
-            rescaled=flags["rescale_acts_by_decoder_norm"],
-        ),
+        **fold(weights, what, k=k, input_bias=bias, rescaled=rescaled, dtype=held),
         architecture=kind,
         hook=hook if is_text(hook) else None,
         metadata=metadata,
@@ -263,8 +259,10 @@ def _settings(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[
     return flat, {key: flat[key] for key in METADATA if key in flat}
 
 
-def _weights(folder: Path, kind: str, d_in: int, d_sae: int) -> dict[str, Tensor]:
-    """The tensors of an architecture; a gated one as the jumprelu it is."""
+def _weights(
+    folder: Path, kind: str, d_in: int, d_sae: int
+) -> tuple[dict[str, Tensor], torch.dtype]:
+    """The tensors of an architecture, a gated one as the jumprelu it is, and the file's dtype."""
     path = folder / WEIGHTS
     names, row = shapes_of(path), [d_sae]
     shapes = {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in], "b_dec": [d_in]}
@@ -274,6 +272,7 @@ def _weights(folder: Path, kind: str, d_in: int, d_sae: int) -> dict[str, Tensor
     if "scaling_factor" in names:  # a finished fine-tuning of the decoder; all ones without one
         shapes["scaling_factor"] = row
     weights = read_safetensors(path, shapes, CONFIG)
+    held = widest(weights.values())
     if bool((weights.pop("scaling_factor", torch.ones(1)) != 1).any()):
         raise refuse(path, "scaling_factor", "other than 1", "a scaling_factor of ones")
     if "log_threshold" in weights:
@@ -281,7 +280,7 @@ def _weights(folder: Path, kind: str, d_in: int, d_sae: int) -> dict[str, Tensor
     if kind == "gated":
         encoder = [weights.pop(name) for name in ("W_enc", "r_mag", "b_gate", "b_mag")]
         weights |= as_gate(*encoder)
-    return weights
+    return weights, held
 
 
 def firing_frequency(folder: str | Path) -> Float[Tensor, " d_sae"]:

@@ -17,6 +17,7 @@ from e2e_lib.data.formats.stored import (
     fold,
     product,
     require_k,
+    widest,
     written,
 )
 from e2e_lib.data.formats.tensors import (
@@ -74,7 +75,7 @@ def read(folder: Path) -> StoredSAE:
     weights = {"W_enc": found["encoder.weight"].T, "b_enc": found["encoder.bias"]}
     weights |= {"W_dec": found["W_dec"], "b_dec": found["b_dec"]}
     return StoredSAE(
-        **fold(weights, what, k=k, input_bias=True),
+        **fold(weights, what, k=k, input_bias=True, dtype=widest(weights.values())),
         format="sparsify",
         architecture="topk",
         hook=_hook(folder),

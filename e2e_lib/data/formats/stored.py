@@ -12,8 +12,9 @@ had length r, codes are r times the file's own. What cannot be folded is refused
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -114,6 +115,13 @@ def require_finite(weights: Mapping[str, Tensor], what: str) -> None:
         raise ModelError(f"{what} has numbers that are not finite in {', '.join(bad)}.")
 
 
+def widest(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The floating-point type that holds every number of `tensors`; or one that no SAE is of."""
+    kinds = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
+    unknown = [kind for kind in kinds if kind not in ROUNDING]
+    return unknown[0] if unknown else reduce(torch.promote_types, kinds)
+
+
 def fold(
     weights: Mapping[str, Tensor],
     what: str,
@@ -141,6 +149,7 @@ def fold(
     stored = dtype or weights["W_dec"].dtype
     if stored not in ROUNDING:
         raise ModelError(f"{what} is of {stored}, but must be of {', '.join(DTYPES)}.")
+    near = max(ROUNDING[stored], ROUNDING.get(weights["W_dec"].dtype, 0.0))
     tensors = {name: tensor.float().contiguous() for name, tensor in weights.items()}
     require_finite(tensors, what)
     W_enc, b_enc, W_dec = tensors["W_enc"], tensors["b_enc"], tensors["W_dec"]
@@ -150,14 +159,14 @@ def fold(
     if bool((r == 0).any()):
         raise ModelError(f"{what} has a latent without direction: row {int(r.argmin())} of W_dec.")
     columns = W_dec.norm(dim=0) if W_dec.shape[0] == W_dec.shape[1] else r
-    if bool(((columns - 1).abs() < ROUNDING[stored]).all() and ((r - 1).abs() > 0.05).any()):
+    if bool(((columns - 1).abs() < near).all() and ((r - 1).abs() > 0.05).any()):
         raise ModelError(
             f"{what} is square, and W_dec's columns have unit length: it is transposed."
         )
     if k is not None:
         require_k(k, W_enc.shape[1], what)
         off = float((r - 1).abs().max())
-        if k < W_enc.shape[1] and not rescaled and off > ROUNDING[stored]:
+        if k < W_enc.shape[1] and not rescaled and off > near:
             raise ModelError(
                 f"{what} chooses the k largest z with rows of W_dec that are up to {off:.2g} from "
                 "unit length, which no SAE of unit rows computes."

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from e2e_lib.data.formats.sae_files import FORMATS, WRITTEN, format_of, read_sae, write_sae
 from e2e_lib.data.formats.stored import StoredSAE
@@ -123,6 +124,21 @@ def test_half_precision_files_stay_half(tmp_path, format, dtype):
     rounding = {"float64": 1e-6, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
     for name, tensor in stored.weights.items():
         torch.testing.assert_close(again.weights[name], tensor, rtol=rounding, atol=rounding)
+
+
+@pytest.mark.parametrize(
+    "name", ["saelens standard", "sparsify", "dictionary_learning AutoEncoder"]
+)
+def test_of_several_types_the_widest_is_written(tmp_path, name):
+    """A decoder in half precision does not round the encoder beside it."""
+    folder = STAND_INS[name].write(tmp_path)
+    path = next(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".pt"))
+    pickled = path.suffix == ".pt"
+    tensors = torch.load(path, weights_only=True) if pickled else load_file(path)
+    own = next(key for key in tensors if key in ("W_dec", "decoder.weight"))
+    tensors[own] = tensors[own].half()
+    (torch.save if pickled else save_file)(tensors, path)
+    assert read_sae(folder).dtype == "float32"
 
 
 def test_a_batchtopk_keeps_its_class_while_its_latents_share_a_threshold(tmp_path):
