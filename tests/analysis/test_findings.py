@@ -185,3 +185,30 @@ def test_a_channel_s_loudness_in_factors() -> None:
     found = use.loudness(other)
     assert "L0 at equal CE increase over that without a channel: local 4, e2e not" in found
     assert found.endswith("; of L0 the channel takes: local 25 %, e2e+ds 25 %.")
+
+
+def test_what_matters_more_and_whether_a_short_tuning_is_enough() -> None:
+    rows = [
+        (4.0, 2.0, 1.5, 0.29, -0.1, 0.7, "undecided"),
+        ("all", 4.0, 2.0, 0.69, 0.6, 0.8, "holds"),
+    ]
+    columns = ["at", "objective_range", "sparsifier_range", "value", "low", "high", "verdict"]
+    which = pd.DataFrame(rows, columns=columns).assign(n_seeds=3)
+    assert use.matters(which) == (
+        "at L0 4, CE increase differs by a factor of 4 between objectives and of 2 between "
+        "sparsifiers; the logarithms differ by 0.69 (0.60 to 0.80), so that the objective matters "
+        "more: holds."
+    )
+    assert "not said" in use.matters(which.head(0))
+    tuned = pd.DataFrame({
+        "unused": [0.0, 0.0, 0.8], "sparsifier": ["relu", "relu", "topk"], "objective": "finetune",
+        "against": ["e2e", "e2e_ds", "e2e"], "tokens": 0.1, "value": [1.1, 0.9, 3.0],
+        "low": [1.0, 0.8, 2.0], "high": [1.15, 1.0, 4.0], "n_seeds": 3,
+        "verdict": ["holds", "holds", "refuted"],
+    })  # fmt: skip
+    assert use.short_tuning(tuned) == (
+        "a fine-tuning on 10 % of the tokens, CE increase over e2e's and whether that is all one "
+        "needs: with 0 % unused ReLU 1.10 (1.00 to 1.15) (holds); with 80 % unused TopK 3.0 (2.0 "
+        "to 4.0) (refuted)."
+    )
+    assert "not said" in use.short_tuning(tuned.head(0))

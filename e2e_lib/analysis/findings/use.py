@@ -1,12 +1,12 @@
-"""Notebooks 40 to 42: what the network uses, and what SAEs keep of it."""
+"""Notebooks 40 to 43: what the network uses, what SAEs keep of it, and what decides that."""
 
 import numpy as np
 import pandas as pd
 
 from e2e_lib.analysis.counterfactual.scale import HIGHER
-from e2e_lib.analysis.findings.words import each, listed, number, percent, seeds
+from e2e_lib.analysis.findings.words import each, listed, number, percent, said, seeds
 from e2e_lib.names import OBJECTIVES
-from e2e_lib.plots.style import LABELS
+from e2e_lib.plots.style import LABELS, SPARSIFIERS
 
 MATCHES = {"ce_increase": "similar CE", "l0": "similar L0"}
 MEASURES = {
@@ -106,4 +106,45 @@ def loudness(summary: pd.DataFrame) -> str:
         f"without a channel: {', '.join(parts)}"
         + (f"; of L0 the channel takes: {', '.join(taken)}" if taken else "")
         + f"{seeds(own)}."
+    )
+
+
+def matters(which: pd.DataFrame) -> str:
+    """Whether the objective or the sparsifier matters more. which: `answers.ranges`."""
+    known = which[which["value"].notna()]
+    if known.empty:
+        return "not said: no two objectives and two sparsifiers have a CE increase at one L0."
+    row = known.iloc[-1]  # of all L0, behind those of each
+    at = listed(f"{level:g}" for level in which["at"] if level != "all")
+    difference = said(row["value"], row["low"], row["high"])
+    return (
+        f"at L0 {at}, CE increase differs by a factor of {number(row['objective_range'])} between "
+        f"objectives and of {number(row['sparsifier_range'])} between sparsifiers; the logarithms "
+        f"differ by {difference}, so that the objective matters more: {row['verdict']}"
+        f"{seeds(known.tail(1))}."
+    )
+
+
+def short_tuning(tuned: pd.DataFrame) -> str:
+    """How far a short fine-tuning comes, without a channel and beside the loudest.
+
+    tuned: `answers.fine_tuning`; e2e is what it is compared with, where that is there.
+    """
+    known = tuned[tuned["value"].notna() & (tuned["objective"] == "finetune")]
+    known = known[known["against"] == ("e2e" if "e2e" in set(known["against"]) else "e2e_ds")]
+    parts = []
+    for unused, own in known.groupby("unused"):
+        if unused in (known["unused"].min(), known["unused"].max()):
+            values = (
+                f"{SPARSIFIERS[row['sparsifier']]} {said(row['value'], row['low'], row['high'])} "
+                f"({row['verdict']})"
+                for _, row in own.iterrows()
+            )
+            parts.append(f"with {percent(unused)} unused {', '.join(values)}")
+    if not parts:
+        return "not said: no SAE was fine-tuned beside a whole end-to-end training."
+    return (
+        f"a fine-tuning on {percent(known['tokens'].mean())} of the tokens, CE increase over "
+        f"{LABELS[known['against'].iloc[0]]}'s and whether that is all one needs: "
+        f"{'; '.join(parts)}{seeds(known)}."
     )
