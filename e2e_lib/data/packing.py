@@ -27,6 +27,7 @@ class Tally:
 
     lengths: list[int] = field(default_factory=list)  # the separator among them
     empty: int = 0  # left out, for there is nothing in them
+    unknown: int = 0  # tokens of texts that stand for what the tokenizer does not know
     elsewhere: int = 0  # left out, for they are on the other side of what is held out
 
 
@@ -138,7 +139,7 @@ def token_stream(
             cannot read.
     """
     tally = Tally() if tally is None else tally
-    for document in _tokenised(documents, tokenizer, source):
+    for document in _tokenised(documents, tokenizer, source, tally):
         ids = np.asarray(document)
         if ids.size == 0:
             tally.empty += 1
@@ -149,7 +150,7 @@ def token_stream(
                 "a list of whole numbers."
             )
         if ids.min() < 0 or ids.max() >= d_vocab:
-            own = ids.max() == tokenizer.eos_token_id
+            own = bool(ids.max() == tokenizer.eos_token_id)
             raise DataError(
                 f"data {source.name!r} holds token ids from {ids.min()} to {ids.max()}"
                 f"{f', which is {tokenizer.eos_token!r} of its tokenizer,' * own}, but the "
@@ -160,7 +161,7 @@ def token_stream(
 
 
 def _tokenised(
-    documents: Iterable[Document], tokenizer: Any, source: TextSource
+    documents: Iterable[Document], tokenizer: Any, source: TextSource, tally: Tally
 ) -> Iterator[list[int] | Ids]:
     """Texts tokenised, without special tokens, and ended by a separator; ids as they are.
 
@@ -174,7 +175,9 @@ def _tokenised(
             eos = _eos(tokenizer, source)
             with reworded(DataError, f"data {source.name!r} has a text that cannot be tokenised"):
                 found = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
-            yield from ([*ids, eos] if len(ids) else [] for ids in found["input_ids"])
+            for ids in found["input_ids"]:
+                tally.unknown += ids.count(tokenizer.unk_token_id)
+                yield [*ids, eos] if len(ids) else []
         texts.clear()
 
     for document in documents:

@@ -81,8 +81,8 @@ def load_rows(
     paper = pair.training(n_paper, seed + 42)[0].long() if n_paper else held[:0]
     rows, tally = pair.training(n_train, seed)
     words = [read_in_words(*one) for one in zip((tally, held_tally), pair.opened, strict=True)]
-    words[0] += no_text(model.tokenizer, train, rows)
-    words[1] += no_text(model.tokenizer, validation, held) + pair.unlike()
+    words[0] += no_text(model.tokenizer, train, rows, tally)
+    words[1] += no_text(model.tokenizer, validation, held, held_tally) + pair.unlike()
     read = f"training text {words[0]}", f"held-out text {words[1]}"
     return Rows(rows, held[:n_validation], paper, held[n_validation:], read)
 
@@ -94,7 +94,9 @@ def held_out_rows(
 
     source: context_size, prepend_bos and revision, as in `load_rows`.
     """
-    return _Pair(model, *source_pair(train, validation, **source)).held_out(n_rows)[0]
+    rows, tally = _Pair(model, *source_pair(train, validation, **source)).held_out(n_rows)
+    no_text(model.tokenizer, validation, rows, tally)
+    return rows
 
 
 class _Pair:
@@ -185,22 +187,24 @@ class _Pair:
         return pack_rows(documents, tokenizer, d_vocab, source, n_rows, tally, what)
 
 
-def no_text(tokenizer: Any, name: str, rows: Int[Tensor, "rows pos"]) -> str:
+def no_text(tokenizer: Any, name: str, rows: Int[Tensor, "rows pos"], tally: Tally) -> str:
     """What of `rows` is hardly text, to stand behind what was read; "" if it is next to nothing.
 
     Raises:
         DataError: more than half is unknown to the tokenizer.
     """
     some, ends = rows[:ROWS_LOOKED_AT], separators(tokenizer)
-    unknown = torch.tensor([*({tokenizer.unk_token_id} - {None, *ends})], dtype=torch.long)
+    # In rows of ids only a token of its own tells what is unknown; some tokenizers have none.
+    own = torch.tensor([*({tokenizer.unk_token_id} - {None, *ends})], dtype=torch.long)
     padding = torch.tensor([*({tokenizer.pad_token_id, *ends} - {None})], dtype=torch.long)
-    share = float(torch.isin(some, unknown).float().mean())
-    if share > NO_TEXT:
+    unknown = float(torch.isin(some, own).float().mean())
+    unknown = max(unknown, tally.unknown / max(sum(tally.lengths), 1))
+    if unknown > NO_TEXT:
         raise DataError(
-            f"data {name!r}: {share:.0%} of its tokens are {tokenizer.unk_token}, but most must be "
-            "such as the model's tokenizer knows: it is text of another kind."
+            f"data {name!r}: {unknown:.0%} of its tokens are unknown to the model's tokenizer, but "
+            "most must be known: it is text of another kind."
         )
-    found = f"; {share:.0%} of its tokens are {tokenizer.unk_token}" if share >= SAID else ""
+    found = f"; {unknown:.0%} of its tokens are unknown to the tokenizer" if unknown >= SAID else ""
     again = (some[:, 1:] == some[:, :-1]) & torch.isin(some[:, 1:], padding)
     share = float(again.sum()) / some.numel()
     words = "repeat an end-of-text or padding token, of which no mask tells"

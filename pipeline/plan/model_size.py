@@ -3,6 +3,7 @@
 Only running it tells how large its activations are, which the λ of an unknown model grow with.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -142,6 +143,12 @@ def activation_scales(
     )
     hooks = {layer: f"blocks.{layer}.{values['hook_point']}" for layer in layers}
     scales = activation_scale(model, rows, list(hooks.values()))
+    still = [hook for hook, scale in scales.items() if not 0 < scale < math.inf]
+    if still:
+        raise ModelError(
+            f"sparsity_coeffs is auto, but {still[0]} has activations of size "
+            f"{scales[still[0]]:g}: it must be a list for each objective, or MODEL another one."
+        )
     return {layer: scales[hook] for layer, hook in hooks.items()}
 
 

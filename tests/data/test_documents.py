@@ -177,25 +177,29 @@ def test_padding_without_a_mask_is_told(tmp_path, ids):
     assert "repeat" not in rows.read[1]
 
 
-@pytest.mark.parametrize("known", [3, 0])
-def test_text_that_the_tokenizer_does_not_know(tmp_path, known):
+@pytest.mark.parametrize("unknown", ["w29", WORDS[0]])
+@pytest.mark.parametrize("known", [4, 0])
+def test_text_that_the_tokenizer_does_not_know(tmp_path, known, unknown):
+    """Whether it has a token of its own for that, or, as StoryWorld's, the end-of-text token."""
     path = write_jsonl(
         tmp_path / "a.jsonl",
         [{"text": f"w{1 + i % 20} " * known + f"Wort{i} Satz Ende"} for i in range(200)],
     )
-    ids = {word: i for i, word in enumerate(WORDS)}
-    words = Tokenizer(models.WordLevel(ids, unk_token="w29"))
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token=unknown))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    own = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=WORDS[0], unk_token="w29")
-    read = lambda: load_rows(  # noqa: E731
-        reader(own), str(path), str(path), n_train=20, n_validation=1, context_size=8
-    )
+    own = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=WORDS[0], unk_token=unknown)
+    given = reader(own), str(path), str(path)
     if known:
-        assert "% of its tokens are w29" in read().read[0]
+        rows = load_rows(*given, n_train=20, n_validation=1, context_size=8)
+        assert "% of its tokens are unknown to the tokenizer" in rows.read[0]
         return
-    with pytest.raises(DataError) as caught:
-        read()
-    assert_sentence(caught, str(path), "of its tokens are w29")
+    for read in (
+        lambda: load_rows(*given, n_train=20, n_validation=1, context_size=8),
+        lambda: held_out_rows(*given, 1, context_size=8),
+    ):
+        with pytest.raises(DataError) as caught:
+            read()
+        assert_sentence(caught, str(path), "75% of its tokens are unknown")
 
 
 def test_a_document_that_is_spaced_otherwise_is_the_same(tmp_path):

@@ -372,6 +372,11 @@ def test_tokens_outside_the_vocabulary():
     with pytest.raises(DataError) as caught:
         pack_rows([[1, 2, 3, D_VOCAB]], TOKENIZER, D_VOCAB, source(), 1)
     assert_sentence(caught, "unused.jsonl", f"1 to {D_VOCAB}", f"0 to {D_VOCAB - 1}")
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<new>"})
+    with pytest.raises(DataError) as caught:
+        pack_rows(["w1 w2 w3"], tokenizer, D_VOCAB, source(), 1)
+    assert_sentence(caught, f"to {D_VOCAB}, which is '<new>' of its tokenizer")
     with pytest.raises(DataError):
         pack_rows([[1, 2, 3, -1]], TOKENIZER, D_VOCAB, source(), 1)
     assert pack_rows([[1, 2, 3, D_VOCAB - 1]], TOKENIZER, D_VOCAB, source(), 1).shape == (1, 4)

@@ -6,11 +6,12 @@ from typing import Any
 
 import datasets
 import pytest
+from safetensors.torch import load_file, save_file
 
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
 from e2e_lib.engine.model.probes import activation_scale
-from e2e_lib.errors import ConfigError
+from e2e_lib.errors import ConfigError, ModelError
 from e2e_lib.names import parse_sparsity_coeffs
 from e2e_lib.runs.experiment import Training
 from pipeline.plan.grid import jobs
@@ -18,7 +19,7 @@ from pipeline.plan.model_size import auto_grid
 from pipeline.plan.profile import load_profile, read_yaml
 from pipeline.plan.stages import stages
 from pipeline.run import main, parse_overrides
-from tests.helpers.tiny_models import model_folder, write_jsonl
+from tests.helpers.tiny_models import copied_folder, model_folder, write_jsonl
 
 ALL = ["local", "e2e", "e2e_ds"]
 
@@ -194,6 +195,18 @@ def test_lambda_is_measured_on_the_rows_that_are_evaluated(
     settings = own | {"validation_data": name}
     profile = load_profile("workshop", settings)
     assert profile.sparsity_coeffs["local"][1] == measured(settings)
+
+
+def test_lambda_cannot_be_measured_on_activations_that_are_0(tmp_path: Path) -> None:
+    folder = copied_folder(tmp_path / "model")
+    path = folder / "model.safetensors"
+    zeros = {name: tensor * 0 for name, tensor in load_file(path).items()}
+    save_file(zeros, path, {"format": "pt"})
+    text = [{"text": f"w{1 + i % 29} w{1 + i // 29} w3"} for i in range(800)]
+    name = str(write_jsonl(tmp_path / "a.jsonl", text))
+    given = {"model": str(folder), "train_data": name, "validation_data": name, "eval_tokens": 24}
+    with pytest.raises(ModelError, match="activations of size 0"):
+        load_profile("smoke", given)
 
 
 def test_a_model_is_found_by_its_home_folder(
