@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from e2e_lib.core.losses import sparsity_loss
 from e2e_lib.core.sae import SAE
 from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, kind, written
+from e2e_lib.teach.observed import Observed, called, changed, frozen, kind, written
 
 D_IN, D_SAE = 3, 5
 
@@ -63,6 +63,16 @@ def _decode(codes: Any, W: Any, b: Any) -> Any:
     return codes @ F.normalize(W, dim=-1) + b
 
 
+def _codes_first(answer: Callable[..., Any], case: Case) -> Observed:
+    """Wrong codes make the output wrong too, so they are looked at first."""
+    seen = called(answer, case)
+    first = {"the number of things returned": seen.pop("the number of things returned")}
+    for i, what in ((2, "the codes"), (1, "the output")):
+        if (name := f"thing {i} of the result") in seen:
+            first[f"{name} ({what})"] = seen.pop(name)
+    return first | seen
+
+
 AUTOENCODE = Exercise(
     "autoencode",
     autoencode,
@@ -84,6 +94,14 @@ AUTOENCODE = Exercise(
         Mistake("the output lacks b_dec.", _codes_by(_encode, lambda c, W, _: _decode(c, W, 0))),
         Mistake("the codes lack b_enc.", _codes_by(lambda x, W, *_: torch.relu(x @ W), _decode)),
         Mistake(
+            "both biases are missing: + b_enc inside the ReLU, + b_dec at the end.",
+            _codes_by(lambda x, W, *_: torch.relu(x @ W), lambda c, W, _: _decode(c, W, 0)),
+        ),
+        Mistake(
+            "b_enc belongs inside the ReLU; added after it, no code is 0.",
+            _codes_by(lambda x, W, b, _: torch.relu(x @ W) + b, _decode),
+        ),
+        Mistake(
             "you subtracted b_dec from the input. Some SAEs do; this paper's do not.",
             _codes_by(lambda x, W, b, out: torch.relu((x - out) @ W + b), _decode),
         ),
@@ -96,6 +114,7 @@ AUTOENCODE = Exercise(
             lambda *case: autoencode(*case)[::-1],
         ),
     ),
+    observe=_codes_first,
     large=lambda: (_seeded(16, 16, D_IN), *_weights()),
 )
 
@@ -120,13 +139,17 @@ SPARSITY = Exercise(
             lambda codes, d_in: codes.sum() / d_in,
         ),
         Mistake(
+            "you summed along axis 1; count axes from the end, the latents are -1.",
+            lambda codes, d_in: codes.sum(1).mean() / d_in,
+        ),
+        Mistake(
             "you counted the active codes (L0). A count has no gradient, so it cannot be trained "
             "on: sum the codes themselves (L1).",
             lambda codes, d_in: (codes > 0).float().sum(-1).mean() / d_in,
         ),
         Mistake("you did not divide by the width d_in.", lambda codes, d_in: codes.sum(-1).mean()),
         Mistake(
-            "you averaged over the latents too. Sum over them, and divide by d_in.",
+            "you averaged over the latents too. Sum over them, and divide by the width d_in.",
             lambda codes, d_in: codes.mean(),
         ),
         Mistake(
@@ -215,19 +238,22 @@ def warm_start(sae: SAE) -> SAE:
 def _first_of_two(answer: Callable[..., Any], case: Case) -> Observed:
     """What the copy computes, whether it trains, and whether the first one feels it."""
     (sae,) = case
+    before = frozen(case)
     copy = written(answer(sae))
     if not isinstance(copy, SAE):
         return {"the result": kind(copy)}
-    x = _seeded(4, D_IN)
-    before = [value.clone() for value in sae.parameters()]
-    seen: Observed = {"the result": "an SAE", "its output": copy(x).output.detach()}
+    types = sorted({f"{value.dtype} on {value.device}" for value in copy.parameters()})
+    seen: Observed = {"the result": "an SAE", "the type of its weights": ", ".join(types)}
+    if types != ["torch.float32 on cpu"]:
+        return seen
+    seen["its output"] = copy(_seeded(4, D_IN)).output.detach()
     seen["whether it trains"] = all(value.requires_grad for value in copy.parameters())
+    seen |= changed(case, before)
     with torch.no_grad():
         for value in copy.parameters():
             value.add_(1)
-    seen["whether the first SAE stays as it was"] = all(
-        torch.equal(old, new) for old, new in zip(before, sae.parameters(), strict=True)
-    )
+    felt = changed(case, before)["what it changed in place"]
+    seen["what in the first SAE changes as the new one is trained"] = felt
     return seen
 
 
@@ -256,6 +282,10 @@ WARM_START = Exercise(
             "the two SAEs share their weights: training the new one changes the old one. Clone "
             "each tensor.",
             lambda sae: sae,
+        ),
+        Mistake(
+            "that is the dictionary of tensors; make an SAE of it: SAE.from_weights(…).",
+            lambda sae: sae.state_dict(),
         ),
         Mistake("the new SAE is frozen; its weights must ask for a gradient.", _frozen),
         Mistake("the encoder was left at chance: take all four tensors over.", _half),

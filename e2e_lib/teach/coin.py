@@ -3,6 +3,7 @@
 Half of StoryWorld's synonyms ("big" or "large") are chosen by a coin that no later word can tell.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from e2e_lib.analysis.counterfactual.use import exchanged
 from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, written
+from e2e_lib.teach.observed import Observed, changed, frozen, number
 
 READ, CHANCE = 0.9, 0.72  # accuracies that say: it is there; it is not
 
@@ -35,19 +36,25 @@ def probe(
 
 
 def _tokens(n: int, d: int, signal: float, seed: int) -> Case:
-    """Noise of width d with the coin in it along one direction; the words tell the coin."""
+    """Noise of width d with the coin in it, a bit of it in every number and none around 0 (a map
+    needs its bias); the words tell the coin."""
     generator = torch.Generator().manual_seed(seed)
     coin = torch.randint(2, (n,), generator=generator)
-    x = torch.randn(n, d, generator=generator) + 2
-    x[:, 0] += signal * (2 * coin - 1)
-    return x, 10 + 2 * torch.randint(5, (n,), generator=generator) + coin, coin
+    x = torch.randn(n, d, generator=generator)
+    x += (signal * (2 * coin - 1) + 1.5 * signal)[:, None] / d**0.5
+    return x, 10 + 2 * torch.randint(5, (n,), generator=generator) + 41 * coin, coin
 
 
 def _read(answer: Callable[..., Any], case: Case) -> Observed:
     """Accuracies in words, for no two good probes have the same."""
-    accuracy = float(written(answer(*case)))
-    if accuracy > 1:
-        word = "above 1"
+    before = frozen(case)
+    answered = answer(*case)
+    if (seen := number(answered)) != number(0.0):
+        return seen
+    seen |= changed(case, before)
+    accuracy = float(answered)
+    if accuracy > 1 or math.isnan(accuracy):
+        word = "above 1" if accuracy > 1 else "not a number"
     elif accuracy >= READ:
         word = "the coin is read"
     elif accuracy > CHANCE or not accuracy >= 1 - CHANCE:
@@ -55,7 +62,8 @@ def _read(answer: Callable[..., Any], case: Case) -> Observed:
     else:
         word = "chance"
     what = "there is a coin" if case[0].shape[1] == 8 else "there is none"
-    return {f"in {len(case[0])} tokens of width {case[0].shape[1]}, where {what}: the probe": word}
+    where = f"in {len(case[0])} tokens of width {case[0].shape[1]}, where {what}"
+    return seen | {f"{where}: the probe": word}
 
 
 def _same_tokens(x: Any, words: Any, coin: Any) -> float:
@@ -77,8 +85,9 @@ PROBE = Exercise(
     ],
     (
         Mistake(
-            "the probe was judged on the tokens that it was fitted to: with enough dimensions it "
-            "knows those by heart, coin or no coin. Fit to one half, judge on the other.",
+            "the probe was judged on tokens, or on some, that it was fitted to: with enough "
+            "dimensions it knows those by heart, coin or no coin. Fit to one half, judge on the "
+            "other.",
             _same_tokens,
         ),
         Mistake(
@@ -91,12 +100,13 @@ PROBE = Exercise(
             lambda *case: 1 - probe(*case),
         ),
         Mistake(
-            "that is a number of tokens, not a share: take the mean.",
+            "above 1, so it is no share: take the mean over tokens (and not in percent).",
             lambda x, words, coin: probe(x, words, coin) * (len(x) // 2),
         ),
         Mistake(
-            "it is no better than chance even where the coin is plain to see: does the probe get "
-            "the coins of its own tokens, in their order?",
+            "it is no better than chance even where the coin is plain to see. Has the map a bias, "
+            "a column of ones? Does it get the coins of its own tokens, in their order? Have "
+            "prediction and coin the same shape? (n, 1) == (n,) compares all with all.",
             lambda x, words, coin: probe(x, words, coin.flip(0)),
         ),
     ),

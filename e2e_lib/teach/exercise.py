@@ -12,6 +12,7 @@ import math
 import re
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ def judge(exercise: Exercise, answer: Any, cases: Sequence[Case] | None = None) 
         seen = _observations(exercise, answer, own, exercise.seconds)
     except TooSlow:
         return Verdict(SLOW, _too_slow(exercise))
-    if any("unwritten" in one for one in seen):
+    if "unwritten" in seen[0]:
         return Verdict(UNWRITTEN)
     differences = _compared(expected, seen)
     if not any(differences):
@@ -117,9 +118,10 @@ def judge(exercise: Exercise, answer: Any, cases: Sequence[Case] | None = None) 
     if raised is not None:
         return Verdict(WRONG, _raised(exercise, raised))
     place = next(i for i, words in enumerate(differences) if words)
-    on = "" if len(seen) == 1 else f" (input {place + 1} of {len(seen)}"
-    on += f"; right on {differences.count('')})" if on else ""
-    return Verdict(WRONG, f"{_named(exercise, differences[place])}{on}.")
+    right = differences.count("")
+    on = f" (input {place + 1} of {len(seen)}; right on {right})" if right else ""
+    words = "it returned nothing" if "unwritten" in seen[place] else differences[place]
+    return Verdict(WRONG, f"{_named(exercise, words)}{on}.")
 
 
 def _named(exercise: Exercise, words: str) -> str:
@@ -162,12 +164,16 @@ def _observed(exercise: Exercise, answer: Answer, case: Case) -> Observed:
 def _fence(seconds: float) -> Iterator[None]:
     """Raise TooSlow after so long, and undo what an answer may have set for all.
 
-    The time is kept by a signal, which only the main thread of a Unix system gets; elsewhere an
-    answer has to end by itself.
+    It is computing time, for a busy machine is not the answer's fault; one that only waits gets
+    three times as long. A signal keeps it, which only the main thread of a Unix system gets;
+    elsewhere an answer has to end by itself.
     """
+    computed, began = time.process_time(), time.monotonic()
 
     def stop(*_: object) -> None:
-        raise TooSlow
+        waited = time.monotonic() - began
+        if time.process_time() - computed >= seconds or waited >= 3 * seconds:
+            raise TooSlow
 
     main = threading.current_thread() is threading.main_thread()
     kept = hasattr(signal, "setitimer") and main and seconds < math.inf
@@ -195,7 +201,8 @@ def _by_speed(exercise: Exercise, answer: Answer) -> Verdict:
     except TooSlow:
         return Verdict(SLOW, _too_slow(exercise))
     except Exception as error:  # right on the small input, and yet
-        return Verdict(WRONG, f"on a larger input it raised {type(error).__name__}")
+        words = f"on a larger input it raised {type(error).__name__}: {first_sentence(error)}"
+        return Verdict(WRONG, f"{words.rstrip('.')}.")
     if many <= 2 * few:
         return Verdict(RIGHT)
     return Verdict(

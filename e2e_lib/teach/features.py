@@ -175,7 +175,8 @@ def _most_frequent() -> frozenset[str]:
 def _graded(answer: Callable[..., Any], case: Case) -> Observed:
     """One word: what is wrong with the rule, if anything is."""
     (hunt,) = case
-    written(answer(hunt.tokens[hunt.half][0]))  # a rule that returns nothing is not written yet
+    if all((says := answer(t)) is None or says is ... for t in hunt.tokens[hunt.half]):
+        written(None)  # neither yes nor no, anywhere: not written yet
     said, score = hunt.said(answer), hunt.score(answer)
     if score.f1 >= GOOD * hunt.best[1] and score.f1 > 0:
         word = "fits"
@@ -199,7 +200,7 @@ def _report(answer: Callable[..., Any], case: Case) -> str:
     words, best = hunt.best
     try:
         own = hunt.score(answer)
-    except Exception:  # said already
+    except (Exception, SystemExit):  # said already
         return f"  The best label on this text: {words}, F1 {best:.2f}."
     return (
         f"  On held-out text: precision {own.precision:.2f}, recall {own.recall:.2f}, F1 "

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from e2e_lib.errors import ConfigError, is_number, require_known
-from e2e_lib.teach.exercise import RIGHT, UNWRITTEN, Exercise, judge
+from e2e_lib.teach.exercise import RIGHT, SLOW, UNWRITTEN, Exercise, judge
 
 # Every exercise, and the module that defines it as an Exercise of this name in capitals.
 PLACES = {
@@ -62,10 +62,11 @@ def check(name: str, answer: Any, *context: Any) -> Callable[..., Any]:
     if found.word == RIGHT:
         print(f"✓ {name}")
     elif found.word == UNWRITTEN:
-        print(f"… {name} is not yet written. The notebook goes on with the library's own.")
+        words = "is not yet written: it returns nothing"
+        print(f"… {name} {words}. The notebook goes on with the library's own.")
     else:
         print(f"✗ {name}: {found.hint}\n  (The notebook goes on with the library's own.)")
-    if asked.report is not None and found.word != UNWRITTEN:
+    if asked.report is not None and found.word not in (UNWRITTEN, SLOW):
         print(asked.report(answer, context or asked.inputs()[0]))
     return answer if found.word == RIGHT else asked.reference
 

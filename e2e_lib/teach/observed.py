@@ -1,11 +1,13 @@
 """What a call of an answer shows, and in which words two such observations differ."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,14 +22,28 @@ def called(answer: Callable[..., Any], case: tuple[Any, ...]) -> Observed:
 
     The gradient is that of a fixed weighted sum of everything returned.
     """
-    tensors = dict(_tensors(case))
-    before = {name: value.detach().clone() for name, value in tensors.items()}
+    before = frozen(case)
     result = written(answer(*case))
-    seen = parts(result)
-    changed = [n for n, v in tensors.items() if not torch.equal(v.detach(), before[n])]
-    seen["what it changed in place"] = ", ".join(changed) or "nothing"
-    leaves = {n: v for n, v in tensors.items() if v.requires_grad}
+    seen = parts(result) | changed(case, before)
+    leaves = {n: v for n, v in _arrays(case) if isinstance(v, Tensor) and v.requires_grad}
     return seen | gradients(seen, leaves)
+
+
+def frozen(case: tuple[Any, ...]) -> dict[str, Any]:
+    """Copies of every tensor and array among the arguments, to be compared with later."""
+    return {name: _copy(value) for name, value in _arrays(case)}
+
+
+def changed(case: tuple[Any, ...], before: dict[str, Any]) -> Observed:
+    """Which of them an answer changed in place."""
+    names = [name for name, value in _arrays(case) if not _same(value, before.get(name))]
+    return {"what it changed in place": ", ".join(names) or "nothing"}
+
+
+def number(result: Any) -> Observed:
+    """Whether a result is one number: what prints and compares as one, no text, no list of one."""
+    other = "text" if isinstance(result, str) else kind(result)
+    return {"the result": "a number" if _is_number(written(result)) else other}
 
 
 def written(result: Any) -> Any:
@@ -73,29 +89,44 @@ def difference(expected: Observed, found: Observed) -> str:
     return f"{more[0]} was not asked for" if more else ""
 
 
-def _tensors(arguments: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor among a call's arguments."""
-    if isinstance(arguments, Tensor):
+def _arrays(arguments: Any, name: str = "") -> Iterator[tuple[str, Tensor | np.ndarray]]:
+    """Every tensor and array among a call's arguments."""
+    if isinstance(arguments, Tensor | np.ndarray):
         yield name or "the input", arguments
     elif isinstance(arguments, nn.Module):
         yield from arguments.named_parameters()
     elif isinstance(arguments, dict):
         for key, value in arguments.items():
-            yield from _tensors(value, str(key))
+            yield from _arrays(value, str(key))
     elif isinstance(arguments, tuple | list):
         for i, value in enumerate(arguments, 1):
-            yield from _tensors(value, f"{name}, number {i}" if name else f"argument {i}")
+            yield from _arrays(value, f"{name}, number {i}" if name else f"argument {i}")
+
+
+def _copy(value: Tensor | np.ndarray) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    return value.detach().clone().requires_grad_(value.requires_grad)
+
+
+def _same(value: Any, before: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return np.array_equal(value, before, equal_nan=True)
+    alike = (value.dtype, value.requires_grad) == (before.dtype, before.requires_grad)
+    return alike and torch.equal(value, before)
 
 
 def _differs(expected: Any, found: Any) -> str:
     if isinstance(expected, Tensor):
         return _tensor_differs(expected, found)
     if isinstance(found, Tensor) and expected == NOTHING_FLOWS:
-        return "should be none: what is only compared with has to be detached"
+        flows = "should be none: what is only compared with has to be detached"
+        return flows if found.any() else ""  # all 0: it was sliced off, as good as none
     if isinstance(expected, Real) and not isinstance(expected, bool):
         return _number_differs(float(expected), found)
     try:
-        same = bool(type(expected) is type(found) and expected == found)
+        alike = isinstance(found, type(expected))  # NumPy's text is text
+        same = bool(alike and expected == found)
     except Exception:  # of a stranger's ==
         same = False
     return "" if same else f"is {kind(found)}, but it should be {kind(expected)}"
@@ -125,13 +156,20 @@ def _tensor_differs(expected: Tensor, found: Any) -> str:
 
 
 def _number_differs(expected: float, found: Any) -> str:
-    try:
-        own = float(found)
-    except Exception:  # no number: whatever its float() does
+    if not _is_number(found):
         return f"is {kind(found)}, but it should be a number"
+    own = float(found)
     same = math.isclose(own, expected, rel_tol=RTOL, abs_tol=ATOL)
     both_nan = math.isnan(own) and math.isnan(expected)
     return "" if same or both_nan else f"is {own:.4g}, but it should be {expected:.4g}"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except Exception:  # whatever its float() does
+        return False
+    return isinstance(value, Real) or (hasattr(value, "item") and getattr(value, "ndim", 1) == 0)
 
 
 def _relation(expected: Tensor, found: Tensor) -> str:
@@ -205,13 +243,53 @@ class ToyModel(nn.Module):
         return self.head(x)
 
 
-def hook_count(model: nn.Module) -> int:
+class _Interrupted(KeyboardInterrupt):
+    """As by the button that stops a cell."""
+
+
+def watched(answer: Callable[..., Any], case: tuple[Any, ...]) -> Observed:
+    """Its result and gradient; what it leaves behind, after a run that ends and two that do not."""
+    model, tokens, weight = case
+    weight = weight.clone().requires_grad_()
+    clean, own = model(tokens), copy.deepcopy(model)
+    runs: list[Tensor] = []
+
+    def run() -> Any:
+        runs.append(tokens)
+        return own(tokens)
+
+    def replace(x: Tensor) -> Tensor:
+        return x @ weight
+
+    seen = parts(written(answer(run, own.blocks[1], replace)))
+    seen |= gradients(seen, {"the SAE's weights": weight})
+    seen["the number of hooks left on the model"] = _hook_count(own)
+    seen["the number of calls of run()"] = len(runs)
+    seen["whether the model is as it was"] = torch.equal(own(tokens), clean)
+    for error, what in ((_Interrupted, "was interrupted"), (ArithmeticError, "raised an error")):
+        own = copy.deepcopy(model)
+        through = _stopped(answer, error, own.blocks[1], replace)
+        seen[f"the number of hooks left after a run that {what}"] = _hook_count(own)
+        seen[f"whether, after a run that {what}, the error goes on"] = through
+        seen[f"whether, after a run that {what}, the model is as it was"] = torch.equal(
+            own(tokens), clean
+        )
+    return seen
+
+
+def _stopped(answer: Callable[..., Any], error: type[BaseException], *others: Any) -> bool:
+    """Whether it lets an error of run() through."""
+
+    def run() -> Any:
+        raise error
+
+    try:
+        answer(run, *others)
+    except error:
+        return True
+    return False
+
+
+def _hook_count(model: nn.Module) -> int:
     """How many hooks an answer left on it."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-
-
-def remove_hooks(model: nn.Module) -> None:
-    """Take them off."""
-    for module in model.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()

@@ -13,7 +13,7 @@ from e2e_lib.analysis.claims.ledger import Claim
 from e2e_lib.analysis.claims.tables import Measurement
 from e2e_lib.analysis.claims.verdicts import HOLDS, REFUTED, UNDECIDED, verdict
 from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, written
+from e2e_lib.teach.observed import Observed, changed, frozen, number, written
 
 FEW, MOST = 20, 60  # trainings that a good search needs at most, and that the check allows
 LEAST, LARGEST = 1e-6, 1e6  # λ that anybody would try
@@ -58,15 +58,22 @@ def _searched(answer: Callable[..., Any], case: Case) -> Observed:
 
     result = math.nan
     with suppress(_Enough):
-        result = float(written(answer(l0_of, target, 1.0)))
+        answered = answer(l0_of, target, 1.0)
+        if (own := number(answered)) != number(result):
+            return own
+        result = float(answered)
     moves = [
         (after > before) == (l0 > target)
         for before, after, l0 in zip(tried, tried[1:], found, strict=False)
         if abs(l0 - target) > 1 and after != before
     ]
-    return {
+    many = len(tried) > FEW
+    there = [abs(l0 - target) <= 1 for l0 in found[:-1]]
+    return number(result) | {
         "whether it goes to a larger λ from an L0 that is too large": all(moves[:1]),
-        f"whether it needs at most {FEW} trainings": len(tried) <= FEW,
+        "whether it trains every λ only once": not many or len(set(tried)) == len(tried),
+        "whether it stops when L0 is within the tolerance": not (many and any(there)),
+        f"whether it needs at most {FEW} trainings": not many,
         "whether it returns λ, not an L0": result not in found or result in tried,
         "whether the L0 of its λ is within 1 of the target": abs(_l0(scale, result) - target) <= 1,
     }
@@ -113,8 +120,8 @@ FIND_LAMBDA = Exercise(
             lambda l0_of, target, tolerance: l0_of(find_lambda(l0_of, target, tolerance)),
         ),
         Mistake(
-            "you stopped at the first λ beyond the target, whose L0 may be far from it: go on "
-            "between the last two until it is within the tolerance.",
+            "the L0 of your λ is beyond the target by more than the tolerance: go on between the "
+            "last two until it is within. (And return λ, not its logarithm.)",
             _past_it,
         ),
     ),
@@ -133,49 +140,49 @@ def ce_at_l0(l0: ArrayLike, ce_increase: ArrayLike, target: float) -> float:
 
 
 # In the order of a sweep: λ rises, L0 falls; and a curve of shuffled order.
-_SWEEP = (np.array([40.0, 22.0, 12.0, 5.0]), np.array([0.02, 0.05, 0.11, 0.4]))
-_SHUFFLED = (np.array([9.0, 31.0, 3.0, 17.0]), np.array([0.3, 0.04, 0.9, 0.12]))
+_SWEEP = ((40.0, 22.0, 12.0, 5.0), (0.02, 0.05, 0.11, 0.4))
+_SHUFFLED = ((9.0, 31.0, 3.0, 17.0), (0.3, 0.04, 0.9, 0.12))
 
 
 def _at(answer: Callable[..., Any], case: Case) -> Observed:
-    return {"the CE increase": written(answer(*case))}
-
-
-def _nearest(l0: Any, ce: Any, target: float) -> float:
-    return ce[np.abs(l0 - target).argmin()]
-
-
-def _clamped(l0: Any, ce: Any, target: float) -> float:
-    return np.interp(target, np.sort(l0), ce[np.argsort(l0)])
+    before = frozen(case)
+    return {"the CE increase": written(answer(*case))} | changed(case, before)
 
 
 CE_AT_L0 = Exercise(
     "ce_at_l0",
     ce_at_l0,
-    lambda: [(*_SWEEP, 10.0), (*_SHUFFLED, 20.0), (*_SWEEP, 2.0), (*_SHUFFLED, 60.0)],
+    lambda: [
+        (np.array(l0), np.array(ce), target)
+        for target, (l0, ce) in zip((10.0, 20.0, 2.0, 60.0), 2 * (_SWEEP, _SHUFFLED), strict=True)
+    ],
     (
         Mistake(
             "you took the SAE that is nearest: then two curves are compared at different L0. Go "
             "along the straight line between its neighbours.",
-            _nearest,
+            lambda l0, ce, target: ce[np.abs(l0 - target).argmin()],
         ),
         Mistake(
             "np.interp wants its x rising and does not say so: sort both by L0 first.",
             lambda l0, ce, target: np.interp(target, l0, ce, left=np.nan, right=np.nan),
         ),
         Mistake(
-            "np.interp wants its x rising and does not say so: sort both by L0 first; and beyond "
-            "its last SAE a curve says nothing, where it repeats the end: left=nan, right=nan.",
+            "sort both by L0 first, for np.interp wants its x rising; and beyond its last SAE a "
+            "curve says nothing: left=nan, right=nan.",
             lambda l0, ce, target: np.interp(target, l0, ce),
         ),
         Mistake(
             "beyond its last SAE a curve says nothing, but np.interp repeats the end: left=nan, "
             "right=nan.",
-            _clamped,
+            lambda l0, ce, target: np.interp(target, np.sort(l0), ce[np.argsort(l0)]),
         ),
         Mistake(
             "you sorted L0 but left the CE increases in their old order: they belong together.",
             lambda l0, ce, target: np.interp(target, np.sort(l0), ce, left=np.nan, right=np.nan),
+        ),
+        Mistake(
+            "you sorted each by itself, so they are no pairs any more: order = np.argsort(l0).",
+            lambda l0, ce, target: np.interp(target, np.sort(l0), np.sort(ce), np.nan, np.nan),
         ),
         Mistake(
             "you read the curve the other way, as the L0 at a CE increase.",
@@ -241,8 +248,11 @@ JUDGE_CLAIM = Exercise(
         (0.8, 1.2, 0.67, 1.5),  # and for two
         (0.5, 2.0, 0.67, 1.5),
         (0.1, 0.3, 0.67, 1.5),
-        (0.2, 0.45, None, 0.45),  # an end just on a bound
+        (0.2, 0.45, None, 0.45),  # an end just on a bound, from inside and from outside
+        (0.45, 0.9, None, 0.45),
         (math.nan, math.nan, 2.0, None),
+        (-0.2, -0.1, 0.0, None),  # a bound of 0 is a bound, and beside None there is no other
+        (-0.3, -0.1, None, 0.0),
     ],
     (
         Mistake(
@@ -265,6 +275,16 @@ JUDGE_CLAIM = Exercise(
                 if (above is None or low >= above) and (below is None or high <= below)
                 else judge_claim(low, high, above, below)
             ),
+        ),
+        Mistake(
+            "an interval that begins just on a bound reaches it: not refuted (> and not >=).",
+            lambda low, high, above, below: (
+                REFUTED if high == above or low == below else judge_claim(low, high, above, below)
+            ),
+        ),
+        Mistake(
+            "a bound of 0 is a bound, but `above or …` takes it for None: ask `is None`.",
+            lambda low, high, above, below: judge_claim(low, high, above or None, below or None),
         ),
         Mistake(
             "holds and refuted are exchanged.",

@@ -1,7 +1,7 @@
 """W2, the splice: an SAE in a frozen model, and the two losses that look behind it."""
 
+import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,13 +15,8 @@ from e2e_lib.teach.exercise import Case, Exercise, Mistake
 from e2e_lib.teach.observed import (
     VOCABULARY,
     WIDTH,
-    Observed,
     ToyModel,
-    gradients,
-    hook_count,
-    parts,
-    remove_hooks,
-    written,
+    watched,
 )
 
 
@@ -46,29 +41,6 @@ def _spliced_case() -> list[Case]:
         torch.manual_seed(0)
         model = ToyModel().requires_grad_(False)
         return [(model, torch.randint(VOCABULARY, (2, 5)), torch.randn(WIDTH, WIDTH) / 2)]
-
-
-def _watched(answer: Callable[..., Any], case: Case) -> Observed:
-    """Its result and gradient, the hooks that stay, and those that stay after a run that stops."""
-    model, tokens, weight = case
-    weight = weight.clone().requires_grad_()
-    block = model.blocks[1]
-
-    def replace(x: Tensor) -> Tensor:
-        return x @ weight
-
-    seen = parts(written(answer(lambda: model(tokens), block, replace)))
-    seen |= gradients(seen, {"the SAE's weights": weight})
-    seen["the number of hooks left on the model"] = hook_count(model)
-    remove_hooks(model)
-
-    def stopped() -> Any:
-        raise InterruptedError
-
-    with suppress(InterruptedError):
-        answer(stopped, block, replace)
-    seen["the number of hooks left after a run that was interrupted"] = hook_count(model)
-    return seen
 
 
 def _with_hook(hook: Callable[..., Any], where: str = "forward_pre_hook") -> Callable[..., Any]:
@@ -144,7 +116,7 @@ SPLICED = Exercise(
             _with_hook(lambda replace, _, seen: [replace(seen[0]), None][1]),
         ),
     ),
-    observe=_watched,
+    observe=watched,
 )
 
 
@@ -207,6 +179,22 @@ KL_LOSS = Exercise(
             lambda clean, own: _kl(clean.log_softmax(-2), own.log_softmax(-2)).mean(),
         ),
         Mistake(
+            "the softmax went along axis 1; count axes from the end, the vocabulary is -1.",
+            lambda clean, own: _kl(clean.log_softmax(1), own.log_softmax(1)).mean(),
+        ),
+        Mistake(
+            "the logarithm has base 2, so that is in bits. Nats have the natural one.",
+            lambda clean, own: _kl(*_logs(clean, own)).mean() / math.log(2),
+        ),
+        Mistake(
+            "the sign is wrong: log p - log q, weighted by p; it is never below 0.",
+            lambda clean, own: -_kl(*_logs(clean, own)).mean(),
+        ),
+        Mistake(
+            "the weights are the spliced model's probabilities; they are the clean model's.",
+            lambda clean, own: -_kl(*_logs(clean, own)[::-1]).mean(),
+        ),
+        Mistake(
             "the spliced logits were detached: no gradient flows back to the SAE.",
             lambda clean, own: _kl(*_logs(clean, own.detach())).mean(),
         ),
@@ -235,7 +223,7 @@ def downstream(
 def _states(layer: int, *sizes: int) -> Case:
     generator = torch.Generator().manual_seed(layer)
     both = [
-        [torch.randn(*sizes, generator=generator).requires_grad_() for _ in range(6)]
+        tuple(torch.randn(*sizes, generator=generator).requires_grad_() for _ in range(6))
         for _ in range(2)
     ]
     return *both, layer

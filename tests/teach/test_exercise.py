@@ -201,6 +201,90 @@ def test_three_wrong_ways_that_nobody_listed() -> None:
             assert found.word != RIGHT and len(found.hint) > 20, (name, found)
 
 
+def swallows(run: Any, block: Any, replace: Any) -> Any:
+    try:
+        return exercise("spliced").reference(run, block, replace)
+    except Exception:
+        return None
+
+
+def leaves_another_forward(run: Any, block: Any, replace: Any) -> Any:
+    own = block.forward
+    block.forward = lambda x, *others: own(replace(x), *others)
+    return run()
+
+
+def runs_twice(run: Any, block: Any, replace: Any) -> Any:
+    return [exercise("spliced").reference(run, block, replace) for _ in range(2)][1]
+
+
+def zeroes_the_old(sae: Any) -> Any:
+    new = copy.deepcopy(sae)
+    sae.W_dec.data.zero_()
+    return new
+
+
+def sorts_in_place(l0: Any, ce: Any, target: float) -> Any:
+    found = exercise("ce_at_l0").reference(l0, ce, target)
+    l0.sort()
+    return found
+
+
+def centres_in_place(x: Any, words: Any, coin: Any) -> Any:
+    x -= x.mean(0)
+    return exercise("probe").reference(x, words, coin)
+
+
+def bisects_for_ever(l0_of: Any, target: float, tolerance: float) -> Any:
+    low, high = 1e-4, 1e4
+    while (l0 := l0_of(tried := (low * high) ** 0.5)) != target:
+        low, high = (tried, high) if l0 > target else (low, tried)
+    return tried
+
+
+@pytest.mark.parametrize(
+    "name, answer, hint",
+    [
+        ("spliced", swallows, "raised an error, the error goes on is no"),
+        ("spliced", leaves_another_forward, "whether the model is as it was is no"),
+        ("spliced", runs_twice, "the number of calls of run() is 2, but it should be 1"),
+        ("warm_start", zeroes_the_old, "what it changed in place is “W_dec”"),
+        ("ce_at_l0", sorts_in_place, "what it changed in place is “l0”"),
+        ("ce_at_l0", lambda x, y, t: np.interp([t], x[::-1], y[::-1]), "is of type ndarray, but"),
+        ("probe", centres_in_place, "what it changed in place is “x”"),
+        ("find_lambda", bisects_for_ever, "whether it stops when L0 is within the tolerance is no"),
+        ("find_lambda", lambda *case: "3", "the result is “text”, but it should be “a number”"),
+        ("judge_claim", lambda low, *_: "holds" if low < 0.45 else None, "it returned nothing ("),
+    ],
+)
+def test_what_a_right_number_may_hide_is_seen(name: str, answer: Any, hint: str) -> None:
+    found = judge(exercise(name), answer)
+    assert found.word == WRONG and hint in found.hint, found
+
+
+def test_a_probe_without_bias_or_of_ids_is_not_right() -> None:
+    """Nor one that judges on some of what it was fitted to, or looks at a single number."""
+
+    def fitted(x: Any, coin: Any, judged: slice) -> float:
+        half, y = len(x) // 2, 2.0 * coin - 1
+        weights = torch.linalg.lstsq(x[:half], y[:half, None]).solution[:, 0]
+        return float(((x @ weights > 0) == (y > 0))[judged].float().mean())
+
+    def bias(x: Any) -> Any:
+        return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+
+    def one_number(x: Any, words: Any, coin: Any) -> float:
+        return max(float(((x - x.mean(0) > 0)[:, i] == (coin > 0)).float().mean()) for i in (0, 1))
+
+    for answer in (
+        lambda x, words, coin: fitted(x, coin, slice(len(x) // 2, None)),
+        lambda x, words, coin: fitted(bias(x), coin, slice(None)),
+        lambda x, words, coin: fitted(bias(words[:, None].float()), coin, slice(None)),
+        one_number,
+    ):
+        assert judge(exercise("probe"), answer).word != RIGHT
+
+
 def by_gradient_descent(x: Any, words: Any, coin: Any) -> Any:
     half, linear = len(x) // 2, torch.nn.Linear(x.shape[1], 1)
     optimiser = torch.optim.Adam(linear.parameters(), lr=0.1, weight_decay=1e-2)
@@ -257,11 +341,18 @@ def pair_by_pair(x: Any, at: Any) -> Any:
                 codes,
             ),
         ),
+        (
+            "downstream",  # the gradient to what is sliced off is 0, not missing
+            lambda a, b, layer: F.mse_loss(
+                torch.stack(list(a))[layer + 1 : -1], torch.stack(list(b))[layer + 1 : -1].detach()
+            ),
+        ),
         ("warm_start", copy.deepcopy),
         ("probe", by_gradient_descent),
         ("find_lambda", by_log_bisection),
         ("exchange", pair_by_pair),
         ("rule", lambda t: t.kind == "child" and t.role == "name"),
+        ("rule", lambda t: True if t.role == "name" else None),
     ],
 )
 def test_other_right_answers_pass(name: str, answer: Any) -> None:

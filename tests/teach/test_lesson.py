@@ -1,5 +1,7 @@
 """What the notebooks call."""
 
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -41,6 +43,8 @@ def test_a_rule_is_judged_on_one_s_own_feature(capsys: pytest.CaptureFixture[str
     check("rule", lambda t: t.rol == "name", verbs)
     said = capsys.readouterr().out
     assert "it raised AttributeError: 'Token' object has no attribute 'rol'" in said
+    check("rule", lambda t: sys.exit(), verbs)  # and the kernel lives on
+    assert "it raised SystemExit" in capsys.readouterr().out
     assert len(own.examples(5)) == 5 and ">" in own.examples(weakest=True)[0]
 
 
