@@ -165,14 +165,14 @@ def _fence(seconds: float) -> Iterator[None]:
     """Raise TooSlow after so long, and undo what an answer may have set for all.
 
     It is computing time, for a busy machine is not the answer's fault; one that only waits gets
-    three times as long. A signal keeps it, which only the main thread of a Unix system gets;
+    six times as long. A signal keeps it, which only the main thread of a Unix system gets;
     elsewhere an answer has to end by itself.
     """
     computed, began = time.process_time(), time.monotonic()
 
     def stop(*_: object) -> None:
         waited = time.monotonic() - began
-        if time.process_time() - computed >= seconds or waited >= 3 * seconds:
+        if time.process_time() - computed >= seconds or waited >= 6 * seconds:
             raise TooSlow
 
     main = threading.current_thread() is threading.main_thread()
@@ -195,6 +195,9 @@ def _by_speed(exercise: Exercise, answer: Answer) -> Verdict:
     """Of an answer whose numbers are right: does it go through the tokens one by one?"""
     if exercise.large is None:
         return Verdict(RIGHT)
+    # The reference first here too: counting imports what takes seconds, and an import that is
+    # stopped halfway stays broken.
+    _operations(exercise.reference, exercise.inputs()[0])
     try:
         with _fence(exercise.seconds):
             few, many = (_operations(answer, c) for c in (exercise.inputs()[0], exercise.large()))
