@@ -33,16 +33,29 @@ function listed(features, query, order, text) {
 
 const digits = (value, unit = "") =>
   value === null || value === undefined ? "–" : `${Number(value.toPrecision(2))}${unit}`;
+const pairs = (flat) => flat.flatMap((one, i) => (i % 2 ? [] : [[one, flat[i + 1]]]));
+
+/** The features of a dictionary, whose data is a list for each of their values; lists of pairs lie
+    flat in it, and words are numbers. */
+function unfolded({ columns, words }) {
+  const spelled = (flat) => pairs(flat).map(([i, size]) => [words[i], size]);
+  return (columns.id || []).map((id, i) => {
+    const one = Object.fromEntries(Object.entries(columns).map(([name, all]) => [name, all[i]]));
+    const contexts = one.contexts.map(([row, peak, ...fired]) => [row, peak, pairs(fired)]);
+    const [raised, lowered] = [spelled(one.raised), spelled(one.lowered)];
+    return { ...one, contexts, raised, lowered, near: one.near.map(pairs) };
+  });
+}
+
 function startPage() {
   const at = (id) => document.getElementById(id);
   const { dictionaries, middle } = JSON.parse(at("index").textContent);
   const about = new Map(dictionaries.map((one) => [one.key, one]));
 
-  /** The features of a dictionary, whose data is a list for each of their values. */
+  const made = new Map();
   function featuresOf(key) {
-    const { columns } = FEATURES[key];
-    return (columns.id || []).map((_, i) => Object.fromEntries(
-      Object.entries(columns).map(([name, values]) => [name, values[i]])));
+    if (!made.has(key)) made.set(key, unfolded(FEATURES[key]));
+    return made.get(key);
   }
 
   /** Calls `then` once the data of these dictionaries is there. */

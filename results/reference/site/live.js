@@ -4,13 +4,10 @@ knows nothing of the page: a word is an array of d numbers, a text is an array o
 one long array, row after row. The second part is the page. */
 
 // ------------------------------------------------------------------ the arithmetic
-/** Numbers from text: of each 32-bit float the three highest bytes, which is precise enough. */
-function numbers(base64) {
+/** Numbers from text: how large a step is, and 16 bits for the steps of each. */
+function numbers([size, base64]) {
   const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-  const bits = new Uint32Array(bytes.length / 3);
-  for (let i = 0, j = 0; i < bits.length; i++)
-    bits[i] = (bytes[j++] << 8) | (bytes[j++] << 16) | (bytes[j++] << 24);
-  return new Float32Array(bits.buffer);
+  return Float32Array.from(new Int16Array(bytes.buffer), (steps) => steps * size);
 }
 
 /** Every tensor of a model or an SAE, decoded. */
