@@ -22,10 +22,11 @@ from e2e_lib.core.sae import SAE
 from e2e_lib.core.sparsifiers import make_sparsifier
 from e2e_lib.engine.checkpoint import Checkpoint
 from e2e_lib.engine.device import ALONE, Processes
-from e2e_lib.engine.model.probes import activation_scale, check_hook, hook_width
+from e2e_lib.engine.model.probes import check_hook, hook_width, typical_activations
 from e2e_lib.engine.optimiser import (
     Steering,
     average_gradients,
+    centre,
     clip,
     hold_near,
     optimiser_tensors,
@@ -74,11 +75,12 @@ class SAERun:
     ) -> None:
         self.config, self.objective = config, resolved_objective(model, config)
         self.saes = build_saes(model, config)
-        sizes = dict.fromkeys(self.saes, 1.0)
-        if any(sae.sparsifier.scaled for sae in self.saes.values()):
-            sizes = activation_scale(model, rows, list(self.saes))
+        looks = any(sae.sparsifier.scaled for sae in self.saes.values())
+        seen = typical_activations(model, rows, list(self.saes)) if looks else {}
         for hook, sae in self.saes.items():
-            sae.sparsifier.prepare(config, sizes[hook], tokens)
+            sae.sparsifier.prepare(config, seen[hook].scale if seen else 1.0, tokens)
+            if seen and not config.init_from:
+                centre(sae.W_enc, sae.b_enc, sae.b_dec, seen[hook].middle)
         fixed = {"none": (), "near": (), "decoder": ("W_dec",), "encoder": ("W_enc",)}
         self.parameters = {
             f"{hook}.{name}": parameter

@@ -58,7 +58,8 @@ class Sparsifier(nn.Module):
     Attributes:
         stored: what inference is in files: relu, topk or jumprelu.
         calibrated: whether inference needs a threshold that training does not find.
-        scaled, tracks: whether it asks how large activations are, and which latents are dead.
+        scaled: whether it starts from what activations are like: how large, and round what.
+        tracks: whether it asks which latents are dead.
     """
 
     stored, calibrated, scaled, tracks = "relu", False, False, False
@@ -71,11 +72,11 @@ class Sparsifier(nn.Module):
         self.dead_after = math.inf
 
     def first_encoder(self, dictionary: Float[Tensor, "d_sae d_in"]) -> Tensor | None:
-        """What a new encoder's columns are, from the dictionary; None: drawn apart, as the paper's.
+        """A new encoder, from the dictionary; None: drawn apart, as the paper's.
 
-        Its biases then start at 0.
+        So small that with all latents on the output is about the input; biases then start at 0.
         """
-        return None
+        return dictionary.T * (dictionary.shape[1] / len(dictionary)) if self.scaled else None
 
     def prepare(self, config: TrainConfig, scale: float, tokens: int) -> None:
         """Before training on `tokens` tokens of root mean square `scale`: what its terms need."""
@@ -130,10 +131,6 @@ class JumpReLU(Sparsifier):
         self.scale, self.bandwidth, self.revival = 1.0, BANDWIDTH, REVIVAL
         self.penalty, self.to_z, self.target = "tanh", True, math.nan
 
-    def first_encoder(self, dictionary: Float[Tensor, "d_sae d_in"]) -> Tensor:
-        """Small enough that with all latents on the output is about the input."""
-        return dictionary.T * (dictionary.shape[1] / len(dictionary))
-
     def prepare(self, config: TrainConfig, scale: float, tokens: int) -> None:
         """Thresholds that nobody set start at a tenth of the activation's root mean square."""
         super().prepare(config, scale, tokens)
@@ -187,7 +184,7 @@ class TopK(Sparsifier):
     moved by the objective alone, and dead ones come back as what local training would make them.
     """
 
-    stored, tracks = "topk", True
+    stored, scaled, tracks = "topk", True, True
 
     def __init__(self, d_sae: int, k: int | float | None = None) -> None:
         super().__init__(d_sae, k)
@@ -195,14 +192,10 @@ class TopK(Sparsifier):
         require(whole, "k", k, "a whole number: topk keeps as many latents on every token")
         self.auxk_coeff = 0.0
 
-    def first_encoder(self, dictionary: Float[Tensor, "d_sae d_in"]) -> Tensor:
-        """The decoder's transpose."""
-        return dictionary.T
-
     def prepare(self, config: TrainConfig, scale: float, tokens: int) -> None:
         """AuxK's share in the loss."""
         super().prepare(config, scale, tokens)
-        self.auxk_coeff = config.auxk_coeff
+        self.auxk_coeff = config.auxk_coeff / 32  # OpenAI's; SAELens's own is 1
 
     def codes(self, z: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
         """The selected ones where above 0, and 0 elsewhere."""

@@ -54,6 +54,21 @@ def clip(parameters: Sequence[Tensor], norm: Float[Tensor, ""], most: int | floa
 
 
 @torch.no_grad()
+def centre(
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    b_dec: Float[Tensor, " d_in"],
+    middle: Float[Tensor, " d_in"],
+) -> None:
+    """Make an SAE, in place, code what its input differs from `middle` by, where it now codes all.
+
+    As if `middle` were subtracted from the input and added to the output.
+    """
+    b_dec.add_(middle)
+    b_enc.sub_(middle @ W_enc)
+
+
+@torch.no_grad()
 def hold_near(
     W_dec: Float[Tensor, "d_sae d_in"], start: Float[Tensor, "d_sae d_in"], cosine: float
 ) -> None:

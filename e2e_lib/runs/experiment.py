@@ -182,7 +182,8 @@ class Training(Hyperparameters):
     @property
     def calibration_rows(self) -> int:
         """Rows of held-out text, after those of the evaluation, that thresholds are set on."""
-        return self.eval_rows if SPARSIFIERS[self.sparsifier].calibrated else 0
+        wanted = SPARSIFIERS[self.sparsifier].calibrated or self.target_l0 > 0
+        return self.eval_rows if wanted else 0
 
     def weights(self, objective: str) -> dict[str, float]:
         """The weights of an objective's terms, but λ; those of local are not parameters."""

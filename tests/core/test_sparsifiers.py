@@ -16,6 +16,7 @@ from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.sparsifiers import Sparsifier, make_sparsifier
 from e2e_lib.core.train import Trainer, train
+from e2e_lib.engine.model.probes import typical_activations
 from e2e_lib.engine.sae_kernel import jump
 from e2e_lib.errors import ConfigError
 from e2e_lib.finetune.calibrate import calibrate
@@ -303,6 +304,22 @@ def test_a_matryoshka_prefix_stands_for_all():
     assert seen == set(sae.sparsifier.widths)
     with torch.no_grad():
         assert torch.equal(sae.autoencode(x).output, nested[-1])
+
+
+@pytest.mark.parametrize("sparsifier", SPARSIFIERS)
+def test_a_new_one_codes_what_differs_from_the_usual_activation(sparsifier):
+    """But relu, which starts as the paper's."""
+    rows, x = random_tokens(8), torch.randn(5, 12)
+    sae = Trainer(tiny_model(), [config(sparsifier)], rows).runs[0].saes[HOOK]
+    torch.manual_seed(0)
+    plain = SAE(12, 48, sparsifier, sae.sparsifier.k)
+    middle = typical_activations(tiny_model(), rows[:4], [HOOK])[HOOK].middle
+    shift = torch.zeros(12) if sparsifier == "relu" else middle
+    moved, usual = sae(x + shift), plain(x)
+    if sparsifier != "jumprelu":  # whose thresholds start by how large activations are
+        torch.testing.assert_close(moved.codes, usual.codes, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sae.b_enc - plain.b_enc, -shift @ plain.W_enc)
+    torch.testing.assert_close(sae.b_dec - plain.b_dec, shift)
 
 
 def test_lambda_rises_and_is_steered():

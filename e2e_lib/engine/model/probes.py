@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -70,17 +71,31 @@ def hook_width(model: TransformerBridge, hook_name: str) -> int:
     return activation.shape[-1] + (NULL_WIDTH if scale else 0)
 
 
+class Typical(NamedTuple):
+    """What activations are like, by medians: some first positions are a hundred times as large."""
+
+    scale: float  # of an element: root of the median over tokens of the mean square
+    middle: Float[Tensor, " d"]  # the median over tokens of each element
+
+
+def typical_activations(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
+) -> dict[str, Typical]:
+    """What the activations of these tokens are like, by hook."""
+    for name in hook_names:
+        check_hook(model, name)
+    found = {}
+    for hook, x in activations(model, tokens, hook_names).items():
+        x = x.float().flatten(0, -2)
+        found[hook] = Typical(float(x.square().mean(-1).median().sqrt()), x.median(0).values)
+    return found
+
+
 def activation_scale(
     model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
 ) -> dict[str, float]:
-    """Typical size of an element at each hook: root of the median over tokens of the mean square.
-
-    A median, because some models' first position is a hundred times larger than all others.
-    """
-    for name in hook_names:
-        check_hook(model, name)
-    seen = activations(model, tokens, hook_names).items()
-    return {hook: float(x.float().square().mean(-1).median().sqrt()) for hook, x in seen}
+    """Their scale alone, by hook."""
+    return {h: own.scale for h, own in typical_activations(model, tokens, hook_names).items()}
 
 
 def output_scores(
