@@ -65,7 +65,7 @@ class Hyperparameters(Checked):
     penalty: Penalty = "tanh"  # of jumprelu's latents: tanh, step or quadratic
     target_l0: Weight = 0.0  # λ is steered to this L0 of the training text; 0: λ stays
     sparsity_warmup: Share = 0.0  # share of the steps in which λ rises; all of a new jumprelu's
-    auxk_coeff: Weight = 1.0  # 32 times the weight of what dead latents of a top-k SAE learn from
+    auxk_coeff: Weight = 0.03125  # weight of what dead latents of a top-k SAE learn from; 1/32
     dead_share: Share = 0.05  # a latent silent for this share of the training is dead
     # What of an SAE does not train: a sanity row. `near`: the decoder stays near its start.
     still: Still = "none"  # none, decoder, encoder, near or all

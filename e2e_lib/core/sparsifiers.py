@@ -195,7 +195,7 @@ class TopK(Sparsifier):
     def prepare(self, config: TrainConfig, scale: float, tokens: int) -> None:
         """AuxK's share in the loss."""
         super().prepare(config, scale, tokens)
-        self.auxk_coeff = config.auxk_coeff / 32  # OpenAI's; SAELens's own is 1
+        self.auxk_coeff = config.auxk_coeff
 
     def codes(self, z: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
         """The selected ones where above 0, and 0 elsewhere."""
