@@ -24,7 +24,7 @@ OPEN = """
 import json, subprocess, sys, time, urllib.request
 options = ("--no-browser", "--allow-root", "--IdentityProvider.token=")
 server = subprocess.Popen([*sys.argv[1:], *options])
-url = "http://127.0.0.1:8888/api/contents/exercises/W0_arrive.ipynb"
+url = "http://127.0.0.1:8888/api/contents/W0_arrive.ipynb"  # beside which it opens
 try:
     for _ in range(60):
         time.sleep(1)
