@@ -82,7 +82,7 @@ def _context(example: Example) -> list[Any]:
     ]
 
 
-def _short(value: float | None, digits: int = 3) -> float | None:
+def _short(value: float | None, digits: int = 3) -> float | int | None:
     """So many digits; None for no number. Whole ones as such: their ".0" is a byte in fifty."""
     short = None if value is None or pd.isna(value) else float(f"{value:.{digits}g}")
     return int(short) if short is not None and short.is_integer() else short
