@@ -132,12 +132,13 @@ def plot_convergence(table: pd.DataFrame, moves: float) -> Figure:
 def ratio_axis(axes: Axes, values: pd.Series | None = None) -> None:
     """A logarithmic y axis that shows 0.5 to 2 at least: a ratio of 1.01 must look like 1.
 
-    With `values` it is as long as they need, whatever their intervals do.
+    With `values`, of which those above 0 count, it is as long as they need, whatever their
+    intervals do.
     """
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    if values is not None:
-        above = values[values > 0]
+    above = pd.Series(dtype=float) if values is None else values[values > 0]
+    if len(above):
         low, high = float(above.min()) / 1.6, float(above.max()) * 1.6
     axes.set_ylim(min(low, 0.48), max(high, 2.1))
     style.plain_numbers(axes)

@@ -1,8 +1,10 @@
 """Every figure draws, is labelled, and is saved with its data and texts."""
 
 import json
+import math
 from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,6 +35,7 @@ from e2e_lib.plots.performance import (
     plot_summary_ratio,
 )
 from e2e_lib.plots.style import COLOURS, LABELS, LINES, MARKERS, axis_in_words, shades
+from e2e_lib.plots.sweeps import ratio_axis
 from e2e_lib.runs import tables as runs
 from tests.helpers.synthetic_results import write_results
 
@@ -338,3 +341,11 @@ def test_runs_of_another_folder_lie_over_a_figure_hollow_and_named(tables):
     assert figures[0].axes[0].get_xlim()[1] > 500
     bare = plot_pareto(tables["runs"], over=over.head(0), label="mine")
     assert "e2e, mine" not in [text.get_text() for text in bare.legends[0].get_texts()]
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [-1.0, 0.0]])
+def test_an_axis_of_ratios_has_ends_where_no_ratio_is_above_0(values):
+    axes = plt.figure().subplots()
+    ratio_axis(axes, pd.Series(values, dtype=float))
+    low, high = axes.get_ylim()
+    assert 0 < low <= 0.5 and high >= 2
