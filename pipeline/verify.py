@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -40,8 +41,9 @@ SCRATCH = "build/verify"
 LONG = ("41_functional_importance", "28_interpretability")
 SHOWN = 100  # differences that are printed one by one
 # What takes weights that are not shipped cannot come back in full: (files with rows about such
-# runs, files with averages over them and others). Always: the mean similarity of every main run.
-MAIN = ("figures/23_similarity_trends.csv",), ()
+# runs, files with averages over them and others, files that are other ones without them). Always:
+# the mean similarity of every main run.
+MAIN = ("figures/23_similarity_trends.csv",), ("figures/23_similarity_trends.json",)
 WARM = (  # shorter warm starts
     (
         *("figures/30_moved_features.csv", "figures/30_seed_agreement.csv"),
@@ -49,7 +51,7 @@ WARM = (  # shorter warm starts
     ),
     ("figures/30_*.json",),
 )
-DIAL = ("tables/42_runs.csv",), ("figures/42_loudness.*", "tables/42_dial.*")
+DIAL = ("tables/42_runs.csv",), (), ("figures/42_loudness.[cj]s*", "tables/42_dial.*")
 SEEDS = (  # matched runs
     (
         *("figures/23_*.csv", "tables/24_counted_again.csv", "figures/28_*.csv"),
@@ -99,9 +101,13 @@ def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None
         raise ResultsError(f"results folder {reference.name!r} has no profile.json to run again.")
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(reference / "saes", scratch / "saes")
-    for name in ("profile.json", LONGER):
-        if (reference / name).is_file():
-            shutil.copy(reference / name, scratch)
+    for file in (
+        reference / "profile.json",
+        reference / LONGER,
+        *reference.glob(f"{FINETUNE[:3]}*"),
+    ):
+        if file.is_file():
+            shutil.copy(file, scratch)
     for kind in ("figures", "tables", "skipped"):
         for file in (reference / kind).glob(f"{FINETUNE[:3]}*"):
             (scratch / kind).mkdir(exist_ok=True)
@@ -165,10 +171,11 @@ def lacking_weights(results: Path) -> Lacking:
     marks |= {(column, str(one)) for one in seeds for column in ("seed", "other_seed")}
     marks |= {("train_tokens", str(one)) for one in tokens}
     marks |= {("start", f"warm, {one:,} tokens") for one in tokens}
-    kinds = [MAIN, *([WARM] if tokens else []), *([SEEDS] if seeds else [])]
+    kinds: list[tuple[tuple[str, ...], ...]] = []
+    kinds += [MAIN, *([WARM] if tokens else []), *([SEEDS] if seeds else [])]
     kinds += [] if set(dial["run"]) <= shipped else [DIAL]
-    rows, averages = (tuple(name for kind in kinds for name in kind[i]) for i in (0, 1))
-    return Lacking(frozenset(marks), rows, averages)
+    names = (tuple(n for own in part for n in own) for part in zip_longest(*kinds, fillvalue=()))
+    return Lacking(frozenset(marks), *names)
 
 
 def _lacking(table: pd.DataFrame, by: str, shipped: set[str]) -> list[int]:
@@ -180,7 +187,7 @@ def carry_over(reference: Path, scratch: Path, lacking: Lacking) -> None:
     """Give the claims the reference's own tables where they could not be made again in full."""
     for name in WRITTEN if lacking.marks else ():
         for place in (f"figures/{name}.csv", f"tables/{name}.csv"):
-            partial = matches(place, (*lacking.rows, *lacking.averages))
+            partial = matches(place, (*lacking.rows, *lacking.averages, *lacking.whole))
             if partial and (reference / place).is_file():
                 shutil.copy(reference / place, scratch / place)
 

@@ -52,6 +52,7 @@ class Lacking(NamedTuple):
     marks: frozenset[tuple[str, str]] = frozenset()  # (key column, value) of rows about such runs
     rows: tuple[str, ...] = ()  # patterns of the files in which such rows may be missing
     averages: tuple[str, ...] = ()  # and of those with averages over such runs and others
+    whole: tuple[str, ...] = ()  # and of those that are made of such runs, row by row
 
 
 @dataclass
@@ -91,6 +92,9 @@ def compare_folders(
     for name in names[0]:
         if name not in names[1]:
             outcome.add(name, "", "", "there", "missing", "every file must be made again")
+        elif lacking.marks and matches(name, lacking.whole):
+            table = read_csv(reference / name) if name.endswith(".csv") else pd.DataFrame([0])
+            outcome.carried[name] += int(table.select_dtypes("number").size)
         elif name.endswith(".csv"):
             old, new = (read_csv(folder / name) for folder in (reference, found))
             compare_tables(name, old, new, outcome, lacking)

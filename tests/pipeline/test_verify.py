@@ -169,12 +169,14 @@ def test_a_damaged_file_is_a_sentence(tmp_path: Path, name: str, text: str) -> N
 
 
 def test_only_what_takes_lacking_weights_may_be_missing_or_other(tmp_path: Path) -> None:
-    lacking = Lacking(frozenset({("seed", "2")}), ("*/rows.csv",), ("*/means.csv",))
+    patterns = ("*/rows.csv",), ("*/means.csv",), ("*/dial.*",)
+    lacking = Lacking(frozenset({("seed", "2")}), *patterns)
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, table in ((old, TABLE), (new, changed("value", 0, 7.0).iloc[:2])):
         (folder / "tables").mkdir(parents=True)
-        for name in ("rows", "means", "other"):
+        for name in ("rows", "means", "other", "dial"):
             table.to_csv(folder / "tables" / f"{name}.csv", index=False)
+        (folder / "tables" / "dial.json").write_text(f'"{folder.name}"')
     outcome = compare_folders(old, new, lacking)
     said = {(d.file, d.row, d.column) for d in outcome.differences}
     assert said == {
@@ -184,7 +186,8 @@ def test_only_what_takes_lacking_weights_may_be_missing_or_other(tmp_path: Path)
         ("tables/other.csv", "run c, seed 2", ""),
     }
     # seed, value and n of the row of seed 2; the one mean that came out otherwise
-    assert outcome.carried == {"tables/rows.csv": 3, "tables/means.csv": 1, "tables/other.csv": 0}
+    carried = {"tables/rows.csv": 3, "tables/means.csv": 1, "tables/other.csv": 0}
+    assert outcome.carried == carried | {"tables/dial.csv": 3 * 3, "tables/dial.json": 1}
     assert outcome.compared["tables/means.csv"] == 2 * 3 + 2 - 1
 
 
@@ -220,7 +223,8 @@ def test_what_the_reference_lacks_is_known() -> None:
     assert not {v for k, v in lacking.marks if k == "seed"}, "every matched run is shipped"
     assert len({v for k, v in lacking.marks if k == "train_tokens"}) == 2  # the shorter warm starts
     averages = {path.name for p in lacking.averages for path in REFERENCE.glob(p)}
-    assert {name[:2] for name in averages} == {"30", "42"}
+    assert {name[:2] for name in averages} == {"23", "30"}
+    assert {path.name[:2] for p in lacking.whole for path in REFERENCE.glob(p)} == {"42"}
     shipped = {p.parent.name for p in REFERENCE.glob("saes/*/sae_weights.safetensors")}
     assert not shipped & {v for k, v in lacking.marks if k == "run"}
 
