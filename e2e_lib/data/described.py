@@ -23,9 +23,8 @@ DESCRIPTIONS = {
     "tokenise.json": ("tokenizer", "context_size", "prepend_bos"),
     "sae_lens.json": ("tokenizer_name", "context_size", "begin_batch_token"),
 }
-NO_CODE = {
-    "trust_remote_code": False
-}  # of a folder or the hub: else transformers asks, and runs it
+# No code of a folder or of the hub is run: else transformers asks, and runs it.
+NO_CODE = {"trust_remote_code": False}
 PROBE = "The Quick brown\tfox's 1,234\nnaïve Ünïcode 你好 🙂  w1 w2  </s> <unk>"
 
 

@@ -101,20 +101,33 @@ def mark_mean(axes: Axes, value: float, color: Any, marker: str, linestyle: Any 
 
 
 def harm_axis(axes: Axes, values: pd.Series, log: bool = True, limit: float = 0.0) -> None:
-    """CE increase upside down, better is up: `wide_axis`, or linear; a `limit` cuts it."""
+    """CE increase upside down, better is up: `wide_axis`, or linear; a `limit` cuts it.
+
+    Values that are not finite take no part; where there is no other the axis stays as it is.
+    """
+    values = values[np.isfinite(values)]
+    if values.empty:
+        return
     lowest, highest = float(values.min()), float(values.max())
     if log and highest > max(0.0, lowest) and not 0 < limit <= lowest:
         wide_axis(axes, values)
         bottom, top = axes.get_ylim()
         axes.set_ylim(limit or top, bottom)
     else:
-        top, lowest = limit or highest * 1.05, min(0.0, lowest * 1.05)
+        top, lowest = limit or max(0.0, highest * 1.05), min(0.0, lowest * 1.05)
+        top = top if top > lowest else 1e-3  # all of them are 0
         axes.set_ylim(top, lowest - 0.03 * (top - lowest))
 
 
 def wide_axis(axes: Axes, values: pd.Series, which: str = "y") -> None:
     """A logarithmic axis with plain numbers; where not all values are above 0, so that it cannot
-    be, one that is linear around 0 (shaded, with a line at 0) and logarithmic beyond."""
+    be, one that is linear around 0 (shaded, with a line at 0) and logarithmic beyond.
+
+    Values that are not finite take no part, as in `harm_axis`.
+    """
+    values = values[np.isfinite(values)]
+    if values.empty:
+        return
     lowest, highest = float(values.min()), float(values.max())
     up: Any = (axes.set_yscale, axes.set_ylim, axes.axhspan, axes.axhline)
     across: Any = (axes.set_xscale, axes.set_xlim, axes.axvspan, axes.axvline)

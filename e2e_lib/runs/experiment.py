@@ -73,10 +73,8 @@ Objectives = Annotated[
     ),
 ]
 Context = Annotated[int, whole(2)]
-Threads = Annotated[
-    int,
-    Rule(lambda v: is_integer(v) and 1 <= v <= 1024, "a whole number of at least 1, 1024 at most"),
-]
+MANY = "a whole number of at least 1, 1024 at most"
+Threads = Annotated[int, Rule(lambda v: is_integer(v) and 1 <= v <= 1024, MANY)]
 Precision = Annotated[str, one_of("auto", "native", *PRECISIONS)]
 Tracker = Annotated[str, one_of("none", "wandb")]
 Start = Annotated[str, Rule(lambda v: isinstance(v, str), "a run, a folder with SAEs, or empty")]

@@ -34,7 +34,7 @@ from e2e_lib.plots.performance import (
     plot_pareto,
     plot_summary_ratio,
 )
-from e2e_lib.plots.style import COLOURS, LABELS, LINES, MARKERS, axis_in_words, shades
+from e2e_lib.plots.style import COLOURS, LABELS, LINES, MARKERS, axis_in_words, harm_axis, shades
 from e2e_lib.plots.sweeps import ratio_axis
 from e2e_lib.runs import tables as runs
 from tests.helpers.synthetic_results import write_results
@@ -349,3 +349,11 @@ def test_an_axis_of_ratios_has_ends_where_no_ratio_is_above_0(values):
     ratio_axis(axes, pd.Series(values, dtype=float))
     low, high = axes.get_ylim()
     assert 0 < low <= 0.5 and high >= 2
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [math.inf, 1.0], [0.0, 0.0], [-1.0, -1.0]])
+def test_an_axis_of_ce_increase_has_ends_whatever_the_values(values):
+    axes = plt.figure().subplots()
+    harm_axis(axes, pd.Series(values, dtype=float))
+    bottom, top = axes.get_ylim()
+    assert math.isfinite(bottom) and math.isfinite(top) and bottom != top
