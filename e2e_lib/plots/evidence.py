@@ -83,7 +83,8 @@ def _violins(
     axes.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
     axes.set_xlim(-0.5, len(layers) - 0.5)
     lowest = float(min(table[column].min(), means["value"].min()))
-    axes.set_ylim(lowest - 0.04 * (1 - lowest), 1 + 0.04 * (1 - lowest))
+    margin = 0.04 * (1 - lowest) or 0.04  # of scores that are all 1
+    axes.set_ylim(lowest - margin, 1 + margin)
 
 
 def plot_true_latents(
