@@ -29,6 +29,8 @@ $(shell mkdir -p build/ipython)
 export WANDB_MODE ?= disabled
 export PYTHONWARNINGS = ignore:IProgress not found
 unexport PYTHONPATH
+# Hundreds of processes would compile the same modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What a user gives is handed on as it is: neither make nor the shell reads a character of it.
 GIVEN = PROFILE RESULTS CORES CLUSTER MODEL TRAIN VALIDATION SET WEIGHTS A B SHAPE DEVICE THREADS OUT REPOSITORY
@@ -97,8 +99,8 @@ lint: $(READY)
 # Without what the whole suite has: checked signatures, doctests, plug-ins, and most cases of what is
 # tried in many: two of four architectures, each in one of its two forms; one of four moments to stop.
 EXPENSIVE = every_pair_trains or stays_still or at_a_null_channel or bf16_trains or bf16_resumes or gpt_neo or gpt2-raw or llama-processed or step-0 or step-9 or step-11
-QUICK = -o addopts="--import-mode=importlib --strict-markers -p no:nbval -p no:hypothesispytest" \
-  -p no:anyio -p no:typeguard -p no:cacheprovider -n 2 --dist worksteal -q \
+QUICK = -o addopts="--import-mode=importlib --strict-markers --disable-plugin-autoload -p xdist" \
+  -p no:cacheprovider -n 2 --dist worksteal -q \
   -m "not slow" -k "not ($(EXPENSIVE))" tests/core tests/engine
 
 quick: $(READY)

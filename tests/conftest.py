@@ -77,6 +77,15 @@ def fixed_seeds() -> Iterator[None]:
 
 
 @pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test starts as `python -m` is a fork of a process that has imported packages."""
+    from tests.helpers.forking import handing_over, shared_server
+
+    for name, value in handing_over(os.environ, shared_server()).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
 def without_type_checks() -> Iterator[None]:
     """As users run it: the signatures that other tests check would stop a wrong type early."""
     import jaxtyping

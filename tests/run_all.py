@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from tests.helpers.forking import PACKAGES, SHARED, fork_server
+
 BESIDE = {
     "lint": ["make", "--silent", "lint"],
     "notebooks": [sys.executable, str(ROOT / "tests" / "notebooks" / "check_notebooks.py")],
@@ -25,7 +28,9 @@ def main() -> int:
     """Run all; the exit status of the first that fails."""
     beside = {name: started(command, log_of(name)) for name, command in BESIDE.items()}
     try:
-        status = subprocess.run([sys.executable, *PYTEST], cwd=ROOT, check=False).returncode
+        with fork_server(PACKAGES, os.environ) as place:
+            env = os.environ | {SHARED: place}
+            status = subprocess.run([sys.executable, *PYTEST], cwd=ROOT, env=env).returncode
         for process in beside.values():
             status = status or process.wait()
     finally:

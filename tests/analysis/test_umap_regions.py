@@ -10,6 +10,7 @@ import torch
 from e2e_lib.analysis import umap_regions
 from e2e_lib.errors import ConfigError
 from e2e_lib.plots.dictionaries import plot_dictionary_maps, plot_region_maps
+from tests.helpers.weekly import weekly
 
 
 def arc(start: float, stop: float, n: int) -> torch.Tensor:
@@ -172,7 +173,7 @@ def test_too_few_elements_are_left_out():
     assert umap_regions.chance_regions(few, table).empty
 
 
-@pytest.mark.slow  # compiles UMAP
+@weekly  # compiles UMAP, as notebook 24 does
 def test_umap_keeps_groups_apart_and_is_reproducible():
     generator = torch.Generator().manual_seed(0)
     centres = torch.eye(12).repeat_interleave(20, dim=0)  # twelve groups without a link

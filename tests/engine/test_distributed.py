@@ -1,7 +1,6 @@
 """Two processes end with the weights of one, and their checkpoints are the same thing."""
 
 import json
-import os
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,7 +12,6 @@ from e2e_lib.engine.device import ALONE, Processes
 from e2e_lib.errors import ConfigError, E2EError
 from e2e_lib.runs.experiment import Training
 from e2e_lib.runs.launch import load_inputs, read_spec, train_in_processes
-from tests.helpers.forking import fork_server, handing_over
 from tests.helpers.tiny_models import (
     assert_sentence,
     model_folder,
@@ -22,7 +20,6 @@ from tests.helpers.tiny_models import (
     write_jsonl,
 )
 
-BRIDGE = "transformer_lens.model_bridge.sources.transformers"  # half of all the imports
 HOOK = "blocks.1.hook_resid_pre"
 
 
@@ -47,19 +44,6 @@ def training(tmp_path):
         batch_size=8,
         micro_batch_size=4,
     )
-
-
-@pytest.fixture(scope="module")
-def forked():
-    """torchrun and what it starts are forks of a process that has imported what they import."""
-    packages = ("torch.distributed.run", "e2e_lib.runs.launch", "e2e_lib.data.models")
-    with (
-        fork_server((*packages, BRIDGE), os.environ) as place,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in handing_over({}, place).items():
-            patch.setenv(name, value)
-        yield
 
 
 class FakeAccelerator:

@@ -24,11 +24,20 @@ import threading
 import traceback
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+SHARED = "E2E_SHARED_SERVER"  # where the one is that all tests use
+# What tests' children import; none of the project's own, of which a test may start a copy, and none
+# that it may put stand-ins in place of.
+PACKAGES = (
+    *("snakemake.cli", "pandas", "nbformat", "jupyter_client.manager", "jinja2", "pygments"),
+    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "torch.distributed.run"),
+    "transformer_lens.model_bridge.sources.transformers",  # half of all the imports
+)
 CLIENT = Path(__file__).parent / "handed_over"
 THREADS = (
     "OMP_NUM_THREADS",
@@ -60,6 +69,14 @@ def fork_server(modules: Sequence[str], environment: Mapping[str, str]) -> Itera
                 yield place
             finally:
                 process.kill()
+
+
+@cache
+def shared_server() -> str:
+    """That of `tests/run_all.py`, or one that lives as long as this process."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return os.environ.get(SHARED) or stack.enter_context(fork_server(PACKAGES, os.environ))
 
 
 def handing_over(environment: Mapping[str, str], place: str) -> dict[str, str]:

@@ -7,15 +7,12 @@ nbconvert, unless a test asks for `kernels`: these cost more than all that the p
 """
 
 import ast
-import atexit
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -25,14 +22,13 @@ from nbformat.v4 import new_code_cell, new_notebook
 from e2e_lib.source_code import code_cells
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT
-from tests.helpers.forking import fork_server, handing_over
+from tests.helpers.forking import handing_over, shared_server
 from tests.helpers.synthetic_results import write_results
 
 STAGES = (
     *("02_one_sae_by_hand", "10_train", "20_pareto", "23_geometry", "90_claims", "91_checklist"),
 )
 FEW = ("10_train", "20_pareto", "90_claims", "91_checklist")  # for a test that asks no more
-PACKAGES = ("snakemake.cli", "pandas", "nbformat", "jupyter_client.manager", "jinja2", "pygments")
 # The settings of the made-up runs.
 SETTINGS = (
     "seeds=[0,1]", "objectives=[local]", "sparsity_coeffs={local: [0.3, 1.0]}", "sweeps={}",
@@ -121,14 +117,6 @@ def imports_of(name: str) -> str:
     return "\n    ".join(["if False:", *(line for line in lines if "e2e_lib" in line), "pass"])
 
 
-@cache
-def _server() -> str:
-    """A process with the packages of the pipeline and none of its own code, until this one ends."""
-    stack = ExitStack()
-    atexit.register(stack.close)
-    return stack.enter_context(fork_server(PACKAGES, os.environ))
-
-
 class SmallProject:
     """A copy of the project in a folder of its own."""
 
@@ -201,7 +189,7 @@ class SmallProject:
 
         For a pipeline that nobody kills: what kills one of its processes must meet that one.
         """
-        return handing_over(self.environment(), "" if self.kernels else _server())
+        return handing_over(self.environment(), "" if self.kernels else shared_server())
 
     def executions(self) -> Counter[str]:
         """How often each stand-in ran, and each SAE was trained, so far."""

@@ -8,7 +8,6 @@
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,9 +20,9 @@ from pipeline.execution.executor import environment
 from pipeline.plan.profile import PROFILES, load_profile, read_yaml
 from pipeline.plan.stages import Stage, stages
 from tests.helpers.forking import fork_server, handing_over
+from tests.helpers.weekly import FULL
 
 RESULTS, AGAIN = "results/smoke", "build/again"
-FULL = os.environ.get("E2E_SLOW") == "full"
 # A third of the profile's training: twelve steps an SAE, enough to tell them apart.
 SHORTER = {"train_tokens": 12_288, "eval_tokens": 4096, "notebook_parameters": {
     "02_one_sae_by_hand": {"steps": 16},
@@ -44,8 +43,9 @@ PACKAGES = (
 )
 INLINE = "module://matplotlib_inline.backend_inline"  # where kernels draw
 # Without the settings made for the unit tests.
-NBVAL = """--nbval --nbval-current-env --nbval-cell-timeout=300 -n 2 --dist loadfile
-    -p no:cacheprovider --nbval-sanitize-with tests/notebooks/nbval_sanitize.cfg
+NBVAL = """--disable-plugin-autoload -p nbval -p xdist --nbval --nbval-current-env
+    --nbval-cell-timeout=300 -n 2 --dist loadfile -p no:cacheprovider
+    --nbval-sanitize-with tests/notebooks/nbval_sanitize.cfg
     -o addopts= -o filterwarnings=default -W default"""
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,7 @@ def test_imports_are_direct_dependencies_or_the_standard_library(path: Path) -> 
                 assert name.split(".")[0] in allowed, name
 
 
+@cache
 def direct_modules() -> set[str]:
     """Modules that the packages which pyproject.toml names for the library bring."""
     facts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

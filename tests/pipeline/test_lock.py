@@ -107,6 +107,7 @@ def test_a_job_ends_with_its_pipeline(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_training_that_outlives_its_pipeline_saves_its_state(tmp_path: Path) -> None:
     parameters = {
         "results_folder": str(tmp_path), "train_data": "storyworld", "objectives": "local",

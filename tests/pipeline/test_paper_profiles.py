@@ -4,7 +4,6 @@ The models are random, of exactly the published architectures; the text is `inpu
 the published form, in the hub's layout on this disk.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from pipeline.run import main, parse_overrides
 from tests.helpers.notebook_cells import run_cells
 from tests.helpers.released_files import write_release
 from tests.helpers.tiny_models import write_jsonl
+from tests.helpers.weekly import FULL
 
 D_VOCAB = 50257
 ARCHITECTURES: dict[str, PretrainedConfig] = {
@@ -240,7 +240,7 @@ def test_gpt2_runs_shrunk(tmp_path: Path) -> None:
     E2E_SLOW=full has all of its 124 M parameters, otherwise its heads are an eighth as wide. e2e is
     left out, for its two terms are among those of e2e_ds; rows are of 256 tokens, not 1024.
     """
-    width = 768 if os.environ.get("E2E_SLOW") == "full" else 96
+    width = 768 if FULL else 96
     model = write_model(tmp_path / "gpt2", GPT2Config(n_embd=width))
     text = write_tokens(tmp_path / "text", 256, 60, "train")
     chosen: dict[str, Any] = {"model": str(model), "train_data": str(text)}

@@ -72,6 +72,7 @@ def test_what_will_fail_is_said_before(
     assert_sentence(caught, words)
 
 
+@pytest.mark.usefixtures("forked")
 def test_it_is_tried_in_a_process_of_its_own_where_there_is_something_to_train(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

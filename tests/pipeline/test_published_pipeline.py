@@ -28,6 +28,7 @@ from pipeline.report import write_report
 from tests.helpers.chat_server import chat_server
 from tests.helpers.notebook_cells import run_cells
 from tests.helpers.published_stand_in import word_answer, write_stand_in
+from tests.helpers.weekly import weekly
 
 PROMPTS, FEATURES = 12, 3
 SMALL: dict[str, Any] = {
@@ -99,7 +100,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         yield Finished(results, folder, server.seen)
 
 
-@pytest.mark.slow
+@weekly
 def test_all_is_made_or_skipped_in_one_sentence(finished: Finished) -> None:
     skipped = {
         p.stem: json.loads(p.read_text())["reason"] for p in finished.results.glob("skipped/*")
@@ -116,7 +117,7 @@ def test_all_is_made_or_skipped_in_one_sentence(finished: Finished) -> None:
         assert name in page, "the report shows it"
 
 
-@pytest.mark.slow
+@weekly
 def test_the_endpoint_explains_the_features(finished: Finished) -> None:
     """One explanation and twenty simulations a feature; all features of a layer fire often."""
     scores = pd.read_csv(finished.results / "figures" / "28_scores.csv")
@@ -147,7 +148,7 @@ def clean_preference(stand_in: Path, task: str) -> float:
     return sum(differences) / len(differences)
 
 
-@pytest.mark.slow
+@weekly
 def test_faithfulness_is_measured_on_the_data_set(finished: Finished) -> None:
     """Table 7 and Figure 24; the curves end where nothing is ablated, so at Table 7's values."""
     table = pd.read_csv(finished.results / "tables" / "29_table7.csv")

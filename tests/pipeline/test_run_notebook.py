@@ -320,6 +320,7 @@ def test_the_graph_has_every_job(tmp_path: Path, stand_ins: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_failing_run_names_the_notebook_and_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,11 +14,14 @@ from pipeline.execution.executor import CLUSTERS
 from pipeline.plan.profile import ROOT
 from tests.helpers.slurm_host import command, missing_programs, slurm_host
 from tests.helpers.small_project import FEW, SmallProject
+from tests.helpers.weekly import FULL
 
 LACKING = missing_programs()
 WHOLE = "E2E_SLURM" in os.environ
+MINUTES = "three minutes, most of them waiting: asked for by E2E_SLURM=1, and every week"
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(not (WHOLE or FULL), reason=MINUTES),
     pytest.mark.skipif(bool(LACKING), reason=f"no SLURM here: {', '.join(LACKING)} not found"),
 ]
 

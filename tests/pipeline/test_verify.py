@@ -283,6 +283,7 @@ def test_a_folder_without_a_profile_is_a_sentence(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_one_real_notebook_through_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
