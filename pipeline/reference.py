@@ -1,11 +1,13 @@
 """Copy a finished results folder to results/reference, and its claims into the README.
 
     python -m pipeline.reference results/storyworld
+    python -m pipeline.reference results/sparsifiers results/reference_sparsifiers
 
 The copy has the size that git can carry: every run's record, metrics and curve, and every figure,
 table and claim. Weights are kept of what the analyses look into: similar-CE and similar-L0 triples
 of every seed, and the longest warm starts with their starts; not the dial's, which are large.
-Executed notebooks are kept as pages.
+Executed notebooks are kept as pages. Of a study that stands beside it, as the second line's, no run
+is kept: its figures, tables and pages, and metrics.csv with all that was measured.
 """
 
 import re
@@ -41,8 +43,8 @@ def runs_with_weights(table: pd.DataFrame) -> set[str]:
     return {run for runs in kept for run in runs["run"]}
 
 
-def copy_reference(source: Path, target: Path) -> None:
-    """Replace `target` by what of `source` is shipped.
+def copy_reference(source: Path, target: Path, runs: bool = True) -> None:
+    """Replace `target` by what of `source` is shipped, its runs' records and weights if wanted.
 
     Raises:
         ResultsError: `source` is not a finished results folder.
@@ -52,7 +54,7 @@ def copy_reference(source: Path, target: Path) -> None:
         raise ResultsError(
             f"results folder {source.name!r} lacks {', '.join(missing)}: it must be finished."
         )
-    kept = runs_with_weights(metrics_table(source))
+    kept = runs_with_weights(metrics_table(source)) if runs else set()
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in FILES:
@@ -62,7 +64,7 @@ def copy_reference(source: Path, target: Path) -> None:
     for name in FOLDERS:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name)
-    for run in sorted((source / "saes").iterdir()):
+    for run in sorted((source / "saes").iterdir()) if runs else ():
         without = () if run.name in kept else WEIGHTS
         shutil.copytree(run, target / "saes" / run.name, ignore=lambda _, names, w=without: w)
     for page in source.glob("*.html"):
@@ -77,9 +79,15 @@ def copy_reference(source: Path, target: Path) -> None:
 @command
 def main(arguments: list[str]) -> None:
     """The command line."""
-    require(len(arguments) == 1, "the command line", arguments, "one finished results folder")
-    copy_reference(project_path(arguments[0]), project_path(REFERENCE))
-    readme_block(project_path(REFERENCE), ROOT / "README.md")
+    allowed = "one finished results folder, and where its copy goes if not to results/reference"
+    require(len(arguments) in (1, 2), "the command line", arguments, allowed)
+    source, target = (project_path(name) for name in [*arguments, REFERENCE][:2])
+    beside = target.parent == source.parent and target.name.startswith("reference_")
+    own = target == project_path(REFERENCE)
+    require(own or beside, "the copy", target.name, "reference, or reference_… beside the results")
+    copy_reference(source, target, runs=own)
+    if own:
+        readme_block(target, ROOT / "README.md")
 
 
 if __name__ == "__main__":

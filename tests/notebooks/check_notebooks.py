@@ -26,6 +26,8 @@ RESULTS, AGAIN = "results/smoke", "build/again"
 # A third of the profile's training: twelve steps an SAE, enough to tell them apart.
 SHORTER = {"train_tokens": 12_288, "eval_tokens": 4096, "notebook_parameters": {
     "02_one_sae_by_hand": {"steps": 16},
+    "28_interpretability": {"n_features": 6},
+    "29_faithfulness": {"examples": 24, "kept_singly": 2},
     "41_functional_importance": {"kinds": "name,object,coin,adverb", "n_stories": 10},
 }}  # fmt: skip
 SHORTER_SWEEPS = {"train_tokens": [6144], "warm_start": [4096]}
@@ -39,7 +41,7 @@ KINDS = (
 PACKAGES = (
     *("snakemake.cli", "papermill", "nbconvert", "ipykernel.kernelapp", "ipykernel.ipkernel"),
     *("ipykernel.zmqshell", "seaborn", "scipy.stats", "e2e_lib.core.train", "e2e_lib.data.models"),
-    "transformer_lens.model_bridge.sources.transformers",
+    *("transformer_lens.model_bridge.sources.transformers", "tests.helpers.digested"),
 )
 INLINE = "module://matplotlib_inline.backend_inline"  # where kernels draw
 # Without the settings made for the unit tests.

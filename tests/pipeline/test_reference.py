@@ -10,14 +10,16 @@ from e2e_lib.analysis.claims.verdicts import claims_markdown
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs.read import finished_runs
 from e2e_lib.runs.tables import metrics_table
-from pipeline.reference import FILES, copy_reference, runs_with_weights
+from pipeline.reference import FILES, copy_reference, main, runs_with_weights
 from tests.helpers.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "results" / "reference"
 
 
-def test_reference_keeps_every_record_and_the_matched_weights(tmp_path: Path) -> None:
+def test_reference_keeps_every_record_and_the_matched_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write_results(tmp_path / "source")
     with pytest.raises(ResultsError, match="it must be finished"):
         copy_reference(source, tmp_path / "target")
@@ -35,6 +37,13 @@ def test_reference_keeps_every_record_and_the_matched_weights(tmp_path: Path) ->
     # Three objectives at three layers, similar CE and similar L0, in both seeds.
     assert 18 <= len(kept) <= 36
     assert [p.name for p in (copied / "notebooks").iterdir()] == ["a.html"]
+    assert (
+        main([str(source), str(tmp_path / "reference_x")]) == 0
+    )  # beside it: pages and tables, no run
+    assert not (tmp_path / "reference_x" / "saes").exists()
+    assert (tmp_path / "reference_x" / "metrics.csv").read_text() == "metrics.csv"
+    assert main([str(source), str(tmp_path / "elsewhere")]) == 2
+    assert "the copy is 'elsewhere'" in capsys.readouterr().err
 
 
 def test_reference_is_complete_and_small() -> None:
