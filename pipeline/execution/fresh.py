@@ -10,12 +10,14 @@ Snakemake takes care. started/NAME.json says what the stage was last begun with,
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from e2e_lib.core.config import Hyperparameters
+from e2e_lib.names import SPARSIFIERS
 from e2e_lib.runs.experiment import Training
 from e2e_lib.runs.provenance import content_digest
 from e2e_lib.source_code import notebook_digest
@@ -147,7 +149,8 @@ def set_aside(
     """Move runs that the profile no longer asks for out of the way of its figures.
 
     After a λ or a seed was changed, the SAEs of the old value would still be plotted. Called before
-    the pipeline starts, so that no figure can see them.
+    the pipeline starts, so that no figure can see them. A finished training that lacks an SAE, for
+    somebody deleted it, loses its marker: analyses would go on without that SAE in silence.
 
     Args:
         outdated: stages whose code or inputs have changed: their runs go too, or training would
@@ -156,14 +159,15 @@ def set_aside(
     from e2e_lib.runs.read import finished_runs, read_record  # with pandas: jobs do without
     from e2e_lib.runs.tables import metrics_table
 
-    if not any(finished_runs(results)):
-        return []
     todo = jobs(profile)
     configs = {f.name: read_record(f)["config"] for f in finished_runs(results)}
-    rows = [
-        row | {"config": configs[row["run"]]} for row in metrics_table(results).to_dict("records")
-    ]
-    strangers = [row["run"] for row in rows if maker(row, profile, todo) in {"", *outdated}]
+    rows = metrics_table(results).to_dict("records") if configs else []
+    made = {r["run"]: maker(r | {"config": configs[r["run"]]}, profile, todo) for r in rows}
+    strangers = [run for run, stage in made.items() if stage in {"", *outdated}]
+    left = Counter(stage for stage in made.values() if stage not in outdated)
+    for job in () if profile.released else todo:
+        if left[f"{TRAIN}-{job.label}"] < sum(map(len, job.training.grids.values())):
+            (results / "done" / f"{TRAIN}-{job.label}.json").unlink(missing_ok=True)
     for run in strangers:
         (results / "set_aside").mkdir(exist_ok=True)
         shutil.rmtree(results / "set_aside" / run, ignore_errors=True)
@@ -184,16 +188,18 @@ def maker(row: Mapping[Hashable, Any], profile: Profile, todo: Sequence[Job]) ->
 def _makes(job: Job, row: Mapping[Hashable, Any]) -> bool:
     """Whether `job` trains the SAE of this row."""
     start, training = "", job.training
+    held = SPARSIFIERS[training.sparsifier].holds_k  # then a grid's values are k, and λ is 0
     if job.start is not None:
-        start = f"local-{training.hook}-l{job.start:g}-s{training.seed}-"
+        mark = training.sparsifier if held else "l"
+        start = f"local-{training.hook}-{mark}{job.start:g}-s{training.seed}-"
     return (
         (tuple(row["config"]["hook_names"]), row["seed"]) == (training.hook_names, training.seed)
-        and row["sparsity_coeff"] in training.grids.get(row["objective"], ())
+        and row["k" if held else "sparsity_coeff"] in training.grids.get(row["objective"], ())
         and row["train_tokens"] == training.train_rows * training.context_size
         and (row["dict_ratio"], row["lr"]) == (training.dict_ratio, training.lr)
         and bool(row["init_from"]) == bool(start)
         and row["init_from"].startswith(start)
-        and _weights(row["config"]["objective"]) == _weights(training.weights(row["objective"]))
+        and _has(row["config"]["objective"], training.weights(row["objective"]))
         and _same_settings(row["config"], training)
     )
 
@@ -211,6 +217,9 @@ def _same_settings(config: Mapping[str, Any], training: Training) -> bool:
     return all(told.get(key, value) == value for key, value in own.items())
 
 
-def _weights(objective: Mapping[str, Any]) -> tuple[float, float]:
-    """The weights of the KL and of the downstream term; a term that is not computed has 0."""
-    return objective.get("kl_coeff") or 0.0, objective.get("downstream_coeff") or 0.0
+def _has(objective: Mapping[str, Any], weights: Mapping[str, float]) -> bool:
+    """Whether the objective of a run has these weights; a term that is not computed has 0.
+
+    Weights that are no parameters, as fine-tuning's of KL, are what the objective's name says.
+    """
+    return all((objective.get(name) or 0.0) == weight for name, weight in weights.items())

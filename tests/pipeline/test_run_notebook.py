@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from e2e_lib.source_code import code_cells, imported, notebook_digest
 from pipeline.execution.executor import environment, snakemake_command
 from pipeline.execution.fresh import maker, plan_digest, set_aside
 from pipeline.execution.scrub import last_of_bars, scrub_text
-from pipeline.plan.grid import jobs
+from pipeline.plan.grid import jobs, start_job
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT, load_profile
 from pipeline.plan.stages import ALL_NOTEBOOKS, INTRODUCTIONS, PUBLISHED, stages
@@ -359,6 +360,12 @@ def test_runs_of_other_settings_are_set_aside(tmp_path: Path) -> None:
     kept = metrics_table(results)
     assert set(kept["sparsity_coeff"]) == {0.3, 1.0} and set(kept["seed"]) == {1}
     assert set_aside(tmp_path / "nothing", profile) == []
+    # A finished training whose SAE somebody deleted is not finished.
+    marker = results / "done" / "10_train-layer2-seed1.json"
+    write_json(marker, {})
+    assert set_aside(results, profile) == [] and marker.exists()
+    shutil.rmtree(results / "saes" / kept["run"][0])
+    assert set_aside(results, profile) == [] and not marker.exists()
 
 
 def test_a_sweep_of_beta_trains_e2e_ds_alone() -> None:
@@ -409,6 +416,25 @@ def test_runs_of_sweeps_are_wanted() -> None:
         warm | {"objective": "local", "sparsity_coeff": 8.0},
     ):
         assert not maker(other, profile, todo), other
+
+
+@pytest.mark.parametrize("name", ["sparsifiers", "storyworld"])
+def test_the_runs_of_every_job_are_kept_when_the_pipeline_goes_on(name: str) -> None:
+    """Sparsifiers that hold k have it for λ; a start is named by it."""
+    profile = load_profile(name)
+    todo = [job for job in jobs(profile) if job.training.seed == 0]
+    for job in todo:
+        names = {""}
+        if first := start_job(todo, job):
+            names = {first.training.name(c) for c in first.training.configs()}
+            names = {n for n in names if re.match(rf"local-.*-[a-z]+{job.start:g}-s0-", n)}
+        [start] = names
+        for config in job.training.configs():
+            told = json.loads(json.dumps(job.training.describe(config)))
+            row = {"objective": told["objective_name"], "config": told, "k": told.get("k")}
+            row |= {key: told[key] for key in ("seed", "train_tokens", "dict_ratio", "lr")}
+            row |= {"sparsity_coeff": told["objective"]["sparsity_coeff"], "init_from": start}
+            assert maker(row, profile, todo) == f"10_train-{job.label}"
 
 
 @pytest.mark.parametrize(
