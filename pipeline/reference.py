@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from e2e_lib.analysis.claims.tokens import LONGER
+from e2e_lib.analysis.claims.tokens import LONGER, LONGER_RUNS
 from e2e_lib.analysis.claims.verdicts import readme_block
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.errors import ResultsError, command, require
@@ -26,7 +26,7 @@ from e2e_lib.runs.read import REFERENCE
 from e2e_lib.runs.tables import metrics_table
 from pipeline.plan.profile import ROOT
 
-FOLDERS = ("figures", "tables", "skipped", "site")
+FOLDERS = ("figures", "tables", "skipped", "site", LONGER_RUNS)
 FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")
 NOTEBOOK_LINK = re.compile(r" \(<a href='notebooks/[^']*\.ipynb'>\.ipynb</a>\)")  # not copied
 WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")

@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from e2e_lib.analysis.claims.tables import WRITTEN
-from e2e_lib.analysis.claims.tokens import LONGER
+from e2e_lib.analysis.claims.tokens import LONGER, LONGER_RUNS
 from e2e_lib.analysis.counterfactual.loudness import dial_runs
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.data.formats.saelens import SPARSITY, WEIGHTS
@@ -92,7 +92,7 @@ def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None
     """A scratch folder with the reference's records and profile, and further weights if given.
 
     Records are its runs, what was measured as SAEs were fine-tuned, which is training too, and the
-    values of a longer study.
+    runs and values of a longer study.
 
     Raises:
         ResultsError: the reference is none.
@@ -100,7 +100,9 @@ def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None
     if not (reference / "profile.json").is_file():
         raise ResultsError(f"results folder {reference.name!r} has no profile.json to run again.")
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(reference / "saes", scratch / "saes")
+    for name in ("saes", LONGER_RUNS):
+        if (reference / name).is_dir():
+            shutil.copytree(reference / name, scratch / name)
     for file in (
         reference / "profile.json",
         reference / LONGER,

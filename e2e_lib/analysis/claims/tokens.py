@@ -4,11 +4,13 @@ and whether it hangs on β: the same at other weights of the downstream term.
 Metrics alone give it for a sweep over them. What takes weights or another notebook's tables is
 known where all analyses ran on two further folders, of the same λ and seeds, one trained on as many
 tokens as the study and one on more, and `keep_longer` has noted their ledgers beside the study's.
+The runs of the latter are the sweep's last number of tokens, too: `keep_runs` copies their records.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +22,12 @@ from e2e_lib.analysis.matched import main_runs, middle_layer, sweep_runs
 from e2e_lib.analysis.pareto import summary_ratios
 from e2e_lib.errors import ResultsError, require, reworded
 from e2e_lib.files import shown_path, write_json
+from e2e_lib.runs.read import finished_runs
 from e2e_lib.runs.tables import metrics_table
 
 LONGER = "longer.json"
+LONGER_RUNS = "longer"  # a folder of records, with runs in `saes` as any results folder
+RECORDS = ("metrics.json", "rows.csv", "run.json")  # run.json last: it says "finished"
 
 
 class Longer(NamedTuple):
@@ -132,6 +137,43 @@ def _values(folder: Path) -> dict[str, float]:
     with reworded(ResultsError, f"the ledger of {shown_path(folder)} cannot be read"):
         claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
         return {claim["id"]: claim["value"] for claim in claims if claim["value"] is not None}
+
+
+def keep_runs(longer: Path, results: Path) -> None:
+    """Copy the records of another folder's main runs, on more tokens, into results/longer.
+
+    So that folder is not asked for again, and neither are weights. `with_longer` reads them.
+
+    Raises:
+        ResultsError: it holds no finished run.
+        ConfigError: its main runs are not some of the study's, trained on more tokens.
+    """
+    own, found = metrics_table(results), main_runs(metrics_table(longer))
+    swept = sweep_runs(pd.concat([own[~own["run"].isin(found["run"])], found]), "train_tokens")
+    usual, keys = swept[swept["main"]], ["layer", "objective", "sparsity_coeff", "seed"]
+    place = set(usual[keys].itertuples(index=False, name=None))
+    good = set(found["run"]) <= set(swept.loc[~swept["main"], "run"])
+    good &= set(found[keys].itertuples(index=False, name=None)) <= place
+    allowed = "a folder whose main runs are some of this study's, on more tokens"
+    more = good and found["train_tokens"].min() > usual["train_tokens"].max()
+    require(bool(more), "longer", shown_path(longer), allowed)
+    shutil.rmtree(results / LONGER_RUNS, ignore_errors=True)
+    for run in found["run"]:
+        (results / LONGER_RUNS / "saes" / run).mkdir(parents=True)
+        for name in RECORDS:
+            shutil.copy(longer / "saes" / run / name, results / LONGER_RUNS / "saes" / run)
+
+
+def with_longer(read: Callable[[Path], pd.DataFrame], results: Path) -> pd.DataFrame:
+    """A table of a folder's runs and of those that `keep_runs` kept there, if it did.
+
+    read: `metrics_table`, `row_table` or `block_table`.
+    """
+    own, kept = read(results), results / LONGER_RUNS
+    if not any(finished_runs(kept)):
+        return own
+    more = read(kept)
+    return pd.concat([own, more[~more["run"].isin(own["run"])]], ignore_index=True)
 
 
 def read_longer(results: Path) -> Longer | None:

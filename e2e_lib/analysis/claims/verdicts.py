@@ -22,7 +22,14 @@ from e2e_lib.analysis.claims.tables import (
     percent,
     written_tables,
 )
-from e2e_lib.analysis.claims.tokens import Longer, by_beta, by_tokens, of_beta, read_longer
+from e2e_lib.analysis.claims.tokens import (
+    Longer,
+    by_beta,
+    by_tokens,
+    of_beta,
+    read_longer,
+    with_longer,
+)
 from e2e_lib.analysis.matched import main_runs
 from e2e_lib.analysis.statistics import LEVEL
 from e2e_lib.analysis.sweeps import MOVES, moved_per_doubling
@@ -178,7 +185,8 @@ def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> l
     results = Path(results)
     figures = Path(figures) if figures else results / "figures"
     table, blocks, rows = (
-        read(results) for read in (runs.metrics_table, runs.block_table, runs.row_table)
+        with_longer(read, results)
+        for read in (runs.metrics_table, runs.block_table, runs.row_table)
     )
     tables = Tables(
         main_runs(table), blocks, rows, dict(written_tables(figures)), benchmark_lines()

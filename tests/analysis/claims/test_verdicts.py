@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from itertools import combinations, product
 
@@ -293,6 +294,32 @@ def test_a_longer_study_is_kept_and_another_is_refused(tmp_path, monkeypatch):
     (longer / "claims.json").unlink()
     with pytest.raises(ResultsError, match="the ledger of longer cannot be read"):
         tokens.keep_longer(same, longer, short)
+
+
+def test_runs_on_more_tokens_are_read_beside_the_studys(tmp_path):
+    """Their records are kept, so that the other folder may go; another study's are refused."""
+    grids = {"study": (0.1, 0.3, 1.0), "longer": (0.1, 1.0), "other": (0.1, 5.0)}
+    study, longer, other = (
+        write_results(tmp_path / name, (1,), (0,), coeffs, weights=False)
+        for name, coeffs in grids.items()
+    )
+    own = runs.row_table(study)
+    assert tokens.with_longer(runs.row_table, study).equals(own)
+    for folder, name in ((longer, "local-on-more"), (other, "local-of-other")):
+        for file in folder.glob("saes/*/metrics.json"):
+            file.write_text(file.read_text().replace("400000", "800000"))
+            file.parent.rename(file.parents[1] / f"{name}-{file.parent.name}")
+    with pytest.raises(ConfigError, match=r"longer is .*other.*main runs are some of this study's"):
+        tokens.keep_runs(other, study)
+    with pytest.raises(ConfigError, match=r"longer is .*study.*on more tokens"):
+        tokens.keep_runs(study, study)
+    tokens.keep_runs(longer, study)
+    tokens.keep_runs(longer, study)
+    shutil.rmtree(longer)
+    table = tokens.with_longer(runs.metrics_table, study)
+    swept = matched.sweep_runs(table, "train_tokens")
+    assert swept.groupby("train_tokens").size().to_dict() == {400_000: 6, 800_000: 6}
+    assert len(tokens.with_longer(runs.row_table, study)) == len(own) * 15 / 9
 
 
 # ------------------------------------------------------------------ the rows
