@@ -29,6 +29,7 @@ SPAN = re.compile(r'<span class="(\w+)">([^<]*)</span>')
 BOXES = re.compile(r'(<div class="[^"]*?) border-box-sizing(?: rendered(?:_html)?)?')  # unused
 COLOURS = HtmlFormatter(style="default").get_style_defs(".highlight")  # of code
 COLOURED = set(re.findall(r"\.highlight \.(\w+)", COLOURS))
+LIKE = "<p class='like'>The code is that of <a href='{}'>{}</a>, but for what is shown here.</p>"
 HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.S)
 
 
@@ -127,16 +128,19 @@ def _script(letter: re.Match[str]) -> str:
 def write_pages(folder: Path, titles: Mapping[str, str]) -> None:
     """Write NAME.html beside every NAME.ipynb of `folder`, and what all of them look like.
 
+    Of several runs of one notebook, NOTEBOOK-WHAT, the first shows the code that all have.
+
     titles: of all pages in the order in which a reader turns them, by name.
     """
-    names = list(titles)
+    names, first = list(titles), dict[str, Path]()
     for place, name in enumerate(names):
         if not (notebook := folder / f"{name}.ipynb").is_file():
             continue
         before, after = names[max(place - 1, 0) : place], names[place + 1 : place + 2]
         beside = {"before": before, "after": after}
         turns = {k: (one[0], titles[one[0]]) if one else None for k, one in beside.items()}
-        write_notebook_html(notebook, **turns)
+        page = write_notebook_html(notebook, **turns, like=first.get(name.partition("-")[0]))
+        first.setdefault(name.partition("-")[0], page)
     if names:
         text = "\n".join([style("report.css", "notebook.css"), COLOURS, ""])
         write_text(folder / "page.css", text)
@@ -146,13 +150,21 @@ def write_notebook_html(
     notebook: Path,
     before: tuple[str, str] | None = None,
     after: tuple[str, str] | None = None,
+    like: Path | None = None,
 ) -> Path:
     """Write NAME.html beside NAME.ipynb; cells of a page that is newer are taken from it.
 
     before, after: name and title of the pages that a reader turns to.
+    like: a page of another run of the notebook, which is linked for the code that both have.
     """
     page = notebook.with_suffix(".html")
-    body = _written(page, notebook) or _converted(notebook)
+    link = LIKE.format(quote(like.name), escape(like.stem)) if like else ""
+    body = _written(page, notebook)
+    if not body or (LIKE[:16] in body and not (link and link in body)):
+        body = _converted(notebook)
+    if like:
+        told, once = set(CODE.findall(like.read_text(encoding="utf-8"))), iter([link])
+        body = CODE.sub(lambda own: next(once, "") if own[0] in told else own[0], body)
     contents = [(id, Markup(text)) for id, text in HEADING.findall(body)]
     text = render(
         "notebook.html.j2", name=notebook.stem, title=notebook_title(notebook), contents=contents,

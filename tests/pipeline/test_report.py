@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from e2e_lib.analysis.claims.ledger import CLAIMS
 from e2e_lib.analysis.claims.verdicts import VERDICTS
 from pipeline import report
+from pipeline.pages.notebook_html import write_pages
 from pipeline.pages.questions import PLAN, linked
 from pipeline.pages.render import PAGES, Extra
 from pipeline.report import write_report
@@ -187,6 +188,23 @@ def test_a_notebook_s_page_has_formulas_ways_and_folds(results: Path) -> None:
         [image] = page.all("img")  # the figure's file
         assert (image["src"], image["alt"]) == ("../figures/pareto.png", f"alt {EVIL}")
         assert {"#One", "#Two"} <= {a["href"] for a in page.all("a")}
+
+
+def test_the_code_of_several_runs_of_a_notebook_is_shown_once(tmp_path: Path) -> None:
+    for name in ("10_train-a", "10_train-b", "20_pareto"):
+        cells = [new_markdown_cell("# T"), new_code_cell(f"private = {name[-1]!r}")]
+        cells += [new_code_cell(f"shared_{i} = 1") for i in range(2)]
+        nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    names = dict.fromkeys(("20_pareto", "10_train-a", "10_train-b"), "T")
+    for _ in range(2):  # cells of the pages of before are taken over
+        write_pages(tmp_path, names)
+    pages = [(tmp_path / f"{name}.html").read_text() for name in sorted(names)]
+    assert [page.count("private") for page in pages] == [1, 1, 1]
+    assert [page.count("shared_") for page in pages] == [2, 0, 2]
+    linked_to = [a["href"] for a in Page(pages[1]).all("a")]
+    assert linked_to.count("10_train-a.html") == 3, "the ways above and below, and whose code it is"
+    write_pages(tmp_path, {"10_train-b": "T"})
+    assert (tmp_path / "10_train-b.html").read_text().count("shared_") == 2
 
 
 def test_questions_name_what_notebooks_save_and_claims_there_are() -> None:
