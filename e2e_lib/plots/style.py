@@ -216,7 +216,7 @@ class _Decades(mpl.ticker.LogLocator):
         return ticks
 
 
-class _BothWays(mpl.ticker.Locator):
+class BothWays(mpl.ticker.Locator):
     """0 and powers of ten either way; where that gives fewer than four ticks, 2 and 5 too."""
 
     def __init__(self, near: float) -> None:
@@ -244,7 +244,7 @@ def plain_numbers(axes: Axes, which: str = "y") -> None:
     if axis.get_scale() == "log":
         axis.set_major_locator(_Decades())
     elif axis.get_scale() == "symlog":
-        axis.set_major_locator(_BothWays(float(axis.get_transform().linthresh)))
+        axis.set_major_locator(BothWays(float(axis.get_transform().linthresh)))
         axis.set_minor_locator(mpl.ticker.NullLocator())
     plain = mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}" if x >= 0 else f"−{-x:g}")
     axis.set_major_formatter(plain)

@@ -4,7 +4,7 @@ Python places the points; what the page's script adds is a reader's pointer and 
 """
 
 from collections.abc import Mapping, Sequence
-from math import log
+from math import copysign, log, log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,28 +26,46 @@ SHAPES = {  # markers differ in shape too; all about equally large
 
 
 class Axis(NamedTuple):
-    """Where values stand on a panel: logarithmic if all are above 0 and spread enough for it."""
+    """Where values stand on a panel: logarithmic if all are above 0 and spread enough for it.
+
+    CE increase may lie below 0: then linear in a band around it and logarithmic beyond, as
+    `style.wide_axis` has it.
+    """
 
     low: float
     high: float
     log: bool
     start: float  # where `low` is drawn
     end: float
+    near: float = 0.0  # above 0: the band's half width
+
+    def _along(self, value: float) -> float:
+        if self.near:  # the band is a decade wide in all
+            steps = abs(value) / self.near
+            return copysign(min(steps, 1) / 2 + log10(max(steps, 1)), value)
+        return log(value) if self.log else value
 
     def place(self, value: float) -> float:
-        low, high, at = map(log if self.log else float, (self.low, self.high, value))
+        low, high, at = map(self._along, (self.low, self.high, value))
         return round(self.start + (at - low) / (high - low) * (self.end - self.start), 1)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Places and texts."""
         from matplotlib.ticker import LogLocator, MaxNLocator  # here: half a second
 
+        from e2e_lib.plots.style import BothWays
+
         spread = self.high / self.low if self.log else 0
         few, some, all_ = (1,), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)
         digits = all_ if spread < 6 else some if spread < 100 else few
         locator = LogLocator(subs=digits) if self.log else MaxNLocator(5)
+        locator = BothWays(self.near) if self.near else locator
         values = locator.tick_values(self.low, self.high)
-        return [(self.place(v), f"{v:g}") for v in values if self.low <= v <= self.high]
+        return [
+            (self.place(v), f"{v:g}".replace("-", "−"))
+            for v in values
+            if self.low <= v <= self.high
+        ]
 
 
 class Point(NamedTuple):
@@ -75,6 +93,11 @@ class Layer(NamedTuple):
 
     layer: int
     panels: list[Panel]
+
+    @property
+    def banded(self) -> bool:
+        """Whether CE increase has a linear band around 0."""
+        return any(panel.y.near for panel in self.panels)
 
 
 def main_table(results: Path) -> pd.DataFrame:
@@ -108,7 +131,7 @@ def layers(table: pd.DataFrame) -> list[Layer]:
 
 def _panels(table: pd.DataFrame) -> list[Panel]:
     """The y axis points down: little harm is drawn at the top."""
-    y = _axis(table[Y], TOP, HEIGHT - BOTTOM)
+    y = _harm_axis(table[Y], TOP, HEIGHT - BOTTOM)
     panels = []
     for name, label in AXES.items():
         x = _axis(table[name], LEFT, WIDTH - RIGHT)
@@ -128,6 +151,17 @@ def _axis(values: pd.Series, start: float, end: float) -> Axis:
         return Axis(low / edge, high * edge, True, start, end)
     edge = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     return Axis(low - edge, high + edge, False, start, end)
+
+
+def _harm_axis(values: pd.Series, start: float, end: float) -> Axis:
+    """`_axis`, but with a band around 0 where some values lie above it and others do not."""
+    from e2e_lib.plots.style import linear_up_to
+
+    low, high = float(values.min()), float(values.max())
+    if not low <= 0 < high:
+        return _axis(values, start, end)
+    near = linear_up_to(values)
+    return Axis(1.15 * low - 0.3 * near, 1.15 * high, False, start, end, near)
 
 
 def _curve(table: pd.DataFrame, name: str, x: Axis, y: Axis) -> str:
