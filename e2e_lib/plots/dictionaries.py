@@ -73,19 +73,17 @@ def plot_dictionary_maps(points: pd.DataFrame) -> Figure:
 
 
 def plot_region_maps(points: pd.DataFrame, regions: pd.DataFrame, numbered: int = 6) -> Figure:
-    """The same maps, grey except for the regions, which have the colour of the objective that is
-    over-represented there, and lines from their middle to their members. The `numbered` largest
-    of each panel carry their numbers.
+    """The maps that have a region, grey except for it, which has the colour of the objective that
+    is over-represented there, and lines from its middle to its members. The `numbered` largest of
+    each panel carry their numbers.
 
     regions: as `umap_regions.region_table` returns them.
     """
-    figure, panels = _panels(points)
+    figure, panels = _panels(points.merge(regions[["layer", "pair"]].drop_duplicates()))
     for axes, own in panels:
         _scatter(axes, own[own["region"] == 0], 0.7, color=GREY, marker="o", alpha=0.5)
         layer, pair = own["layer"].iloc[0], own["pair"].iloc[0]
         found = regions[(regions["layer"] == layer) & (regions["pair"] == pair)]
-        if found.empty:
-            axes.text(0.98, 0.02, "no region", transform=axes.transAxes, ha="right", va="bottom")
         for row in found.itertuples():
             members = own[own["region"] == row.region]
             look = {"color": style.COLOURS[row.objective], "marker": style.MARKERS[row.objective]}
@@ -98,20 +96,22 @@ def plot_region_maps(points: pd.DataFrame, regions: pd.DataFrame, numbered: int 
 
 
 def _panels(points: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A row a pair, a column a layer; panels without a map are switched off."""
-    pairs, layers = list(points["pair"].unique()), style.layers_in(points)
-    figure, grid = style.grid_of(len(pairs), len(layers), 0.5 + 3.0 * len(pairs))
-    panels = []
-    for row, pair in zip(grid, pairs, strict=True):
-        shown = " and ".join(style.LABELS[name] for name in pair.split(" - "))
-        for axes, layer in zip(row, layers, strict=True):
-            own = points[(points["pair"] == pair) & (points["layer"] == layer)]
-            if own.empty:
-                axes.set_axis_off()
-                continue
-            axes.set(title=f"layer {layer}: {shown}", xlabel="UMAP 1")
-            axes.set(xticks=[], yticks=[])  # its coordinates have no unit
-            panels.append((axes, own))
+    """Every map, a row a pair and a column a layer where each pair has them all."""
+    layers = style.layers_in(points)
+    places = [(pair, layer) for pair in points["pair"].unique() for layer in layers]
+    maps = [points[(points["pair"] == pair) & (points["layer"] == k)] for pair, k in places]
+    maps = [own for own in maps if len(own)]
+    columns = min(len(layers), len(maps))
+    rows = -(-len(maps) // columns)
+    figure, grid = style.grid_of(rows, columns, 0.5 + 3.0 * rows)
+    panels = list(zip(grid.flat, maps, strict=False))
+    for axes, own in panels:
+        shown = " and ".join(style.LABELS[name] for name in own["pair"].iloc[0].split(" - "))
+        axes.set(title=f"layer {own['layer'].iloc[0]}: {shown}", xlabel="UMAP 1")
+        axes.set(xticks=[], yticks=[])  # its coordinates have no unit
+    for axes in grid.flat[len(maps) :]:
+        axes.set_axis_off()
+    for row in grid:
         row[0].set_ylabel("UMAP 2")
     return figure, panels
 

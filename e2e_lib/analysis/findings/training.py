@@ -131,12 +131,18 @@ def alive(trends: pd.DataFrame) -> str:
 
 
 def cost(table: pd.DataFrame) -> str:
-    """Seconds a token over local's, a layer at a time. table: `sweeps.training_cost`."""
+    """Seconds a token over local's, a layer at a time; where an interval reaches below 0, which no
+    ratio can, that the seconds tell of the machine. table: `sweeps.training_cost`."""
     parts = [
         f"at layer {layer} {each(own, 'ratio', names=E2E_TYPES)}"
         for layer, own in table.groupby("layer")
     ]
-    return f"seconds a token over local's: {'; '.join(parts)}{seeds(table)}."
+    below = sorted(table.loc[table["low"] < 0, "layer"].unique())
+    busy = (
+        f"; the machine was not always as busy at layer {' and '.join(map(str, below))}, where an "
+        "interval reaches below 0, which no ratio can"
+    )
+    return f"seconds a token over local's: {'; '.join(parts)}{busy * bool(below)}{seeds(table)}."
 
 
 def ways(table: pd.DataFrame) -> str:
