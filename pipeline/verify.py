@@ -3,7 +3,8 @@
     python -m pipeline.verify
     python -m pipeline.verify --weights results/storyworld    # with weights that are not shipped
 
-Nothing is trained: metrics.json, rows.csv and curve.csv of each run are records of its training.
+Nothing is trained: metrics.json, rows.csv and curve.csv of each run are records of its training,
+and so is what notebooks 02 and 12 measure as they train.
 Everything made of them and of the shipped weights is made again in a scratch folder: figures' data
 and texts, tables, metrics.csv, claims.json. Tolerances: pipeline/compare/tolerances.py. Exit
 status 1 if a number differs.
@@ -34,11 +35,12 @@ from pipeline.compare.differences import FILES, Lacking, Outcome, compare_folder
 from pipeline.execution.executor import environment
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT, read_profile
-from pipeline.plan.stages import CLAIMS, FINETUNE, Stage, stages
+from pipeline.plan.stages import BY_HAND, CLAIMS, FINETUNE, Stage, stages
 from pipeline.run_notebook import run_notebook
 
 SCRATCH = "build/verify"
-LONG = ("41_functional_importance", "28_interpretability")
+LONG = ("41_functional_importance", "28_interpretability", "29_faithfulness")
+TRAINING = (BY_HAND, FINETUNE)  # what they write is a record of training too
 SHOWN = 100  # differences that are printed one by one
 # What takes weights that are not shipped cannot come back in full: (files with rows about such
 # runs, files with averages over them and others, files that are other ones without them). Always:
@@ -91,8 +93,8 @@ def verify(reference: Path, scratch: Path, weights: Path | None = None) -> Outco
 def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None:
     """A scratch folder with the reference's records and profile, and further weights if given.
 
-    Records are its runs, what was measured as SAEs were fine-tuned, which is training too, and the
-    runs and values of a longer study.
+    Records are its runs, what notebooks measured as they trained, and the runs and values of a
+    longer study.
 
     Raises:
         ResultsError: the reference is none.
@@ -103,17 +105,13 @@ def prepare(reference: Path, scratch: Path, weights: Path | None = None) -> None
     for name in ("saes", LONGER_RUNS):
         if (reference / name).is_dir():
             shutil.copytree(reference / name, scratch / name)
-    for file in (
-        reference / "profile.json",
-        reference / LONGER,
-        *reference.glob(f"{FINETUNE[:3]}*"),
-    ):
-        if file.is_file():
-            shutil.copy(file, scratch)
-    for kind in ("figures", "tables", "skipped"):
-        for file in (reference / kind).glob(f"{FINETUNE[:3]}*"):
+    for kind in ("", "figures", "tables", "skipped"):
+        for file in (f for name in TRAINING for f in (reference / kind).glob(f"{name[:3]}*")):
             (scratch / kind).mkdir(exist_ok=True)
             shutil.copy(file, scratch / kind)
+    for name in ("profile.json", LONGER):
+        if (reference / name).is_file():
+            shutil.copy(reference / name, scratch)
     for run in (scratch / "saes").iterdir() if weights else ():
         for name in (WEIGHTS, "cfg.json", SPARSITY):
             source = (weights or scratch) / "saes" / run.name / name
@@ -131,7 +129,7 @@ def analyses(results: Path) -> list[Stage]:
         if not stage.saes and "results_folder" in stage.parameters
     ]
     return sorted(
-        (s for s in reads if s.notebook != FINETUNE), key=lambda stage: stage.name not in LONG
+        (s for s in reads if s.notebook not in TRAINING), key=lambda stage: stage.name not in LONG
     )
 
 
@@ -216,7 +214,8 @@ def summary(outcome: Outcome, runs: int, shipped: int) -> str:
     if outcome.new:
         lines.append(f"Not in the reference, so not compared: {', '.join(outcome.new)}.")
     lines.append(
-        "metrics.json, rows.csv and curve.csv of each run are records: nothing was trained."
+        "metrics.json, rows.csv and curve.csv of each run are records, so are figures and tables "
+        "of notebooks 02 and 12, which train: nothing was trained."
     )
     found = len(outcome.differences)
     lines.append(f"{found:,} differ." if found else "None differs.")

@@ -12,7 +12,7 @@ from e2e_lib.errors import ResultsError
 from pipeline import verify
 from pipeline.compare.differences import FILES, Difference, Lacking, Outcome, compare_folders
 from pipeline.compare.tolerances import PASSES, RECORDED, WEIGHTS, tolerance
-from pipeline.plan.stages import ANALYSES, BY_HAND, CHECKLIST, CLAIMS, FINETUNE, Stage
+from pipeline.plan.stages import ANALYSES, CHECKLIST, CLAIMS, FINETUNE, Stage
 from pipeline.verify import LATER, carry_over, lacking_weights, main, prepare, summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,7 +231,7 @@ def test_what_the_reference_lacks_is_known() -> None:
 
 def test_the_stages_are_the_pipelines_own() -> None:
     names = [stage.name for stage in verify.analyses(REFERENCE)]
-    assert sorted([*names, FINETUNE]) == sorted([BY_HAND, *ANALYSES, CLAIMS, CHECKLIST])
+    assert sorted([*names, FINETUNE]) == sorted([*ANALYSES, CLAIMS, CHECKLIST])
     assert not any("longer" in stage.parameters for stage in verify.analyses(REFERENCE))
 
 

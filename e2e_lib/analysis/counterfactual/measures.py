@@ -13,10 +13,14 @@ swapped for the partner's, and
 says how much of the full swap that makes. N80 is the smallest k with a share of 0.8, interpolated
 between the counts tried. Many latents for one decision: it was split. A large share of the full
 swap of *other* kinds by the same latents: they are entangled.
+
+A swap of codes that are the partner's already changes nothing, so that only rows in which some of
+the swapped latents change have a pass of their own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,12 +29,15 @@ from torch import Tensor
 
 from e2e_lib.analysis.counterfactual.swaps import (
     Coded,
+    Rows,
     Site,
     by_pair,
     joined,
+    kl_between,
     kl_sums,
     padded,
     partners,
+    predictions,
     run,
 )
 from e2e_lib.analysis.counterfactual.tables import ENOUGH, Necessity, PairNumbers, needed_latents
@@ -42,7 +49,8 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FEW = 2  # pairs of every other kind on which side effects are measured
 
 
-class Exchange(NamedTuple):
+@dataclass(frozen=True)
+class Exchange:
     """A site's members spliced, and the same with their partners' codes at t.
 
     Attributes:
@@ -57,36 +65,64 @@ class Exchange(NamedTuple):
     before: Mapping[str, Float[Tensor, "row pos d_model"]]
     after: Mapping[str, Float[Tensor, "row pos d_model"]]
 
-    def part(self, rows: slice) -> "Exchange":
-        """The same with some of the rows (whole pairs)."""
+    def part(self, rows: Rows) -> "Exchange":
+        """The same with some of the rows."""
         before, after = (
             {name: x[rows] for name, x in own.items()} for own in (self.before, self.after)
         )
         hidden = self.spliced[rows], self.swapped[rows]
         return Exchange(self.site.part(rows), self.coded.part(rows), *hidden, before, after)
 
-    @property
+    @cached_property
     def change(self) -> Float[Tensor, "row latent"]:
         """The partner's codes minus the own."""
-        return self.coded.codes[partners(len(self.coded.codes))] - self.coded.codes
+        return self.coded.change
+
+    @cached_property
+    def wanted(self) -> Float[Tensor, "prediction vocab"]:
+        """The predictions that count of the full swap."""
+        with torch.no_grad():
+            return predictions(self.site, self.swapped)
+
+    @cached_property
+    def apart(self) -> Float[Tensor, " row"]:
+        """KL(swapped ‖ spliced)."""
+        with torch.no_grad():
+            return kl_between(self.site, self.wanted, predictions(self.site, self.spliced))
 
     @torch.no_grad()
-    def missed(self, which: Int[Tensor, " some"]) -> Float[Tensor, " pair"]:
-        """KL(swapped ‖ the latents in `which` swapped)."""
-        some = self.spliced
-        if len(which):
-            some = _hidden(self.site, self.coded.swapped(self.site.at, which))
-        return by_pair(kl_sums(self.site, self.swapped, some))
+    def missed(
+        self,
+        which: Int[Tensor, " some"],
+        new: Int[Tensor, " few"] | None = None,
+        before: Float[Tensor, " row"] | None = None,
+    ) -> Float[Tensor, " row"]:
+        """KL(swapped ‖ the latents in `which` swapped).
+
+        new, before: which of them are new, and what it was without those.
+        """
+        moved = (self.change[:, which if new is None else new] != 0).any(1)
+        outputs = self.coded.swapped(self.site.at, which)
+        return _anew(
+            self.site, self.wanted, self.apart if before is None else before, moved, outputs
+        )
 
 
 @torch.no_grad()
 def exchange(site: Site, coded: Coded) -> Exchange:
-    """Two passes a member."""
-    spliced, swapped = (
-        run(site.model, site.hook, site.tokens, outputs, site.start, site.later)
-        for outputs in (coded.outputs, coded.swapped(site.at))
-    )
-    return Exchange(site, coded, spliced[0], swapped[0], spliced[1], swapped[1])
+    """A pass a member, and another where some code changes."""
+
+    def passed(site: Site, outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return run(site.model, site.hook, site.tokens, outputs, site.start, site.later)
+
+    spliced, before = passed(site, coded.outputs)
+    swapped, after = spliced.clone(), {name: x.clone() for name, x in before.items()}
+    moved = (coded.change != 0).any(1)
+    if moved.any():
+        swapped[moved], there = passed(site.part(moved), coded.swapped(site.at)[moved])
+        for name, x in there.items():
+            after[name][moved] = x
+    return Exchange(site, coded, spliced, swapped, before, after)
 
 
 @torch.no_grad()
@@ -94,10 +130,11 @@ def observe(swap: Exchange) -> PairNumbers:
     """The numbers of every pair of a site."""
     site, coded, dx = swap.site, swap.coded, swap.site.difference
     fired, other = coded.codes > 0, partners(len(site.at))
+    swapped, spliced = (predictions(site, hidden) for hidden in (swap.swapped, swap.spliced))
     by_row = {
-        "missed": kl_sums(site, site.target, swap.swapped),
+        "missed": kl_between(site, predictions(site, site.target), swapped),
         "effect": site.effect,
-        "response": kl_sums(site, swap.spliced, swap.swapped),
+        "response": kl_between(site, spliced, swapped),
         "kept": ((swap.change @ coded.directions) * dx).sum(-1),
         "energy": dx.square().sum(-1),
         "toggled": (fired & ~fired[other]).sum(-1).float(),
@@ -139,8 +176,9 @@ def dedicated(
     for value in values.unique():
         own = (values == value).nonzero().squeeze(1)
         if len(own) >= fewest:
-            area = auroc(codes[own].cpu(), codes[other[own]].cpu())
-            found |= torch.as_tensor(area >= level).to(found.device)
+            fires = (codes[own] > 0).any(0)  # what never does is above nothing
+            area = auroc(codes[own][:, fires].cpu(), codes[other[own]][:, fires].cpu())
+            found[fires] |= torch.as_tensor(area >= level).to(found.device)
     return found
 
 
@@ -149,11 +187,29 @@ def _hidden(site: Site, outputs: Float[Tensor, "row pos d"]) -> Float[Tensor, "r
     return run(site.model, site.hook, site.tokens, outputs, site.start)[0]
 
 
+def _anew(
+    site: Site,
+    wanted: Float[Tensor, "prediction vocab"],
+    missed: Float[Tensor, " row"],
+    moved: Bool[Tensor, " row"],
+    outputs: Float[Tensor, "row pos d"],
+) -> Float[Tensor, " row"]:
+    """KL(wanted ‖ with `outputs`) in the rows that moved; in the others it is still `missed`."""
+    if not moved.any():
+        return missed
+    part, found = site.part(moved), missed.clone()
+    own = wanted[moved[site.counts.nonzero()[:, 0]]]
+    found[moved] = kl_between(part, own, predictions(part, _hidden(part, outputs[moved])))
+    return found
+
+
 def ranked(swap: Exchange) -> Int[Tensor, " latent"]:
     """Latents by how much swapping each would bring the output towards the full swap.
 
     To first order, half-way between own and partner's codes, summed over the rows: one pass back.
     """
+    moved = (swap.change != 0).any(1)
+    swap = swap.part(moved) if moved.any() else swap
     site, coded, change = swap.site, swap.coded, swap.change
     half = (change / 2).requires_grad_()
     rows, outputs = torch.arange(len(site.at)), coded.outputs.clone()
@@ -175,7 +231,7 @@ def necessities(swaps: Mapping[str, Exchange], seed: int = 0) -> dict[str, Neces
         counts, missed = _curve(swap, order[changing[order]])
         [needed] = needed_latents(counts, missed.mean(1)[None])
         first = order[: 0 if np.isnan(needed) else int(np.ceil(needed))]
-        drawn = swap.missed(_drawn(swap, len(first), seed)).double().cpu().numpy()
+        drawn = by_pair(swap.missed(_drawn(swap, len(first), seed))).double().cpu().numpy()
         found[kind] = Necessity(counts, missed, drawn, side_effect(i, first))
     return found
 
@@ -185,10 +241,11 @@ def _curve(swap: Exchange, order: Int[Tensor, " latent"]) -> tuple[Array, Array]
 
     order: of all latents that change, so that swapping them all is the full swap.
     """
-    counts, missed = [0], [swap.missed(order[:0])]
+    counts, missed, rows = [0], [by_pair(swap.apart)], swap.apart
     for count in (c for c in COUNTS if c < len(order)):
+        rows = swap.missed(order[:count], order[counts[-1] : count], rows)
         counts.append(count)
-        missed.append(swap.missed(order[:count]))
+        missed.append(by_pair(rows))
         if missed[-1].sum() < (1 - ENOUGH) / 2 * missed[0].sum():
             break
     counts.append(max(len(order), 1))
@@ -208,21 +265,22 @@ def _side_effects(few: Sequence[Exchange]) -> Callable[[int, Tensor], float]:
 
     Sums over the others of the mean over their pairs.
     """
-    site, rows = joined([own.site for own in few]), [len(own.site.at) // 2 for own in few]
-    full, spliced = padded([own.swapped for own in few]), padded([own.spliced for own in few])
+    site, rows = joined([own.site for own in few]), [len(own.site.at) for own in few]
+    wanted, apart = (torch.cat([getattr(own, x) for own in few]) for x in ("wanted", "apart"))
+
+    def means(missed: Tensor) -> Array:
+        return np.array([float(own.mean()) for own in missed.double().split(rows)])
+
+    nothing = means(apart)
 
     @torch.no_grad()
-    def missed(hidden: Tensor) -> Array:
-        parts = by_pair(kl_sums(site, full, hidden)).double().split(rows)
-        return np.array([float(part.mean()) for part in parts])
-
-    nothing = missed(spliced)
-
     def share(i: int, which: Tensor) -> float:
         most = np.delete(nothing, i).sum()
         if not (most > 0 and len(which)):
             return np.nan
+        moved = [(own.change[:, which] != 0).any(1) & (k != i) for k, own in enumerate(few)]
         outputs = padded([own.coded.swapped(own.site.at, which) for own in few])
-        return 1 - np.delete(missed(_hidden(site, outputs)), i).sum() / most
+        missed = means(_anew(site, wanted, apart, torch.cat(moved), outputs))
+        return 1 - np.delete(missed, i).sum() / most
 
     return share

@@ -15,7 +15,7 @@ Every KL is summed over the predictions from t to the end of the member's story,
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,6 +32,9 @@ from e2e_lib.errors import ModelError
 from e2e_lib.names import TransformerBridge, layer_of, resid_pre
 
 ROWS = 64  # rows a pass; small models on CPUs are fastest while a pass fits the cache
+
+
+Rows: TypeAlias = slice | Bool[Tensor, " row"]  # whole pairs
 
 
 @runtime_checkable
@@ -54,16 +57,20 @@ class Coded(NamedTuple):
     directions: Float[Tensor, "latent d"]  # what a code of 1 adds to the output
     fired: Float[Tensor, " latent"]  # tokens from t on on which each is above 0
 
-    def part(self, rows: slice) -> "Coded":
+    def part(self, rows: Rows) -> "Coded":
         """The same with some of the rows; `fired` is still that of all."""
         return self._replace(outputs=self.outputs[rows], codes=self.codes[rows])
+
+    @property
+    def change(self) -> Float[Tensor, "row latent"]:
+        """The partner's codes minus the own."""
+        return self.codes[partners(len(self.codes))] - self.codes
 
     def swapped(
         self, at: Int[Tensor, " row"], which: Int[Tensor, " some"] | None = None
     ) -> Float[Tensor, "row pos d"]:
         """The outputs, with the partners' codes at t: of all latents, or of those in `which`."""
-        change = self.codes[partners(len(at))] - self.codes
-        directions = self.directions
+        change, directions = self.change, self.directions
         if which is not None:
             change, directions = change[:, which], directions[which]
         outputs = self.outputs.clone()
@@ -101,7 +108,7 @@ class Site:
     later: tuple[str, ...]
     changes: tuple[Float[Tensor, "row pos d_model"], ...]
 
-    def part(self, rows: slice) -> "Site":
+    def part(self, rows: Rows) -> "Site":
         """The same with some of the rows (whole pairs)."""
         cut = {name: getattr(self, name)[rows] for name in _BY_ROW}
         changes = tuple(change[rows] for change in self.changes)
@@ -220,11 +227,23 @@ def kl_sums(
     site: Site, first: Float[Tensor, "row pos d_model"], second: Float[Tensor, "row pos d_model"]
 ) -> Float[Tensor, " row"]:
     """Σ KL(first ‖ second) over the predictions that count, of every row."""
+    return kl_between(site, predictions(site, first), predictions(site, second))
+
+
+def predictions(
+    site: Site, hidden: Float[Tensor, "row pos d_model"]
+) -> Float[Tensor, "prediction vocab"]:
+    """Logits of the predictions that count, of all rows one after another."""
     head = runner(site.model, [site.hook]).head
-    row, _ = site.counts.nonzero(as_tuple=True)
-    logits = (head(hidden[site.counts][None])[0] for hidden in (first, second))
-    kl = token_kl(*logits)
-    return kl.new_zeros(len(site.at)).index_add(0, row, kl)
+    return head(hidden[site.counts][None])[0]
+
+
+def kl_between(
+    site: Site, first: Float[Tensor, "prediction vocab"], second: Float[Tensor, "prediction vocab"]
+) -> Float[Tensor, " row"]:
+    """`kl_sums` of `predictions`."""
+    kl = token_kl(first, second)
+    return kl.new_zeros(len(site.at)).index_add(0, site.counts.nonzero()[:, 0], kl)
 
 
 @torch.no_grad()
