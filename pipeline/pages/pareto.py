@@ -51,15 +51,15 @@ class Axis(NamedTuple):
 
     def ticks(self) -> list[tuple[float, str]]:
         """Places and texts."""
-        from matplotlib.ticker import LogLocator, MaxNLocator  # here: half a second
+        from matplotlib.ticker import Locator, LogLocator, MaxNLocator  # here: half a second
 
         from e2e_lib.plots.style import BothWays
 
         spread = self.high / self.low if self.log else 0
         few, some, all_ = (1,), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)
         digits = all_ if spread < 6 else some if spread < 100 else few
-        locator = LogLocator(subs=digits) if self.log else MaxNLocator(5)
-        locator = BothWays(self.near) if self.near else locator
+        plain: Locator = LogLocator(subs=digits) if self.log else MaxNLocator(5)
+        locator = BothWays(self.near) if self.near else plain
         values = locator.tick_values(self.low, self.high)
         return [
             (self.place(v), f"{v:g}".replace("-", "−"))
