@@ -28,6 +28,7 @@ BATCHES, BATCH_SIZE, EVAL_ROWS, DICT_RATIO = 3, 2, 2, 2.0
 # Notebooks that read more of the text, or ask more of a model, than a trial can wait for.
 SMALL = {
     "12_finetune": {"objectives": "finetune", "seeds": 1},
+    **{name: {"longer": ""} for name in ("27_hyperparameters", "90_claims")},
     # A feature is scored on 20 rows of the second half.
     "28_interpretability": {"n_features": 2, "n_rows": 48, "n_browsed": 6},
     "29_faithfulness": {"examples": 8, "ranking_examples": 4, "kept_singly": 2},
