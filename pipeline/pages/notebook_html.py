@@ -29,7 +29,9 @@ SPAN = re.compile(r'<span class="(\w+)">([^<]*)</span>')
 BOXES = re.compile(r'(<div class="[^"]*?) border-box-sizing(?: rendered(?:_html)?)?')  # unused
 COLOURS = HtmlFormatter(style="default").get_style_defs(".highlight")  # of code
 COLOURED = set(re.findall(r"\.highlight \.(\w+)", COLOURS))
-LIKE = "<p class='like'>The code is that of <a href='{}'>{}</a>, but for what is shown here.</p>"
+TEXT = re.compile(r'(<div class="text_cell_render">)(.*?)(</div>)', re.S)
+HEADINGS = re.compile(r"<h[1-6].*?</h[1-6]>", re.S)
+LIKE = "<p class='like'>Text and code are those of <a href='{}'>{}</a>, but for what is here.</p>"
 HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.S)
 
 
@@ -128,7 +130,7 @@ def _script(letter: re.Match[str]) -> str:
 def write_pages(folder: Path, titles: Mapping[str, str]) -> None:
     """Write NAME.html beside every NAME.ipynb of `folder`, and what all of them look like.
 
-    Of several runs of one notebook, NOTEBOOK-WHAT, the first shows the code that all have.
+    Of several runs of one notebook, NOTEBOOK-WHAT, the first shows the text and code of all.
 
     titles: of all pages in the order in which a reader turns them, by name.
     """
@@ -155,7 +157,7 @@ def write_notebook_html(
     """Write NAME.html beside NAME.ipynb; cells of a page that is newer are taken from it.
 
     before, after: name and title of the pages that a reader turns to.
-    like: a page of another run of the notebook, which is linked for the code that both have.
+    like: a page of another run of the notebook, linked for the text and code that both have.
     """
     page = notebook.with_suffix(".html")
     link = LIKE.format(quote(like.name), escape(like.stem)) if like else ""
@@ -163,8 +165,7 @@ def write_notebook_html(
     if not body or (LIKE[:16] in body and not (link and link in body)):
         body = _converted(notebook)
     if like:
-        told, once = set(CODE.findall(like.read_text(encoding="utf-8"))), iter([link])
-        body = CODE.sub(lambda own: next(once, "") if own[0] in told else own[0], body)
+        body = _but_for(like.read_text(encoding="utf-8"), body, link)
     contents = [(id, Markup(text)) for id, text in HEADING.findall(body)]
     text = render(
         "notebook.html.j2", name=notebook.stem, title=notebook_title(notebook), contents=contents,
@@ -172,6 +173,19 @@ def write_notebook_html(
     )  # fmt: skip
     write_text(page, text)
     return page
+
+
+def _but_for(told: str, body: str, link: str) -> str:
+    """`body` without text and code that the page `told` has as well, of text the headings stay;
+    the link is where the first such code was."""
+    codes, once = set(CODE.findall(told)), iter([link])
+    texts = {text[0] for text in TEXT.finditer(told)}
+
+    def headings(text: re.Match[str]) -> str:
+        return text[1] + "".join(HEADINGS.findall(text[2])) + text[3]
+
+    body = CODE.sub(lambda own: next(once, "") if own[0] in codes else own[0], body)
+    return TEXT.sub(lambda own: headings(own) if own[0] in texts else own[0], body)
 
 
 def _written(page: Path, notebook: Path) -> str:

@@ -190,9 +190,9 @@ def test_a_notebook_s_page_has_formulas_ways_and_folds(results: Path) -> None:
         assert {"#One", "#Two"} <= {a["href"] for a in page.all("a")}
 
 
-def test_the_code_of_several_runs_of_a_notebook_is_shown_once(tmp_path: Path) -> None:
+def test_text_and_code_of_several_runs_of_a_notebook_are_shown_once(tmp_path: Path) -> None:
     for name in ("10_train-a", "10_train-b", "20_pareto"):
-        cells = [new_markdown_cell("# T"), new_code_cell(f"private = {name[-1]!r}")]
+        cells = [new_markdown_cell("# T\n\nBoth say."), new_code_cell(f"private = {name[-1]!r}")]
         cells += [new_code_cell(f"shared_{i} = 1") for i in range(2)]
         nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
     names = dict.fromkeys(("20_pareto", "10_train-a", "10_train-b"), "T")
@@ -201,6 +201,8 @@ def test_the_code_of_several_runs_of_a_notebook_is_shown_once(tmp_path: Path) ->
     pages = [(tmp_path / f"{name}.html").read_text() for name in sorted(names)]
     assert [page.count("private") for page in pages] == [1, 1, 1]
     assert [page.count("shared_") for page in pages] == [2, 0, 2]
+    assert [page.count("Both say.") for page in pages] == [1, 0, 1]
+    assert [len(Page(page).all("h1")) for page in pages] == [1, 1, 1]
     linked_to = [a["href"] for a in Page(pages[1]).all("a")]
     assert linked_to.count("10_train-a.html") == 3, "the ways above and below, and whose code it is"
     write_pages(tmp_path, {"10_train-b": "T"})
