@@ -51,6 +51,7 @@ PRECISIONS = ("fp32", "tf32", "bf16")  # what each means: `engine.device`
 FETCHED_MODELS = {"smollm2": "build/models/smollm2"}
 
 NULL = re.compile(r"(.+)\.null_([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)$")
+PAIR = ">"  # between the hook that a transcoder reads and the one whose activation it makes
 LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")
 
 
@@ -93,14 +94,35 @@ def parse_sparsity_coeffs(text: str) -> dict[str, list[float]]:
     return found
 
 
+def ends(hook_name: str) -> tuple[str, ...]:
+    """The model's hooks behind a name: one, or of a transcoder's pair what it reads and makes.
+
+    >>> ends("blocks.2.mlp.hook_in>blocks.2.hook_mlp_out")
+    ('blocks.2.mlp.hook_in', 'blocks.2.hook_mlp_out')
+    """
+    return tuple(hook_name.split(PAIR))
+
+
 def layer_of(hook_name: str) -> int:
-    """The block a hook belongs to; 0 for hooks outside the blocks.
+    """The block a hook belongs to, of a pair the first one; 0 for hooks outside the blocks.
 
     >>> layer_of("blocks.12.hook_resid_pre"), layer_of("hook_embed")
     (12, 0)
     """
     found = LAYER.match(hook_name)
     return int(found[1]) if found else 0
+
+
+def block_of(hook_name: str) -> int:
+    """Where in the residual stream a hook's activation is, or of a pair what it makes.
+
+    Before block k that is k, after the last block the number of blocks.
+
+    >>> block_of("blocks.2.hook_mlp_out"), block_of("blocks.2.hook_resid_post.null_8")
+    (2, 3)
+    """
+    made = null_channel(ends(hook_name)[-1])[0]
+    return layer_of(made) + made.endswith("hook_resid_post")
 
 
 def resid_pre(layer: int) -> str:

@@ -23,12 +23,13 @@ from safetensors.torch import load_file, save_file
 from e2e_lib.data.formats.sae_files import read_sae, write_sae
 from e2e_lib.data.formats.stored import StoredSAE
 from e2e_lib.files import replace_block
-from tests.helpers.sae_stand_ins import D_SAE, STAND_INS, draw, inputs, run, without
+from tests.helpers.sae_stand_ins import D_OUT, D_SAE, STAND_INS, draw, inputs, run, without
 
 FOLDER = Path(__file__).resolve().parent / "files"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
 LIBRARIES = ("sae_lens", "dictionary_learning", "sparsify")
 HOOK = "blocks.4.hook_resid_post"
+PAIR = "blocks.4.mlp.hook_in>blocks.4.hook_mlp_out"
 SUITES = ("gemma_scope", "gemma_scope_2", "llama_scope")
 
 
@@ -50,20 +51,27 @@ def ours() -> dict[str, StoredSAE]:
     w = draw(20, unit=True)
     plain = without(w, "threshold")
     one = plain | {"threshold": torch.full((D_SAE,), 0.4)}
+    t = draw(21, unit=True, d_out=D_OUT) | {"W_skip": draw(22)["W_enc"][:, :D_OUT]}
     trainer = {"layer": 4, "lm_name": "a/b", "submodule_name": "resid_post_layer_4", "k": 3}
     own = {"trainer": trainer, "buffer": {"ctx_len": 128}, "group_sizes": [4, 6]}
 
     def made(format: str, architecture: str, kind: str) -> StoredSAE:
         one_threshold = "BatchTopK" in architecture
-        weights = one if one_threshold else w if kind == "jumprelu" else plain
+        weights, hook = one if one_threshold else w if kind == "jumprelu" else plain, HOOK
+        if "transcoder" in architecture:
+            words = {"threshold": "jumprelu", "W_skip": "skip"}
+            left = [name for name, word in words.items() if word not in architecture]
+            weights, hook = without(t, *left), PAIR
         return StoredSAE(
-            weights, kind, 3 if kind == "topk" else None, format, architecture, HOOK,
+            weights, kind, 3 if kind == "topk" else None, format, architecture, hook,
             metadata={"model_name": "tiny"}, config=own if format == "dictionary_learning" else {},
         )  # fmt: skip
 
     kinds = {
         "saelens": {
             "standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "jumprelu",
+            "transcoder": "relu", "skip_transcoder": "relu",
+            "jumprelu_transcoder": "jumprelu", "jumprelu_skip_transcoder": "jumprelu",
         },
         "dictionary_learning": {
             "AutoEncoder": "relu", "AutoEncoderNew": "relu", "AutoEncoderTopK": "topk",

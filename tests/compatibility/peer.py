@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 Codes = tuple[Tensor, Tensor]
 Case = tuple[str, Callable[[], nn.Module], Callable[[nn.Module, Tensor], Codes]]
-D_IN, D_SAE = 6, 10
+D_IN, D_SAE, D_OUT = 6, 10, 4
 PACKAGES = {
     "sae_lens": "sae-lens", "sparsify": "eai-sparsify", "dictionary_learning": "dictionary-learning"
 }  # fmt: skip
@@ -29,7 +29,7 @@ PACKAGES = {
 
 def plain(sae: Any, x: Tensor) -> Codes:
     codes = sae.encode(x)
-    return codes, sae.decode(codes)
+    return codes, sae(x) if hasattr(sae, "W_skip") else sae.decode(codes)
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def filled(sae: nn.Module, *, unit: str = "") -> nn.Module:
 def sae_lens(folder: Path) -> Iterator[Case]:
     from sae_lens import SAE
     from sae_lens.loading import pretrained_sae_loaders as loaders
-    from sae_lens.saes import gated_sae, jumprelu_sae, standard_sae, topk_sae
+    from sae_lens.saes import gated_sae, jumprelu_sae, standard_sae, topk_sae, transcoder
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.saes.matryoshka_batchtopk_sae import (
         MatryoshkaBatchTopKTrainingSAE,
@@ -131,6 +131,12 @@ def sae_lens(folder: Path) -> Iterator[Case]:
     nested = MatryoshkaBatchTopKTrainingSAE(nested)
     nested.topk_threshold.fill_(0.3)
     yield saved("matryoshka_batchtopk", nested)
+    for word in ("", "Skip", "JumpReLU", "JumpReLUSkip"):
+        kind = getattr(transcoder, f"{word}TranscoderConfig")
+        config = kind(**size, d_out=D_OUT, apply_b_dec_to_input=False)
+        config.metadata.hook_name = "blocks.4.ln2.hook_normalized"
+        config.metadata.hook_name_out = "blocks.4.hook_mlp_out"
+        yield saved(config.architecture(), getattr(transcoder, f"{word}Transcoder")(config))
 
 
 # ------------------------------------------------------------------ dictionary_learning

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-D_IN, D_SAE = 6, 10
+D_IN, D_SAE, D_OUT = 6, 10, 4  # the last is a transcoder's
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]  # x to codes and output, float64
 
 
@@ -28,15 +28,15 @@ class StandIn(NamedTuple):
     unit: bool = False  # whether codes are those of unit rows, whatever the rows' lengths
 
 
-def draw(seed: int = 0, *, unit: bool = False) -> dict[str, Tensor]:
-    """W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec, threshold, of any size."""
+def draw(seed: int = 0, *, unit: bool = False, d_out: int = D_IN) -> dict[str, Tensor]:
+    """W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_out), b_dec, threshold, of any size."""
     random = np.random.default_rng(seed)
 
     def numbers(*shape: int) -> Tensor:
         return torch.from_numpy(random.standard_normal(shape)).float()
 
     found = {"W_enc": numbers(D_IN, D_SAE), "b_enc": 0.3 * numbers(D_SAE)}
-    found |= {"W_dec": numbers(D_SAE, D_IN), "b_dec": 0.5 * numbers(D_IN)}
+    found |= {"W_dec": numbers(D_SAE, d_out), "b_dec": 0.5 * numbers(d_out)}
     if unit:
         found["W_dec"] = found["W_dec"] / found["W_dec"].norm(dim=1, keepdim=True)
     return found | {"threshold": numbers(D_SAE).abs()}
@@ -69,7 +69,8 @@ def run(stored: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         "topk": lambda: relu(largest(z, stored.k or 0)),
         "jumprelu": lambda: z * (z > w["threshold"]),
     }[stored.sparsifier]()
-    return codes, codes @ w["W_dec"] + w["b_dec"]
+    skipped = x.double() @ w["W_skip"] if "W_skip" in w else 0.0
+    return codes, codes @ w["W_dec"] + w["b_dec"] + skipped
 
 
 def linear(w: dict[str, Tensor], act: Callable[[Tensor], Tensor], *, bias: bool) -> Forward:
@@ -182,6 +183,33 @@ def saelens() -> dict[str, StandIn]:
             linear(u, topk, bias=True), "topk",
         ),
     }  # fmt: skip
+
+
+def transcoders() -> dict[str, StandIn]:
+    """The four architectures of SAELens' transcoders, rows of any length."""
+    w = draw(8, d_out=D_OUT)
+    skip = draw(9, d_out=D_OUT)["W_enc"][:, :D_OUT].T  # (d_out, d_in)
+    hooks = {"hook_name": "blocks.2.mlp.hook_in", "hook_name_out": "blocks.2.hook_mlp_out"}
+    pair = ">".join(hooks.values())
+
+    def one(act: Callable[[Tensor], Tensor], name: str) -> StandIn:
+        jumps, skips = name.startswith("jumprelu"), "skip" in name
+        tensors = (w if jumps else without(w, "threshold")) | ({"W_skip": skip} if skips else {})
+        config = saelens_config(name, d_out=D_OUT, apply_b_dec_to_input=False)
+        config["metadata"] |= hooks
+
+        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+            codes = act(x.double() @ w["W_enc"].double() + w["b_enc"].double())
+            output = codes @ w["W_dec"].double() + w["b_dec"].double()
+            return codes, output + x.double() @ skip.double().T * skips
+
+        kind = "jumprelu" if jumps else "relu"
+        write = lambda p: write_saelens(p / "sae", tensors, config)  # noqa: E731
+        return StandIn(write, forward, kind, pair)
+
+    acts = {"": relu, "jumprelu_": jump(w["threshold"])}
+    names = [(act, f"{word}{s}transcoder") for word, act in acts.items() for s in ("", "skip_")]
+    return {name: one(act, name) for act, name in names}
 
 
 # ------------------------------------------------------------------ dictionary_learning
@@ -380,7 +408,7 @@ def others() -> dict[str, StandIn]:
 
 
 STAND_INS = {
-    **{f"saelens {name}": one for name, one in saelens().items()},
+    **{f"saelens {name}": one for name, one in (saelens() | transcoders()).items()},
     **{f"dictionary_learning {name}": one for name, one in dictionary_learning().items()},
     **others(),
 }

@@ -105,6 +105,8 @@ def write_sae(
         raise ModelError(
             f"format is {name!r}, but SAEs are written as one of {', '.join(WRITTEN)}."
         )
+    if stored.transcoder and name != "saelens":
+        raise ModelError(f"format is {name!r}, but a transcoder is written as saelens alone.")
     if path.is_file() if FORMATS[name].files else path.is_dir():
         raise ModelError(f"{path.name!r} is there, but is no place for an SAE of {name}.")
     others = [

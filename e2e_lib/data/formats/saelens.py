@@ -8,8 +8,11 @@ The last holds log10 of each latent's firing frequency. Architectures:
 | `topk` | the same | the k largest z, or r z if `rescale_acts_by_decoder_norm`, then ReLU |
 | `jumprelu` | and threshold (d_sae) | ReLU(z) where z > threshold; BatchTopK SAEs too |
 | `gated` | W_enc, b_gate, r_mag, b_mag, W_dec, b_dec | `stored.as_gate` |
+| `transcoder`, `skip_transcoder` | standard's, and W_skip (d_out, d_in) | ReLU(z); adds x W_skipᵀ |
+| `jumprelu_transcoder`, `jumprelu_skip_transcoder` | jumprelu's, and W_skip | the same |
 
-z = (x - b_dec) W_enc + b_enc; x itself if `apply_b_dec_to_input`, by default true, is false.
+z = (x - b_dec) W_enc + b_enc; x itself if `apply_b_dec_to_input`, by default true, is false, as it
+is in transcoders. These have W_dec (d_sae, d_out) and b_dec (d_out).
 """
 
 import json
@@ -42,32 +45,32 @@ from e2e_lib.data.formats.tensors import (
     require_harmless,
     require_keys,
     shapes_of,
+    sizes,
     write_files,
 )
 from e2e_lib.errors import ModelError, is_integer, is_text, reworded
+from e2e_lib.names import PAIR, ends
 
 WEIGHTS, CONFIG, SPARSITY = "sae_weights.safetensors", "cfg.json", "sparsity.safetensors"
-# What a folder's configuration may say; the first value is meant where an older one says nothing.
-# SAELens subtracts b_dec from the input unless told otherwise, so that must be told.
-SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "architecture": ("standard",),
-    "activation_fn_str": ("relu",),
-    "activation_fn": ("relu",),
-    "normalize_activations": ("none", None, False),
-    "reshape_activations": ("none", None),
-    "finetuning_scaling_factor": (False, None),
-}
 # What `read` takes: architectures with their tensors beside W_enc, W_dec and b_dec ...
 EXTRA: dict[str, tuple[str, ...]] = {
     "standard": ("b_enc",),
     "topk": ("b_enc",),
     "jumprelu": ("b_enc", "threshold"),
     "gated": ("b_gate", "r_mag", "b_mag"),
+    "transcoder": ("b_enc",),
+    "skip_transcoder": ("b_enc", "W_skip"),
+    "jumprelu_transcoder": ("b_enc", "threshold"),
+    "jumprelu_skip_transcoder": ("b_enc", "threshold", "W_skip"),
 }
 # ... the flags it folds, with their defaults, and values with which nothing is to be folded.
 FLAGS = {"apply_b_dec_to_input": True, "rescale_acts_by_decoder_norm": False}
-FOLDED_AWAY = {k: v for k, v in SUPPORTED.items() if not k.startswith(("arch", "activation_fn"))}
-FOLDED_AWAY |= {"hook_head_index": (None,)}
+FOLDED_AWAY: dict[str, tuple[Any, ...]] = {
+    "normalize_activations": ("none", None, False),
+    "reshape_activations": ("none", None),
+    "finetuning_scaling_factor": (False, None),
+    "hook_head_index": (None,),
+}
 KEYS = ["architecture", "d_in", "d_sae", "dtype", "device", "sae_lens_version", "metadata"]
 KEYS += ["apply_b_dec_to_input", "normalize_activations", "reshape_activations"]
 RENAMED = {
@@ -126,7 +129,10 @@ def write(
 ) -> None:
     """Write `stored` as `standard`, `topk` or `jumprelu`; as `gated` if it was read from one.
 
+    A transcoder's architecture is said by its name; its pair of hooks is in the metadata.
+
     Raises:
+        ModelError: it is a topk transcoder.
         ResultsError: the folder cannot be written to.
     """
     tensors, settings = dict(stored.weights), dict[str, object]()
@@ -136,7 +142,16 @@ def write(
     if stored.sparsifier == "jumprelu" and (stored.format, stored.architecture) == OWN_GATED:
         kept = {name: tensors[name] for name in ("W_enc", "W_dec", "b_dec")}
         architecture, tensors = "gated", kept | gates(stored)
-    metadata = dict(stored.metadata) | ({"hook_name": stored.hook} if stored.hook else {})
+    if stored.transcoder:
+        if stored.sparsifier == "topk":
+            raise ModelError("SAELens' files hold no topk transcoder: a batchtopk one they do.")
+        kinds = stored.sparsifier == "jumprelu", "W_skip" in tensors
+        words = (word for word, own in zip(("jumprelu_", "skip_"), kinds, strict=True) if own)
+        architecture, settings = "".join(words) + "transcoder", {"d_out": stored.d_out}
+        tensors |= {"W_skip": tensors["W_skip"].T} if "W_skip" in tensors else {}
+    metadata = dict(stored.metadata)
+    if stored.hook:  # of a pair both
+        metadata |= zip(("hook_name", "hook_name_out"), ends(stored.hook), strict=False)
     write_saelens(folder, tensors, metadata, frequency, architecture, stored.dtype, **settings)
     if frequency is None:
         (folder / SPARSITY).unlink(missing_ok=True)  # of the SAE that was here
@@ -158,30 +173,6 @@ def read_config(folder: Path) -> dict[str, Any]:
             "but they must be whole numbers of at least 1."
         )
     return config
-
-
-def read_saelens(folder: Path) -> dict[str, Tensor]:
-    """The float32 tensors of a folder: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec.
-
-    Raises:
-        ModelError: a file is missing, unreadable or truncated, the architecture is not standard
-            ReLU, or a tensor's shape is not the configuration's.
-    """
-    config = read_config(folder)
-    d_in, d_sae = config["d_in"], config["d_sae"]
-    others = {k: config.get(k, v[0]) for k, v in SUPPORTED.items() if config.get(k, v[0]) not in v}
-    if config.get("apply_b_dec_to_input", True):
-        others["apply_b_dec_to_input"] = config.get("apply_b_dec_to_input", "not said")
-    if others:
-        found = ", ".join(f"{key} {value!r}" for key, value in others.items())
-        raise ModelError(
-            f"SAE folder {str(folder)!r}: its {CONFIG} has {found}, but only a 'standard' "
-            "autoencoder of ReLU codes without an input bias (apply_b_dec_to_input false) is "
-            "supported."
-        )
-    shapes = {"W_enc": [d_in, d_sae], "b_enc": [d_sae], "W_dec": [d_sae, d_in], "b_dec": [d_in]}
-    tensors = read_safetensors(folder / WEIGHTS, shapes, CONFIG)
-    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def read(folder: Path) -> StoredSAE:
@@ -209,10 +200,16 @@ def read(folder: Path) -> StoredSAE:
     what = f"SAE folder {str(folder)!r}"
     if kind == "topk":
         require_k(k, config["d_sae"], what)
-    weights, held = _weights(folder, kind, config["d_in"], config["d_sae"])
-    hook = metadata.get("hook_name")
-    if metadata.get("hook_name_out") not in (None, hook):
-        raise refuse(path, "hook_name_out", metadata["hook_name_out"], "an SAE, no transcoder,")
+    transcoder, d_in = kind.endswith("transcoder"), config["d_in"]
+    if transcoder and bias:
+        raise refuse(path, "apply_b_dec_to_input", bias, "false in a transcoder")
+    (d_out,) = sizes(path, config, "d_out") if transcoder else (d_in,)
+    weights, held = _weights(folder, kind, d_in, config["d_sae"], d_out)
+    hook, made = metadata.get("hook_name"), metadata.get("hook_name_out")
+    if transcoder:
+        hook = f"{hook}{PAIR}{made}" if is_text(hook) and is_text(made) else None
+    elif made not in (None, hook):
+        raise refuse(path, "hook_name_out", made, "an SAE, no transcoder,")
     name = str(config.get("dtype")).removeprefix("torch.")
     said = getattr(torch, name, held)
     holds = name in DTYPES and torch.promote_types(held, said) == said
@@ -241,10 +238,11 @@ def _settings(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[
         own = KEYS + (
             ["k", "rescale_acts_by_decoder_norm"] if config.get("architecture") == "topk" else []
         )
+        own += ["d_out"] if str(config.get("architecture")).endswith("transcoder") else []
         require_keys(path, config, own)
         return config, metadata
     flat = {RENAMED.get(key, key): value for key, value in config.items()}
-    require_harmless(path, flat, [*KEYS, *SUPPORTED, *FLAGS, *METADATA, *TRAINING])
+    require_harmless(path, flat, [*KEYS, *FOLDED_AWAY, *FLAGS, *METADATA, *TRAINING])
     activation, options = flat.get("activation_fn", "relu"), flat.get("activation_fn_kwargs") or {}
     if activation not in ("relu", "topk") or not isinstance(options, dict):
         raise refuse(path, "activation_fn", activation, "relu or topk")
@@ -260,13 +258,15 @@ def _settings(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 def _weights(
-    folder: Path, kind: str, d_in: int, d_sae: int
+    folder: Path, kind: str, d_in: int, d_sae: int, d_out: int
 ) -> tuple[dict[str, Tensor], torch.dtype]:
     """The tensors of an architecture, a gated one as the jumprelu it is, and the file's dtype."""
     path = folder / WEIGHTS
     names, row = shapes_of(path), [d_sae]
-    shapes = {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in], "b_dec": [d_in]}
+    shapes = {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_out], "b_dec": [d_out]}
     shapes |= dict.fromkeys(EXTRA[kind], row)
+    if "W_skip" in shapes:
+        shapes["W_skip"] = [d_out, d_in]
     if kind == "jumprelu" and "log_threshold" in names:
         shapes["log_threshold"] = shapes.pop("threshold")
     if "scaling_factor" in names:  # a finished fine-tuning of the decoder; all ones without one
@@ -277,6 +277,8 @@ def _weights(
         raise refuse(path, "scaling_factor", "other than 1", "a scaling_factor of ones")
     if "log_threshold" in weights:
         weights["threshold"] = weights.pop("log_threshold").float().exp()
+    if "W_skip" in weights:
+        weights["W_skip"] = weights["W_skip"].T
     if kind == "gated":
         encoder = [weights.pop(name) for name in ("W_enc", "r_mag", "b_gate", "b_mag")]
         weights |= as_gate(*encoder)

@@ -6,6 +6,8 @@
     jumprelu codes = z where z > threshold, else 0; threshold >= 0
     output = codes W_dec + b_dec                W_dec has rows of unit length
 
+A transcoder's output is of another activation than x, and may have x W_skip added.
+
 Files say more than that: biases taken from the input, rows of any length, gates, scales. What is
 the same function of x is folded into these tensors, latent by latent and in their order; where rows
 had length r, codes are r times the file's own. What cannot be folded is refused.
@@ -22,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from e2e_lib.errors import ModelError, is_integer
+from e2e_lib.names import PAIR
 
 SPARSIFIERS = ("relu", "topk", "jumprelu")
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16")}
@@ -41,12 +44,15 @@ class StoredSAE:
             of W_dec are not of unit length, k or a threshold is out of range.
     """
 
-    weights: Mapping[str, Tensor]  # float32 W_enc (d_in, d_sae), b_enc, W_dec, b_dec, [threshold]
+    # float32 W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_out), b_dec, [threshold], and of a
+    # transcoder [W_skip (d_in, d_out)]
+    weights: Mapping[str, Tensor]
     sparsifier: str  # one of SPARSIFIERS
     k: int | None = None  # of topk: latents that may fire on a token
     format: str = "saelens"  # what it was read from: a key of `sae_files.FORMATS`
     architecture: str = ""  # that format's own word for it, such as gated or BatchTopKSAE
-    hook: str | None = None  # TransformerLens' name of the activation, if the files tell
+    # TransformerLens' name of the activation, of a transcoder a pair's, if the files tell
+    hook: str | None = None
     dtype: str = "float32"  # of the file's tensors, and of those written
     metadata: Mapping[str, Any] = field(
         default_factory=dict
@@ -58,11 +64,14 @@ class StoredSAE:
         shape = found.get("W_enc", ())
         d_in, d_sae = shape if len(shape) == 2 else (0, 0)
         shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,)}
-        shapes |= {"W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+        d_out = (found.get("b_dec") or (d_in,))[-1]
+        shapes |= {"W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+        if "W_skip" in found:
+            shapes["W_skip"] = (d_in, d_out)
         if self.sparsifier == "jumprelu":
             shapes["threshold"] = (d_sae,)
         _require(self.sparsifier in SPARSIFIERS, f"sparsifier is {self.sparsifier!r}", SPARSIFIERS)
-        _require(found == shapes and d_in * d_sae > 0, f"tensors are {found}", shapes)
+        _require(found == shapes and d_in * d_sae * d_out > 0, f"tensors are {found}", shapes)
         kinds = {str(t.dtype) for t in self.weights.values()}
         _require(kinds == {"torch.float32"}, f"tensors are of {sorted(kinds)}", "float32")
         _require(self.dtype in DTYPES, f"dtype is {self.dtype!r}", list(DTYPES))
@@ -78,6 +87,17 @@ class StoredSAE:
     def d_in(self) -> int:
         """Width of the activation it reads."""
         return self.weights["W_enc"].shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of the activation it makes."""
+        return self.weights["b_dec"].shape[0]
+
+    @property
+    def transcoder(self) -> bool:
+        """Whether it makes another activation than it reads, as far as it tells."""
+        told = "transcoder" in self.architecture or PAIR in (self.hook or "")
+        return told or self.d_out != self.d_in or "W_skip" in self.weights
 
     @property
     def d_sae(self) -> int:
@@ -135,7 +155,8 @@ def fold(
 
     Args:
         weights: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in) of any length, b_dec, and
-            `threshold` if it is a jumprelu; of the file's dtype, the shapes checked.
+            `threshold` if it is a jumprelu, W_skip (d_in, d_out) if it has one; of the file's
+            dtype, the shapes checked.
         what: names the file in errors.
         k: of a topk.
         input_bias: whether the file's encoder reads x - b_dec.
@@ -175,6 +196,7 @@ def fold(
     if bool((r != 1).any()):
         W_enc, b_enc, W_dec = W_enc * r, b_enc * r, W_dec / r[:, None]
     folded = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": tensors["b_dec"]}
+    folded |= {"W_skip": tensors["W_skip"]} if "W_skip" in tensors else {}
     kind = "relu" if k is None or k == W_enc.shape[1] else "topk"
     if "threshold" in tensors:
         require_threshold(tensors["threshold"], what)

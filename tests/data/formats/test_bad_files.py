@@ -133,6 +133,11 @@ BAD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
         "saelens standard", config(architecture="temporal"), ("temporal", "standard, topk"),
     ),
     "a transcoder": ("saelens standard", config(architecture="transcoder"), ("transcoder",)),
+    "one of no width": ("saelens skip_transcoder", config(d_out=0), ("d_out", "at least 1")),
+    "one of another": ("saelens skip_transcoder", config(d_out=5), ("W_dec", "[10, 5]")),
+    "one whose bias": (
+        "saelens transcoder", config(apply_b_dec_to_input=True), ("apply_b_dec_to_input", "false")
+    ),
     "unknown class": (DL + "AutoEncoder", config(dict_class="CrossCoder"), ("CrossCoder",)),
     "no class": (DL + "AutoEncoder", config(dict_class=None), ("dict_class",)),
     "a list of classes": (DL + "AutoEncoder", config(dict_class=["AutoEncoder"]), ("dict_class",)),

@@ -12,6 +12,7 @@ from e2e_lib.data.formats.stored import StoredSAE
 from e2e_lib.errors import ModelError
 from tests.helpers.sae_stand_ins import (
     D_IN,
+    D_OUT,
     D_SAE,
     STAND_INS,
     dictionary_tensors,
@@ -51,6 +52,8 @@ def test_what_is_read_says_what_it_is(tmp_path, name):
     stored = read_sae(stand_in.write(tmp_path))
     assert (stored.sparsifier, stored.hook) == (stand_in.sparsifier, stand_in.hook)
     assert (stored.d_in, stored.d_sae, stored.dtype) == (D_IN, D_SAE, "float32")
+    assert stored.transcoder == ("transcoder" in name)
+    assert stored.d_out == (D_OUT if stored.transcoder else D_IN)
     assert stored.format == name.split(",")[0].split(" ")[0]
     assert (stored.k == 3) == (stored.sparsifier == "topk")
     assert set(stored.weights) >= {"W_enc", "b_enc", "W_dec", "b_dec"}
@@ -66,9 +69,9 @@ def test_reading_writing_and_reading_again_computes_the_same(tmp_path, name):
         path = tmp_path / format / ("layers.7" if format == "sparsify" else "sae")
         path = path.with_suffix(".pt") if format == "authors" else path
         can = {"authors": stored.sparsifier == "relu", "sparsify": stored.sparsifier != "jumprelu"}
-        if not can.get(format, True):
+        if not can.get(format, True) or (stored.transcoder and format != "saelens"):
             continue
-        at = replace(stored, hook="blocks.7.hook_resid_post")
+        at = stored if stored.transcoder else replace(stored, hook="blocks.7.hook_resid_post")
         write_sae(path, at, format)
         assert format_of(path) == format
         again = read_sae(path)
