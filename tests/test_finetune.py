@@ -89,6 +89,26 @@ def test_every_kind_is_better_and_what_it_was(there, tmp_path):
         }  # fmt: skip
 
 
+def test_a_transcoder_is_tuned_too(there, tmp_path):
+    pair = "blocks.1.mlp.hook_in>blocks.1.hook_mlp_out"
+    config = TrainConfig(
+        named_objective("local", 0.2), (pair,), skip=True, dict_ratio=4.0, batch_size=4,
+        micro_batch_size=4, lr=1e-2,
+    )  # fmt: skip
+    [run] = train(tiny_model(), [config], random_tokens(200), progress=False)
+    run.saes[pair].save(tmp_path / "skip", {"hook_name": pair})
+    own = settings(there[0], hook="", tokens=1600)
+    [card] = finetune([str(tmp_path / "skip")], own, tmp_path / "out")
+    made = read_sae(tmp_path / "out" / "skip" / "skip")
+    assert (made.hook, made.architecture) == (pair, "skip_transcoder")
+    assert not torch.equal(made.weights["W_skip"], run.saes[pair].W_skip)
+    assert card["after"]["kl"] < card["before"]["kl"]
+    assert card["after"]["l0"] == pytest.approx(card["before"]["l0"], rel=0.05)
+    with pytest.raises(ModelError) as caught:
+        finetune([str(tmp_path / "skip")], replace(own, hook=HOOK), tmp_path / "other")
+    assert_sentence(caught, "skip", "makes others", HOOK)
+
+
 @pytest.mark.parametrize("name", ["relu", "topk"])
 def test_the_card_is_of_what_the_file_holds(there, tmp_path, name):
     """In half precision, which rounds."""

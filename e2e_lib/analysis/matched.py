@@ -100,7 +100,7 @@ def main_runs(table: pd.DataFrame) -> pd.DataFrame:
     kept = kept[kept["init_from"] == ""]
     if kept.empty:
         return kept
-    kept = kept.assign(_kind=kept["hook"].str.replace(r"^blocks\.\d+\.", "", regex=True), _all=0)
+    kept = kept.assign(_kind=kept["hook"].str.replace(r"\bblocks\.\d+\.", "", regex=True), _all=0)
     for columns, groups in (
         (["model", "_kind", "dict_ratio"], ["_all"]),
         (["train_tokens", "lr", "kl_coeff", "downstream_coeff"], ["layer", "objective"]),

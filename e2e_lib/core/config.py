@@ -25,7 +25,7 @@ from e2e_lib.errors import (
     require,
     whole,
 )
-from e2e_lib.names import PRECISIONS, SPARSIFIERS
+from e2e_lib.names import PRECISIONS, SPARSIFIERS, ends
 
 if TYPE_CHECKING:
     from e2e_lib.core.losses import Objective
@@ -67,6 +67,7 @@ class Hyperparameters(Checked):
     sparsity_warmup: Share = 0.0  # share of the steps in which λ rises; all of a new jumprelu's
     auxk_coeff: Weight = 0.03125  # weight of what dead latents of a top-k SAE learn from; 1/32
     dead_share: Share = 0.05  # a latent silent for this share of the training is dead
+    skip: Flag = False  # a transcoder has a linear path from input to output, which trains too
     # What of an SAE does not train: a sanity row. `near`: the decoder stays near its start.
     still: Still = "none"  # none, decoder, encoder, near or all
 
@@ -106,6 +107,8 @@ class TrainConfig(Hyperparameters):
         super().__post_init__()
         good = isinstance(self.init_from, Mapping) and all(map(is_text, self.init_from.values()))
         require(good, "init_from", self.init_from, "a mapping from hooks to folders")
+        pairs = all(len(ends(hook)) > 1 for hook in self.hook_names)
+        require(pairs or not self.skip, "skip", self.skip, "False where a hook is no pair, IN>OUT")
         require(isinstance(self.frozen, list | tuple), "frozen", self.frozen, "a tuple of hooks")
         stray = [h for h in [*self.init_from, *self.frozen] if h not in self.hook_names]
         require(not stray, "init_from / frozen", stray, f"hooks among {self.hook_names}")

@@ -10,7 +10,7 @@
 | alive | latents that fired at least once on the evaluation tokens (a count) | – |
 | mse | squared error of one element of the activation | tokens and dimensions |
 | explained_variance | 1 − Σ‖error‖² / Σ‖target − mean target‖² (a ratio of sums) | all tokens |
-| l2_ratio | ‖SAE output‖ / ‖SAE input‖ | all tokens |
+| l2_ratio | ‖SAE output‖ / ‖target‖ | all tokens |
 
 What has no spread has no explained variance, and an activation of length 0 no L2 ratio: NaN. The
 sums behind them are in `engine.sums`.
@@ -40,7 +40,7 @@ from e2e_lib.core.sae import SAE
 from e2e_lib.engine.logits import TokenMetrics, token_metrics
 from e2e_lib.engine.sums import LatentCounts, Reconstruction
 from e2e_lib.errors import require
-from e2e_lib.names import TransformerBridge, layer_of, null_channel
+from e2e_lib.names import TransformerBridge, block_of
 
 
 @dataclass
@@ -76,8 +76,8 @@ class _Evaluator:
         metrics: TokenMetrics,
     ) -> None:
         for hook in self.saes:
-            self.latents[hook].add(run.inputs[hook], run.coded[hook])
-            self.reconstructions[hook].add(run.outputs[hook], run.inputs[hook], swapped=True)
+            self.latents[hook].add(run.targets[hook], run.coded[hook])
+            self.reconstructions[hook].add(run.outputs[hook], run.targets[hook], swapped=True)
         for hook in self.later:
             self.reconstructions[hook].add(run.activations[hook], clean[hook])
         per_row = {"ce_clean": clean_ce, "ce_spliced": metrics.cross_entropy}
@@ -94,18 +94,13 @@ class _Evaluator:
         rows.insert(0, "row", range(len(rows)))
         model = {k: float(v) for k, v in rows.drop(columns=["row", "l0"]).mean().items()}
         results = {h: r.result() for h, r in self.reconstructions.items()}
-        blocks = [{"hook": h, "block": _block(h)} | r for h, r in results.items()]
+        blocks = [{"hook": h, "block": block_of(h)} | r for h, r in results.items()]
         saes = {h: results[h] | self.latents[h].result() for h in self.saes}
         frequency = {h: x.fired.cpu() / tokens for h, x in self.latents.items()}
         keep = ["row", "ce_clean", "ce_increase", "kl", "l0"]
         return Evaluation(
             model | {"eval_tokens": tokens}, saes, pd.DataFrame(blocks), rows[keep], frequency
         )
-
-
-def _block(hook: str) -> int:
-    """The residual stream before block `k` is k, after the last block n_layers."""
-    return layer_of(hook) + null_channel(hook)[0].endswith("hook_resid_post")
 
 
 @torch.no_grad()
@@ -153,14 +148,10 @@ def _compared(
     count: bool = True,
 ) -> tuple[CleanPass, list[SplicedPass], Float[Tensor, "batch predicted"], list[TokenMetrics]]:
     """The clean pass, each set's spliced one with the activations at its `later`, and outputs."""
-    kept = [
-        h
-        for saes, own in zip(sae_sets, later, strict=True)
-        for h in [*hooks_to_keep(model, saes), *own]
-    ]
+    pairs = list(zip(sae_sets, later, strict=True))
+    kept = [h for saes, own in pairs for h in [*hooks_to_keep(model, saes), *own]]
     clean = clean_pass(model, tokens.to(model.cfg.device), list(dict.fromkeys(kept)))
     assert clean.hidden is not None
-    pairs = zip(sae_sets, later, strict=True)
     runs = [spliced_pass(model, clean, saes, own, count=count) for saes, own in pairs]
     hidden = [run.hidden for run in runs if run.hidden is not None]
     return clean, runs, *token_metrics(clean.head, clean.tokens, clean.hidden, hidden)

@@ -1,7 +1,8 @@
 """How SAEs are spliced into a frozen model, and what the two passes share.
 
 `clean_pass` runs the model as it is, without gradient, and keeps the activations asked for.
-`spliced_pass` runs it again with the SAEs' outputs in place. Everything before the first SAE is
+`spliced_pass` runs it again with the SAEs' outputs in place; at a pair of hooks (`names.ends`), a
+transcoder reads the first and replaces the second's activation. Everything before the first SAE is
 the same in both passes, so the spliced pass starts from the residual stream that the clean pass
 saw there: earlier blocks hand it on untouched. A pass that wants no output ends at its last hook.
 Logits are made from the hidden states only where somebody asks for them.
@@ -20,7 +21,7 @@ from e2e_lib.engine.logits import Head
 from e2e_lib.engine.model.forward import Hook, run_hooked
 from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.engine.sae_kernel import Coded
-from e2e_lib.names import TransformerBridge, layer_of, null_channel, resid_pre
+from e2e_lib.names import TransformerBridge, block_of, ends, layer_of, resid_pre
 
 
 @dataclass
@@ -50,7 +51,8 @@ class CleanPass:
 class SplicedPass:
     """What the model computed with SAEs in place; dictionaries are by hook name."""
 
-    inputs: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)
+    inputs: dict[str, Float[Tensor, "batch pos d_in"]] = field(default_factory=dict)
+    targets: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)  # what gave way
     coded: dict[str, Coded] = field(default_factory=dict)  # output, sums and counts of its codes
     activations: dict[str, Float[Tensor, "batch pos d"]] = field(default_factory=dict)
     hidden: Float[Tensor, "batch pos d_model"] | None = None  # after the last norm
@@ -58,7 +60,7 @@ class SplicedPass:
 
     @property
     def outputs(self) -> dict[str, Float[Tensor, "batch pos d"]]:
-        """What each SAE put in place of its input."""
+        """What each SAE put in place of its target, which is its input but for a transcoder's."""
         return {name: coded.output for name, coded in self.coded.items()}
 
     @property
@@ -70,9 +72,9 @@ class SplicedPass:
 def later_blocks(model: TransformerBridge, hook_names: Sequence[str]) -> tuple[str, ...]:
     """resid_pre of every block after the last of `hook_names`: what `e2e_ds` compares."""
     # After an SAE at hook_resid_post, the next resid_pre is its own output: compare from there on.
-    own = [null_channel(h)[0] for h in hook_names]
-    first = max(layer_of(h) + h.endswith("hook_resid_post") for h in own) + 1
-    first = model.cfg.n_layers if any(h.startswith(("ln_final", "unembed")) for h in own) else first
+    first = max(map(block_of, hook_names)) + 1
+    last = any(ends(h)[-1].startswith(("ln_final", "unembed")) for h in hook_names)
+    first = model.cfg.n_layers if last else first
     return tuple(resid_pre(k) for k in range(first, model.cfg.n_layers))
 
 
@@ -93,8 +95,8 @@ def clean_pass(
     (torch.Size([1, 5, 64]), torch.Size([1, 5, 451]))
     """
     kept: dict[str, Tensor] = {}
-    hooks = {hook: partial(kept.__setitem__, hook) for hook in hook_names}
-    run = runner(model, list(hook_names))
+    hooks = {end: partial(kept.__setitem__, end) for name in hook_names for end in ends(name)}
+    run = runner(model, list(hooks))
     hidden = run_hooked(run, tokens, hooks, whole=logits)
     return CleanPass(tokens, kept, hidden, run.head)
 
@@ -150,7 +152,7 @@ def apply_saes(
     """Each SAE on its own clean activation, the rest of the model unseen: `local` training."""
     result = SplicedPass()
     for name, sae in saes.items():
-        splice(result, name, sae, p_norm, count, clean.activations[name])
+        splice(result, name, sae, p_norm, count, *(clean.activations[h] for h in ends(name)))
     return result
 
 
@@ -160,9 +162,9 @@ def hooks_to_keep(model: TransformerBridge, saes: Mapping[str, SAE]) -> list[str
 
 
 def splice(
-    result: SplicedPass, name: str, sae: SAE, p_norm: float, count: bool, activation: Tensor
+    result: SplicedPass, name: str, sae: SAE, p_norm: float, count: bool, *seen: Tensor
 ) -> Tensor:
-    """The SAE's output, in place of its input; both are noted in `result`."""
-    result.inputs[name] = activation
-    result.coded[name] = sae.autoencode(activation, p_norm, count=count)
+    """The SAE's output, in place of what was seen last; all are noted in `result`."""
+    result.inputs[name], result.targets[name] = seen[0], seen[-1]
+    result.coded[name] = sae.autoencode(seen[0], p_norm, target=seen[-1], count=count)
     return result.coded[name].output

@@ -1,7 +1,7 @@
 """The terms of the training loss, one plain function each, and the objective that weighs them.
 
 Every term is a mean (over tokens, or over all elements), as the authors compute it; the paper's
-equations print un-normalised sums. With x the activation (width d_in), x̂ the SAE's output and c
+equations print un-normalised sums. With x the activation replaced (width d_in), x̂ the output and c
 its codes:
 
     loss =  λ · sparsity            mean over tokens of ‖c‖₁ / d_in
@@ -160,8 +160,8 @@ class Objective(Checked):
         }
         weighted = {name: w * terms[name] for name, w in weights.items() if w}
         if self.balanced:
-            seen = [name for name in ("kl", "downstream", "fisher") if name in weighted]
-            behind = [weighted.pop(name) for name in seen]
+            every = "kl", "downstream", "fisher"
+            behind = [weighted.pop(name) for name in every if name in weighted]
             other, own = torch.stack(behind).sum(), weighted["reconstruction"]
             scale = own.detach() / (other.detach() + 1e-8)
             weighted["reconstruction"] = (scale * other + own) / 2
@@ -228,18 +228,16 @@ def compute(
         sparsities = [sparsity_loss(c.penalty, c.output.shape[-1], objective.p_norm) for c in coded]
         terms = {"sparsity": torch.stack(sparsities).sum()}
         if objective.local_coeff is not None:
-            parts = [
-                torch.stack([reconstruction_loss(x, own.inputs[h]) for x in c.nested or [c.output]])
-                for h, c in own.coded.items()
-            ]
-            terms["reconstruction"] = torch.stack([part.mean() for part in parts]).sum()
+            pairs = zip(own.targets.values(), coded, strict=True)
+            errors = [[reconstruction_loss(x, y) for x in c.nested or [c.output]] for y, c in pairs]
+            terms["reconstruction"] = torch.stack([torch.stack(e).mean() for e in errors]).sum()
         if i in kls:
             terms["kl"] = kls[i]
         if objective.downstream_coeff is not None:
             hooks = objective.downstream_hooks
             terms["downstream"] = downstream_loss(own.activations, clean.activations, hooks)
         if objective.fisher_coeff is not None:
-            triples = [(own.outputs[h], own.inputs[h], clean.scores[h]) for h in own.coded]
+            triples = [(own.outputs[h], own.targets[h], clean.scores[h]) for h in own.coded]
             terms["fisher"] = torch.stack([fisher_loss(*three) for three in triples]).sum()
         auxiliary = [c.auxiliary for c in coded if c.auxiliary is not None]
         if auxiliary:

@@ -3,7 +3,8 @@
     codes  = ReLU(x W_enc + b_enc)          no decoder bias is subtracted from the input
     output = codes D + b_dec                D = the rows of W_dec, each scaled to unit length
 
-In place of ReLU there may be another rule of which latents fire (`core.sparsifiers`).
+In place of ReLU there may be another rule of which latents fire (`core.sparsifiers`). A transcoder
+makes another activation than x, of width d_out, and x W_skip may be a part of its output.
 
 The rows are normalised in every forward pass and the gradient flows through the normalisation;
 the stored W_dec is free. Folders have the SAELens layout (`data/formats`).
@@ -19,17 +20,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from e2e_lib.core.sparsifiers import make_sparsifier
+from e2e_lib.core.sparsifiers import In, Out, make_sparsifier
 from e2e_lib.data.formats import saelens
 from e2e_lib.data.formats.stored import StoredSAE
-from e2e_lib.engine.sae_kernel import Coded
+from e2e_lib.engine.sae_kernel import Coded, by_latent
 from e2e_lib.errors import require
 
 
 class SAEOutput(NamedTuple):
     """What one forward pass returns; `...` is any leading shape, usually batch and position."""
 
-    output: Float[Tensor, "... d_in"]
+    output: Float[Tensor, "... d_out"]
     codes: Float[Tensor, "... d_sae"]
 
 
@@ -41,6 +42,8 @@ class SAE(nn.Module):
         d_sae: number of latents, at least 1.
         sparsifier: which latents fire: one of `names.SPARSIFIERS`, the paper's `relu` by default.
         k: latents on a token, for topk, batchtopk and matryoshka.
+        d_out: of a transcoder: the width of what it makes; its encoder then starts at random.
+        skip: whether x W_skip is added to the output; W_skip starts at 0.
 
     Initialisation follows the authors: encoder and both biases as `nn.Linear` does by default,
     decoder orthogonal (the columns of W_dec are orthonormal when d_sae >= d_in). Other sparsifiers
@@ -48,28 +51,37 @@ class SAE(nn.Module):
     """
 
     def __init__(
-        self, d_in: int, d_sae: int, sparsifier: str = "relu", k: int | float | None = None
+        self,
+        d_in: int,
+        d_sae: int,
+        sparsifier: str = "relu",
+        k: int | float | None = None,
+        *,
+        d_out: int | None = None,
+        skip: bool = False,
     ) -> None:
         require(d_in >= 1, "d_in", d_in, "a whole number of at least 1")
         require(d_sae >= 1, "d_sae", d_sae, "a whole number of at least 1")
         super().__init__()
-        self.d_in, self.d_sae = d_in, d_sae
+        self.d_in, self.d_sae, self.d_out = d_in, d_sae, d_out or d_in
         encoder_bound, decoder_bound = 1 / math.sqrt(d_in), 1 / math.sqrt(d_sae)
         W_enc = torch.empty(d_in, d_sae).uniform_(-encoder_bound, encoder_bound)
-        self.W_enc = nn.Parameter(_by_latent(W_enc))
+        self.W_enc = nn.Parameter(by_latent(W_enc))
         self.b_enc = nn.Parameter(torch.empty(d_sae).uniform_(-encoder_bound, encoder_bound))
-        self.W_dec = nn.Parameter(nn.init.orthogonal_(torch.empty(d_sae, d_in)))
-        self.b_dec = nn.Parameter(torch.empty(d_in).uniform_(-decoder_bound, decoder_bound))
+        self.W_dec = nn.Parameter(nn.init.orthogonal_(torch.empty(d_sae, self.d_out)))
+        self.b_dec = nn.Parameter(torch.empty(self.d_out).uniform_(-decoder_bound, decoder_bound))
+        self.W_skip = nn.Parameter(torch.zeros(d_in, self.d_out)) if skip else None
         self.sparsifier = make_sparsifier(sparsifier, d_sae, k)
         with torch.no_grad():
-            first = self.sparsifier.first_encoder(self.dictionary)
+            rows = self.dictionary if d_out is None else F.normalize(W_enc.T, dim=-1)
+            first = self.sparsifier.first_encoder(rows)
             if first is not None:
                 self.W_enc.copy_(first)
                 self.b_enc.zero_()
                 self.b_dec.zero_()
 
     @property
-    def dictionary(self) -> Float[Tensor, "d_sae d_in"]:
+    def dictionary(self) -> Float[Tensor, "d_sae d_out"]:
         """The dictionary elements: the rows of W_dec at unit length."""
         return F.normalize(self.W_dec, dim=-1)
 
@@ -77,8 +89,8 @@ class SAE(nn.Module):
         """Codes, each >= 0."""
         return self.sparsifier.codes(F.linear(x, self.W_enc.T, self.b_enc))
 
-    def decode(self, codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
-        """The sum of the dictionary elements weighted by their codes, plus b_dec."""
+    def decode(self, codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_out"]:
+        """The sum of the dictionary elements weighted by their codes, plus b_dec; no skip."""
         return F.linear(codes, self.dictionary.T, self.b_dec)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> SAEOutput:
@@ -90,25 +102,32 @@ class SAE(nn.Module):
         ((2, 3, 4), (2, 3, 12), True)
         """
         codes = self.encode(x)
-        return SAEOutput(self.decode(codes), codes)
+        output = self.decode(codes)
+        return SAEOutput(output if self.W_skip is None else output + x @ self.W_skip, codes)
 
     def autoencode(
-        self, x: Float[Tensor, "... d_in"], p_norm: float = 1.0, *, count: bool = True
+        self, x: In, p_norm: float = 1.0, *, target: Out | None = None, count: bool = True
     ) -> Coded:
         """What `forward` computes, without its codes: their sum Σ c^p_norm and counts by token.
 
-        Training and evaluation use this; `engine.sae_kernel` says how, and why.
+        Training and evaluation use this; `engine.sae_kernel` says how, and why. `target` is what
+        the output is to be, x itself if not given; latents are to make what the skip leaves of it.
         """
-        return self.sparsifier.autoencode(self, x, p_norm, count)
+        target = x if target is None else target
+        if self.W_skip is None:
+            return self.sparsifier.autoencode(self, x, target, p_norm, count)
+        skipped = (x.to(self.W_skip.dtype) @ self.W_skip).float()
+        coded = self.sparsifier.autoencode(self, x, target - skipped.detach(), p_norm, count)
+        nested = tuple(output + skipped for output in coded.nested)
+        return coded._replace(output=coded.output + skipped, nested=nested)
 
     def stored(self, metadata: Mapping[str, Any] | None = None) -> StoredSAE:
         """What inference needs of it, for `data.formats`: W_dec at unit length, k or thresholds."""
-        tensors = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.dictionary}
-        own = self.sparsifier.inference()
-        k = own.pop("k", None)
-        tensors |= {"b_dec": self.b_dec} | own
+        own, metadata = self.sparsifier.inference(), metadata or {}
+        k, hook = own.pop("k", None), metadata.get("hook_name")
+        tensors = dict(self.named_parameters(recurse=False)) | {"W_dec": self.dictionary} | own
         weights = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in tensors.items()}
-        return StoredSAE(weights, self.sparsifier.stored, k, metadata=metadata or {})
+        return StoredSAE(weights, self.sparsifier.stored, k, hook=hook, metadata=metadata)
 
     def save(
         self,
@@ -141,22 +160,17 @@ class SAE(nn.Module):
     def from_weights(
         cls, weights: Mapping[str, Tensor], sparsifier: str = "relu", k: int | float | None = None
     ) -> "SAE":
-        """An SAE of these float32 tensors: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec.
+        """An SAE of these float32 tensors: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_out), b_dec.
 
-        A jumprelu's has `threshold` (d_sae) beside them. Nothing is initialised first: at GPT-2's
-        size an orthogonal decoder takes seconds.
+        There may be `W_skip` (d_in, d_out), and of a jumprelu `threshold` (d_sae). Nothing is
+        initialised first: at GPT-2's size an orthogonal decoder takes seconds.
         """
         d_in, d_sae = weights["W_enc"].shape
         with torch.device("meta"):
-            sae = cls(d_in, d_sae)
+            sae = cls(d_in, d_sae, d_out=weights["W_dec"].shape[1], skip="W_skip" in weights)
         sae.sparsifier = make_sparsifier(sparsifier, d_sae, k)
         own = {f"sparsifier.{name}": weights[name] for name in sae.sparsifier.state_dict()}
-        four = {name: weights[name] for name in ("b_enc", "W_dec", "b_dec")}
-        four["W_enc"] = _by_latent(weights["W_enc"])
+        four = {name: weights[name] for name, _ in sae.named_parameters(recurse=False)}
+        four["W_enc"] = by_latent(weights["W_enc"])
         sae.load_state_dict(four | own, assign=True)
         return sae
-
-
-def _by_latent(W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
-    """The same matrix, with each latent's weights together in memory, as W_dec has them."""
-    return W_enc.T.contiguous().T

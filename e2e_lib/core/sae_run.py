@@ -22,7 +22,7 @@ from e2e_lib.core.sae import SAE
 from e2e_lib.core.sparsifiers import make_sparsifier
 from e2e_lib.engine.checkpoint import Checkpoint
 from e2e_lib.engine.device import ALONE, Processes
-from e2e_lib.engine.model.probes import check_hook, hook_width, typical_activations
+from e2e_lib.engine.model.probes import check_hook, hook_widths, typical_activations
 from e2e_lib.engine.optimiser import (
     Steering,
     average_gradients,
@@ -34,7 +34,7 @@ from e2e_lib.engine.optimiser import (
 )
 from e2e_lib.engine.records import Records
 from e2e_lib.errors import require
-from e2e_lib.names import SPARSIFIERS, TransformerBridge, layer_of
+from e2e_lib.names import SPARSIFIERS, TransformerBridge, ends, layer_of
 
 NEAR = 0.8  # cosine that a decoder held near its start keeps to it
 
@@ -78,9 +78,10 @@ class SAERun:
         looks = any(sae.sparsifier.scaled for sae in self.saes.values())
         seen = typical_activations(model, rows, list(self.saes)) if looks else {}
         for hook, sae in self.saes.items():
-            sae.sparsifier.prepare(config, seen[hook].scale if seen else 1.0, tokens)
-            if seen and not config.init_from:
-                centre(sae.W_enc, sae.b_enc, sae.b_dec, seen[hook].middle)
+            own = [seen[end] for end in ends(hook) if seen]
+            sae.sparsifier.prepare(config, own[-1].scale if own else 1.0, tokens)
+            if own and not config.init_from:
+                centre(sae.W_enc, sae.b_enc, sae.b_dec, own[0], own[-1])
         fixed = {"none": (), "near": (), "decoder": ("W_dec",), "encoder": ("W_enc",)}
         self.parameters = {
             f"{hook}.{name}": parameter
@@ -208,31 +209,34 @@ def resolved_objective(model: TransformerBridge, config: TrainConfig) -> Objecti
 def build_saes(model: TransformerBridge, config: TrainConfig) -> dict[str, SAE]:
     """The SAEs a run starts from: initialised from its seed, or warm-started from saved ones."""
     saes = {}
-    widths = {hook: hook_width(model, hook) for hook in config.hook_names}
+    widths = {hook: hook_widths(model, hook) for hook in config.hook_names}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        for hook, width in widths.items():
+        for hook, (d_in, d_out) in widths.items():
             if hook in config.init_from:
-                sae = _started(config.init_from[hook], width, config)
+                sae = _started(config.init_from[hook], (d_in, d_out), config)
             else:
-                d_sae = int(config.dict_ratio * width)
-                allowed = f"at least 1/{width}: d_sae >= 1"
+                d_sae = int(config.dict_ratio * d_in)
+                allowed = f"at least 1/{d_in}: d_sae >= 1"
                 require(d_sae >= 1, "dict_ratio", config.dict_ratio, allowed)
-                sae = SAE(width, d_sae, config.sparsifier, config.k)
+                made = d_out if len(ends(hook)) > 1 else None
+                sae = SAE(d_in, d_sae, config.sparsifier, config.k, d_out=made, skip=config.skip)
             saes[hook] = sae.to(model.cfg.device)
     for hook in config.frozen:
         saes[hook].requires_grad_(False)
     return saes
 
 
-def _started(folder: str, width: int, config: TrainConfig) -> SAE:
+def _started(folder: str, widths: tuple[int, int], config: TrainConfig) -> SAE:
     """The SAE saved in `folder`, with the sparsifier and thresholds that its training goes on with.
 
     From any start a top-k rule may follow, which looks at the order of codes alone; otherwise the
     start's own rule, or jumprelu after relu, with thresholds of 0, the same at first.
     """
     sae = SAE.load(Path(folder))
-    require(sae.d_in == width, "init_from", folder, f"of d_in {width}")
+    same = (sae.d_in, sae.d_out) == widths and config.skip == (sae.W_skip is not None)
+    allowed = f"of d_in {widths[0]}, d_out {widths[1]} and skip {config.skip}"
+    require(same, "init_from", folder, allowed)
     own, after = sae.sparsifier, make_sparsifier(config.sparsifier, sae.d_sae, config.k)
     follows = SPARSIFIERS[config.sparsifier].holds_k or after.stored == own.stored
     follows = follows or (own.stored, after.stored) == ("relu", "jumprelu")

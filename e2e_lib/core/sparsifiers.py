@@ -32,6 +32,8 @@ from e2e_lib.names import SPARSIFIERS
 if TYPE_CHECKING:
     from e2e_lib.core.sae import SAE
 
+In = Float[Tensor, "... d_in"]
+Out = Float[Tensor, "... d_out"]
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a matryoshka's latents
 # JumpReLU for few tokens; lengths in units of the activation's root mean square.
 THRESHOLD, BANDWIDTH, STEEPNESS, REVIVAL = 0.1, 2.0, 4.0, 3e-7
@@ -103,8 +105,8 @@ class Sparsifier(nn.Module):
         cut = self.cut()
         return F.relu(z) if cut is None else torch.where(z > cut, z, 0.0)
 
-    def autoencode(self, sae: "SAE", x: Float[Tensor, "... d_in"], p: float, count: bool) -> Coded:
-        """An SAE's pass with this rule, as training takes it; `Coded` says what it gives."""
+    def autoencode(self, sae: "SAE", x: In, target: Out, p: float, count: bool) -> Coded:
+        """An SAE's pass as training takes it: latents are to make `target`, of an SAE x itself."""
         weights = sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec
         return autoencode(x, *weights, p, threshold=self.cut(), count=count)
 
@@ -151,10 +153,10 @@ class JumpReLU(Sparsifier):
         """θ."""
         return self.threshold.detach()
 
-    def autoencode(self, sae: "SAE", x: Float[Tensor, "... d_in"], p: float, count: bool) -> Coded:
+    def autoencode(self, sae: "SAE", x: In, target: Out, p: float, count: bool) -> Coded:
         """By autograd while it trains; without a gradient to θ, as ReLU's."""
         if not (torch.is_grad_enabled() and self.threshold.requires_grad):
-            return super().autoencode(sae, x, p, count)
+            return super().autoencode(sae, x, target, p, count)
         z = F.linear(x.to(sae.b_enc.dtype), sae.W_enc.T, sae.b_enc).float()
         codes = jump(z, self.threshold, self.bandwidth, self.to_z)
         active = (codes.detach() > 0).float()
@@ -165,7 +167,7 @@ class JumpReLU(Sparsifier):
             self._penalty(z, codes),
             active.sum(tuple(range(z.ndim - 1))),
             active.sum(-1),
-            auxiliary=self.revival * missing / x.shape[-1],
+            auxiliary=self.revival * missing / len(sae.b_dec),
         )
 
     def _penalty(self, z: Tensor, codes: Tensor) -> Float[Tensor, "..."]:
@@ -178,7 +180,7 @@ class JumpReLU(Sparsifier):
 class TopK(Sparsifier):
     """The k largest of each token. Latents that have long been silent learn what is left (AuxK).
 
-    AuxK: with e the error that the SAE leaves of its own input, the d/2 largest dead latents of
+    AuxK: with e the error that the SAE leaves of its own target, the d/2 largest dead latents of
     each token are decoded to predict e; their squared error counts `auxk_coeff` times the share of
     d/2 that is dead. Whatever the objective, no gradient of it reaches a living latent: those are
     moved by the objective alone, and dead ones come back as what local training would make them.
@@ -204,31 +206,32 @@ class TopK(Sparsifier):
         flat = z.reshape(-1, self.d_sae)
         return selected.only(flat, *self._select(flat.detach())).clamp_min(0).view_as(z)
 
-    def autoencode(self, sae: "SAE", x: Float[Tensor, "... d_in"], p: float, count: bool) -> Coded:
+    def autoencode(self, sae: "SAE", x: In, target: Out, p: float, count: bool) -> Coded:
         """Only the selected codes are ever decoded."""
         if self.calibrated and not self.training:
-            return super().autoencode(sae, x, p, count)
+            return super().autoencode(sae, x, target, p, count)
         dictionary = sae.dictionary
         weights = sae.W_enc, sae.b_enc, dictionary, sae.b_dec
         coded = selected.autoencode_selected(x, *weights, self._select, p)
         if not (self.auxk_coeff and self.training and torch.is_grad_enabled()):
             return coded
-        return coded._replace(auxiliary=self._auxk(sae, x, coded.output.detach(), dictionary))
+        error = (target - coded.output).detach()
+        return coded._replace(auxiliary=self._auxk(sae, x, error, dictionary))
 
     def _select(self, z: Float[Tensor, "token d_sae"]) -> tuple[Tensor, Tensor]:
         return selected.largest_of_each(z, int(self.k or 0))
 
-    def _auxk(self, sae: "SAE", x: Tensor, output: Tensor, dictionary: Tensor) -> Tensor | None:
+    def _auxk(self, sae: "SAE", x: In, error: Out, dictionary: Tensor) -> Tensor | None:
         """Mean over tokens and dimensions of (what dead latents make of the error − the error)²."""
         dead = self.dead
         if not len(dead):
             return None
-        half = x.shape[-1] // 2
+        half = error.shape[-1] // 2
         z = F.linear(x.detach(), sae.W_enc[:, dead].T, sae.b_enc[dead])
         values, where = z.topk(min(half, len(dead)), dim=-1)
         codes = torch.zeros_like(z).scatter(-1, where, values)
-        error = F.mse_loss(codes @ dictionary[dead], (x - output).detach())
-        return self.auxk_coeff * min(len(dead) / half, 1.0) * error
+        left = F.mse_loss(codes @ dictionary[dead], error)
+        return self.auxk_coeff * min(len(dead) / half, 1.0) * left
 
     def inference(self) -> dict[str, Any]:
         """Its k, or the thresholds that stand for it."""
@@ -276,9 +279,9 @@ class Matryoshka(BatchTopK):
         """Draw the prefix that is spliced in."""
         self.spliced = random.Random(f"{seed} {step}").choice(self.widths)
 
-    def autoencode(self, sae: "SAE", x: Float[Tensor, "... d_in"], p: float, count: bool) -> Coded:
+    def autoencode(self, sae: "SAE", x: In, target: Out, p: float, count: bool) -> Coded:
         """While gradients are kept: the drawn prefix's output, and every prefix's as `nested`."""
-        coded = super().autoencode(sae, x, p, count)
+        coded = super().autoencode(sae, x, target, p, count)
         if coded.codes is None or not torch.is_grad_enabled():
             return coded
         few = selected.Selected(*coded.codes)
@@ -286,5 +289,5 @@ class Matryoshka(BatchTopK):
             selected.decode_selected(few, sae.dictionary, width) + sae.b_dec
             for width in self.widths[:-1]
         )
-        nested = (*(output.view(x.shape) for output in shorter), coded.output)
+        nested = (*(output.view(target.shape) for output in shorter), coded.output)
         return coded._replace(output=nested[self.widths.index(self.spliced)], nested=nested)

@@ -38,7 +38,7 @@ from e2e_lib.engine.device import (
 from e2e_lib.engine.model.probes import output_scores
 from e2e_lib.engine.records import StepCost, paper_window
 from e2e_lib.errors import is_number, require
-from e2e_lib.names import TransformerBridge, layer_of
+from e2e_lib.names import TransformerBridge
 from e2e_lib.source_code import training_digest
 
 CHECKPOINT_SECONDS = 120.0
@@ -166,13 +166,7 @@ class Trainer:
         widths = sorted({(sae.d_in, sae.d_sae) for run in self.runs for sae in run.saes.values()})
         self.shapes = f"{self.micro} × {rows.shape[1]} tokens and SAEs of "
         self.shapes += " and ".join(f"{d_in} × {d_sae}" for d_in, d_sae in widths)
-        # Runs that compare outputs are apart: what that takes is charged to no other's clock.
-        first_block = min(layer_of(hook) for run in self.runs for hook in run.saes)
-        blocks = model.cfg.n_layers - first_block, model.cfg.d_model
-        size = self.micro * rows.shape[1], max(d_sae for _, d_sae in widths), *blocks
-        by_kl = [run for run in self.runs if run.objective.kl_coeff is not None]
-        kinds = [run for run in self.runs if run not in by_kl], by_kl
-        self.groups = [group for kind in kinds for group in side_by_side(kind, *size)]
+        self.groups = side_by_side(model, self.runs, self.micro * rows.shape[1])
 
     def step(self) -> list[dict[str, float | int]]:
         """One optimiser step of every run; the new curve entries, if this step is logged."""

@@ -23,13 +23,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from e2e_lib.errors import E2EError, require
-from e2e_lib.names import PRECISIONS
+from e2e_lib.names import PRECISIONS, layer_of
 
 AUTO, NATIVE = "auto", "native"
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM processors
@@ -133,20 +133,20 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(MMAP_THRESHOLD, large)) and bool(mallopt(TRIM_THRESHOLD, large))
 
 
-Run = TypeVar("Run")
+def side_by_side(model: Any, runs: Sequence[Any], tokens: int) -> list[Sequence[Any]]:
+    """`SAERun`s in groups whose passes over so many tokens fit into memory together.
 
-
-def side_by_side(
-    runs: Sequence[Run], tokens: int, latents: int, blocks: int, d_model: int
-) -> list[Sequence[Run]]:
-    """Runs in groups whose passes fit into memory together, by a rough count of what they keep.
-
-    A block from the first SAE's on keeps about fifteen values for each of the residual stream's, an
-    SAE its codes.
+    By a rough count of what they keep: a block from the first SAE's on about fifteen values for
+    each of the residual stream's, an SAE its codes. Runs that compare outputs are apart: what that
+    takes is charged to no other's clock.
     """
-    one = 4 * tokens * (latents + 15 * d_model * blocks)
+    latents = max(sae.d_sae for run in runs for sae in run.saes.values())
+    blocks = model.cfg.n_layers - min(layer_of(hook) for run in runs for hook in run.saes)
+    one = 4 * tokens * (latents + 15 * model.cfg.d_model * blocks)
     size = max(1, SIDE_BY_SIDE_BYTES // one)
-    return [runs[i : i + size] for i in range(0, len(runs), size)]
+    by_kl = [run for run in runs if run.objective.kl_coeff is not None]
+    others = [run for run in runs if run.objective.kl_coeff is None]
+    return [kind[i : i + size] for kind in (others, by_kl) for i in range(0, len(kind), size)]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from e2e_lib.engine.device import Processes
+from e2e_lib.engine.model.probes import Typical
 
 # Where an L0 is aimed at, log λ moves over a training by up to STEER. An SAE that is there is near
 # it and answers over some steps: there log λ moves at once too, by up to PROMPT where log L0 is off
@@ -57,15 +58,21 @@ def clip(parameters: Sequence[Tensor], norm: Float[Tensor, ""], most: int | floa
 def centre(
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, " d_sae"],
-    b_dec: Float[Tensor, " d_in"],
-    middle: Float[Tensor, " d_in"],
+    b_dec: Float[Tensor, " d_out"],
+    into: Typical,
+    out: Typical,
 ) -> None:
-    """Make an SAE, in place, code what its input differs from `middle` by, where it now codes all.
+    """Make an SAE, in place, code what its input differs from its middle by; now it codes all.
 
-    As if `middle` were subtracted from the input and added to the output.
+    As if the middle were subtracted from the input and added to the output. A transcoder's encoder
+    is brought to the size of what it is to make.
+
+    into, out: what the activations it reads and makes are like; of an SAE the same.
     """
-    b_dec.add_(middle)
-    b_enc.sub_(middle @ W_enc)
+    if out is not into:
+        W_enc.mul_(out.scale / (into.scale or 1.0))
+    b_dec.add_(out.middle)
+    b_enc.sub_(into.middle @ W_enc)
 
 
 @torch.no_grad()

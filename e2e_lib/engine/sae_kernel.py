@@ -28,7 +28,7 @@ Bandwidth = float | Float[Tensor, " d_sae"]
 class Coded(NamedTuple):
     """What training and evaluation need of one pass through an SAE; `...` as the input's."""
 
-    output: Float[Tensor, "... d_in"]
+    output: Float[Tensor, "... d_out"]
     # What the sparsity term averages: Σ cᵖ over a token's codes c, at p = 1 their L1 norm; of a
     # trained jumprelu another penalty.
     penalty: Float[Tensor, "..."]
@@ -36,7 +36,7 @@ class Coded(NamedTuple):
     fired: Float[Tensor, " d_sae"]
     l0: Float[Tensor, "..."]  # a token's number of codes above 0; uncounted: NaN
     auxiliary: Float[Tensor, ""] | None = None  # a loss of the sparsifier's own, weight included
-    nested: tuple[Float[Tensor, "... d_in"], ...] = ()  # outputs of prefixes of the latents
+    nested: tuple[Float[Tensor, "... d_out"], ...] = ()  # outputs of prefixes of the latents
     codes: tuple[Tensor, Tensor, Tensor] | None = None  # `selected.Selected`, where few were made
 
     def measured(self) -> "Coded":
@@ -49,8 +49,8 @@ def autoencode(
     x: Float[Tensor, "... d_in"],
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, " d_sae"],
-    W_dec: Float[Tensor, "d_sae d_in"],
-    b_dec: Float[Tensor, " d_in"],
+    W_dec: Float[Tensor, "d_sae d_out"],
+    b_dec: Float[Tensor, " d_out"],
     p: float = 1.0,
     *,
     threshold: Float[Tensor, " d_sae"] | None = None,
@@ -66,7 +66,12 @@ def autoencode(
     parts = _Autoencode.apply(tokens, W_enc, b_enc, W_dec, b_dec, p, count, threshold)
     output, penalty, fired, l0 = parts
     shape = x.shape[:-1]
-    return Coded(output.view(x.shape), penalty.view(shape), fired, l0.view(shape))
+    return Coded(output.view(*shape, len(b_dec)), penalty.view(shape), fired, l0.view(shape))
+
+
+def by_latent(W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
+    """The same matrix, with each latent's weights together in memory, as W_dec has them."""
+    return W_enc.T.contiguous().T
 
 
 class _Autoencode(torch.autograd.Function):
@@ -134,7 +139,7 @@ class _Autoencode(torch.autograd.Function):
         (n, d_in), d_sae = x.shape, len(W_dec)
         to_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         # Same memory order as the weights: rows of one latent lie together.
-        to_enc, to_dec = torch.empty_like(W_dec), torch.empty_like(W_dec)
+        to_enc, to_dec = W_dec.new_empty(d_sae, d_in), torch.empty_like(W_dec)
         to_bias = torch.empty(d_sae, device=x.device)
         inputs, outputs, ones = x.to(low), on_output.to(low), torch.ones(n, device=x.device)
         blocks = zip(_blocks(n, d_in, d_sae, x.device.type), ctx.picks, strict=True)

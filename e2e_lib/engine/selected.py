@@ -94,8 +94,8 @@ def encode_selected(
 
 
 def decode_selected(
-    selected: Selected, dictionary: Float[Tensor, "d_sae d_in"], below: int | None = None
-) -> Float[Tensor, "token d_in"]:
+    selected: Selected, dictionary: Float[Tensor, "d_sae d_out"], below: int | None = None
+) -> Float[Tensor, "token d_out"]:
     """Σ code · dictionary element over each token's codes; of the first `below` latents alone."""
     codes, latents, starts = selected
     if below is not None:
@@ -107,8 +107,8 @@ def autoencode_selected(
     x: Float[Tensor, "... d_in"],
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, " d_sae"],
-    dictionary: Float[Tensor, "d_sae d_in"],
-    b_dec: Float[Tensor, " d_in"],
+    dictionary: Float[Tensor, "d_sae d_out"],
+    b_dec: Float[Tensor, " d_out"],
     select: Select,
     p: float = 1.0,
 ) -> Coded:
@@ -120,7 +120,7 @@ def autoencode_selected(
     powers = codes if p == 1 else torch.where(codes > 0, codes, 1.0) ** p * active
     none = torch.zeros(len(flat), device=x.device)
     return Coded(
-        (decode_selected(selected, dictionary) + b_dec).view(x.shape),
+        (decode_selected(selected, dictionary) + b_dec).view(*x.shape[:-1], len(b_dec)),
         none.index_add(0, tokens, powers).view(x.shape[:-1]),
         torch.zeros_like(b_enc).index_add_(0, selected.latents, active),
         none.index_add(0, tokens, active).view(x.shape[:-1]),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from e2e_lib.core.hooks import clean_pass, hooks_to_keep, spliced_pass
 from e2e_lib.core.sae import SAE
 from e2e_lib.errors import is_number, require
-from e2e_lib.names import TransformerBridge
+from e2e_lib.names import TransformerBridge, ends
 
 
 @torch.no_grad()
@@ -47,9 +47,10 @@ def calibrate(
         before = {h: saes[h] for h in list(saes)[:i]}
         for batch in rows.split(batch_size):
             clean = clean_pass(model, batch.to(model.cfg.device), hooks_to_keep(model, saes))
-            x = clean.activations[hook]
+            read = ends(hook)[0]
+            x = clean.activations[read]
             if before:
-                x = spliced_pass(model, clean, before, [hook], logits=False).activations[hook]
+                x = spliced_pass(model, clean, before, [read], logits=False).activations[read]
             over = (F.linear(x, sae.W_enc.T, sae.b_enc) - start).flatten()
             best, _ = torch.cat([best, over]).topk(min(count + 1, len(best) + len(over)))
         shift = float(best[count - 1] + best[count]) / 2 if count < len(best) else 0.0

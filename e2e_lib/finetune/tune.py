@@ -19,7 +19,7 @@ from e2e_lib.data.formats.stored import StoredSAE, block_before
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import Rows, load_rows
 from e2e_lib.engine.checkpoint import clear_checkpoints
-from e2e_lib.engine.model.probes import check_hook, hook_width
+from e2e_lib.engine.model.probes import hook_widths
 from e2e_lib.errors import (
     Checked,
     Count,
@@ -39,7 +39,7 @@ from e2e_lib.finetune.card import (
     trained_otherwise,
     write_outcome,
 )
-from e2e_lib.names import TransformerBridge
+from e2e_lib.names import PAIR, TransformerBridge, ends
 from e2e_lib.runs.experiment import Data, Device, Model
 from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.source_code import digest
@@ -214,17 +214,18 @@ def _config(
     l0, kept = before.saes[hook]["l0"], sae.sparsifier.stored == "topk"
     x = clean_pass(model, rows.validation[:8].to(settings.device), [hook], logits=False)
     with torch.no_grad():
-        penalty = float(sae.autoencode(x.activations[hook]).penalty.mean())
+        penalty = float(sae.autoencode(x.activations[ends(hook)[0]]).penalty.mean())
     if sae.sparsifier.stored == "jumprelu":  # its penalty counts latents, about
         penalty = l0
     size = before.saes[hook]["mse"] if "finetune" in settings.objective else before.model["kl"]
-    coeff = START_LAMBDA * size / max(penalty / sae.d_in, 1e-12)
+    coeff = START_LAMBDA * size / max(penalty / sae.d_out, 1e-12)
     options = {"downstream_coeff": settings.downstream_coeff} if "ds" in settings.objective else {}
     return TrainConfig(
         named_objective(settings.objective, 0.0 if kept else coeff, **options),
         (hook,),
         init_from={hook: str(start)},
         sparsifier=sae.sparsifier.stored,
+        skip=sae.W_skip is not None,
         k=sae.sparsifier.k,
         target_l0=0.0 if kept else max(l0, 1e-3),
         dict_ratio=sae.d_sae / sae.d_in,
@@ -254,12 +255,12 @@ def _fitting_hook(
             f"SAE {Path(path).name!r} says that its model had center_writing_weights {centred}, "
             f"but processed is {settings.processed}: it must be {centred}."
         )
-    check_hook(model, hook)
-    width = hook_width(model, hook)
-    if width != stored.d_in:
+    widths = hook_widths(model, hook)
+    if widths != (stored.d_in, stored.d_out) or stored.transcoder != (PAIR in hook):
+        makes = f" and makes others of width {stored.d_out}" * stored.transcoder
         raise ModelError(
-            f"SAE {Path(path).name!r} reads activations of width {stored.d_in}, but the model's "
-            f"at {hook!r} have width {width}."
+            f"SAE {Path(path).name!r} reads activations of width {stored.d_in}{makes}, but the "
+            f"model's at {hook!r} have width {' and '.join(map(str, dict.fromkeys(widths)))}."
         )
     same = block_before(hook) == block_before(stored.hook) is not None
     if not same and stored.hook not in (None, hook):

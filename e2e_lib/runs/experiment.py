@@ -27,6 +27,7 @@ from e2e_lib.errors import (
 from e2e_lib.files import project_path
 from e2e_lib.names import (
     EVERY_OBJECTIVE,
+    PAIR,
     PRECISIONS,
     SPARSIFIERS,
     parse_sparsity_coeffs,
@@ -55,12 +56,9 @@ Place = Annotated[str, NAME]
 Model = Annotated[str, NAME._replace(allowed="storyworld, a hub name or a folder")]
 Data = Annotated[str, NAME._replace(allowed="storyworld, a text file, a folder or a hub data set")]
 Revision = Annotated[str, NAME._replace(allowed="a commit, tag or branch of the hub")]
+DEVICE = re.compile("cpu|mps|cuda(:[0-9]{1,3})?")
 Device = Annotated[
-    str,
-    Rule(
-        lambda v: is_text(v) and bool(re.fullmatch("cpu|mps|cuda(:[0-9]{1,3})?", v)),
-        "cpu, cuda, cuda:0 or mps",
-    ),
+    str, Rule(lambda v: is_text(v) and bool(DEVICE.fullmatch(v)), "cpu, cuda, cuda:0 or mps")
 ]
 Hooks = Annotated[
     str, Rule(lambda v: is_text(v) and HOOKS.good(v.split("+")), "hooks joined by +, each once")
@@ -92,7 +90,7 @@ class Training(Hyperparameters):
     model: Model = "storyworld"  # storyworld, a folder in Hugging Face layout, or a hub name
     train_data: Data = "storyworld"  # storyworld, a text file, a data folder, or a hub data set
     validation_data: Data = "storyworld"  # the same kinds; never shares a document with train_data
-    hook: Hooks = "blocks.2.hook_resid_pre"  # hook points, joined by + to splice several at once
+    hook: Hooks = "blocks.2.hook_resid_pre"  # hooks, joined by +; of a transcoder a pair, IN>OUT
     objectives: Objectives = "local,e2e,e2e_ds"  # which objectives to train
     sparsity_coeffs: str = "local:5.1,9.5;e2e:0.5,1.3;e2e_ds:26,54"  # λ of each, or k
     dict_ratio: Positive = 10.0  # latents a dimension of the activation
@@ -126,6 +124,9 @@ class Training(Hyperparameters):
         allowed = f"given: with sparsifier {self.sparsifier} its numbers are k, latents on a token"
         held = SPARSIFIERS[self.sparsifier].holds_k
         require(not (held and usual), "sparsity_coeffs", self.sparsity_coeffs, allowed)
+        topk = self.sparsifier == "topk" and PAIR in self.hook
+        allowed = "another, as batchtopk: SAELens' files, which runs are, hold no topk transcoder"
+        require(not topk, "sparsifier", self.sparsifier, allowed)
         batch = self.batch_size * self.context_size
         allowed = f"at least one batch: batch_size · context_size = {batch}"
         require(self.train_tokens >= batch, "train_tokens", self.train_tokens, allowed)

@@ -29,13 +29,13 @@ REFERENCE = "results/reference"
 # Parameters that 0.1.0 did not have.
 LATER = {
     *("sparsifier", "penalty", "target_l0", "sparsity_warmup", "auxk_coeff", "dead_share"),
-    *("still", "k", "fisher_coeff", "balanced", "random_weights"),
+    *("still", "k", "fisher_coeff", "balanced", "random_weights", "skip"),
 }
 CURVE = ("step", "tokens", "loss", "l0", "ce_increase", "grad_norm", "lr")  # columns of curve.csv
 
 
 Number = float | None  # None is an unknown one
-Hook = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]  # part of a path: no separators
+Hook = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.>]{1,200}$")]  # part of a path: no separators
 Size = Field(gt=-(2**63), lt=2**63)
 
 

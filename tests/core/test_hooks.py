@@ -227,7 +227,7 @@ def test_hooks_off_the_residual_stream_are_found(hook):
 
 
 class BrokenSAE(SAE):
-    def autoencode(self, x, p_norm=1.0, *, count=True):
+    def autoencode(self, x, p_norm=1.0, *, target=None, count=True):
         raise RuntimeError("broken on purpose")
 
 

@@ -423,8 +423,8 @@ class Doubled(Sparsifier):
     def codes(self, z):
         return 2 * F.relu(z)
 
-    def autoencode(self, sae, x, p, count):
-        coded = super().autoencode(sae, x, p, count)
+    def autoencode(self, sae, x, target, p, count):
+        coded = super().autoencode(sae, x, target, p, count)
         return coded._replace(output=2 * coded.output - sae.b_dec, penalty=2 * coded.penalty)
 
 

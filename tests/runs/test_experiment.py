@@ -186,6 +186,10 @@ def test_objectives_choose_among_the_lambdas():
             {"sparsifier": "batchtopk", "sparsity_coeffs": Training.sparsity_coeffs},
             ("sparsity_coeffs", "numbers are k"),
         ),
+        (
+            {"hook": "a>b", "sparsifier": "topk", "sparsity_coeffs": "e2e:3"},
+            ("no topk transcoder",),
+        ),
         ({"colour": "red"}, ("colour", "parameter of Training", "objectives", "lr")),
     ],
 )

@@ -206,7 +206,7 @@ def run(
     ):
         seen: dict[str, Tensor] = {}
         hooks: dict[str, Hook] = {name: _keep(seen, name) for name in record}
-        hooks[hook] = lambda value, new=new: new  # type: ignore[misc]
+        hooks[hook] = lambda value, new=new: new
         before = new if hook == resid_pre(layer) else before
         made = runner(model, [hook, *record])
         hidden = run_hooked(made, own, hooks, whole=True, first=layer, start=before)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from e2e_lib.engine.model.frozen_model import Runner, Site
 from e2e_lib.engine.model.null_channel import NULL_WIDTH, unrotated, widened
-from e2e_lib.names import null_channel
+from e2e_lib.errors import ModelError
+from e2e_lib.names import ends, null_channel
 
-Hook = Callable[[Tensor], Tensor | None]  # sees a value; what it returns takes its place
+# Sees a value, of a pair of hooks both; what it returns takes the (second) value's place.
+Hook = Callable[..., Tensor | None]
 
 
 class _Seen(Exception):
@@ -29,13 +32,22 @@ def run_hooked(
 ) -> Float[Tensor, "batch pos d_model"] | None:
     """One pass with `hooks`, from `start` before block `first` if given.
 
+    A name may be a pair of hooks (`names.ends`): the first is read, the second's value replaced.
+
     Returns the hidden states for the unembedding, or None if only the hooks were wanted.
     """
-    waiting = set(hooks)
+    waiting, read = set(hooks), dict[str, tuple[Tensor, ...]]()
 
-    def call(name: str, value: Tensor) -> Tensor | None:
-        scale = null_channel(name)[1]
-        new = hooks[name](widened(value, tokens, scale) if scale else value)
+    def call(end: str, name: str, value: Tensor) -> Tensor | None:
+        scale = null_channel(end)[1]
+        seen = widened(value, tokens, scale) if scale else value
+        if end != ends(name)[-1]:
+            read[name] = (seen,)
+            return None
+        before = read.pop(name, ())
+        if len(before) != len(ends(name)) - 1:
+            raise ModelError(f"hook is {name!r}, but the first is not reached before the second.")
+        new = hooks[name](*before, seen)
         waiting.discard(name)
         if not waiting and not whole:
             raise _Seen
@@ -46,8 +58,10 @@ def run_hooked(
 
     with ExitStack() as stack:
         for name in hooks:
-            site = run.sites[null_channel(name)[0]]
-            stack.enter_context(_hook(site, name, _flattened(call, site.scale, tokens)))
+            for end in ends(name):
+                site = run.sites[null_channel(end)[0]]
+                own = _flattened(partial(call, end), site.scale, tokens)
+                stack.enter_context(_hook(site, name, own))
         stack.enter_context(_skipped(run, first, start))
         try:
             hidden = run.hidden(tokens)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from e2e_lib.engine.model.rebuilt import Different, has_part, named_parts, rebuilt_model
-from e2e_lib.names import ModelOutput, PreTrainedModel, TransformerBridge, null_channel
+from e2e_lib.names import ModelOutput, PreTrainedModel, TransformerBridge, ends, null_channel
 
 PROBE_TOKENS = 16  # of the one comparison with the bridge
 SAME = 1e-4  # largest difference of a logit, as a share of the logits' spread
@@ -83,9 +83,8 @@ def runner(model: TransformerBridge, hook_names: Collection[str]) -> Runner:
             print(f"This model runs as TransformerBridge wraps it, which is slower: {reason}.")
             kept = [hooked]
         object.__setattr__(model, "_e2e_runners", kept)
-    return next(
-        (r for r in kept if all(null_channel(h)[0] in r.sites for h in hook_names)), kept[-1]
-    )
+    wanted = {null_channel(end)[0] for name in hook_names for end in ends(name)}
+    return next((one for one in kept if wanted <= one.sites.keys()), kept[-1])
 
 
 def _hooked(model: TransformerBridge) -> Runner:

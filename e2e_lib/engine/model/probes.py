@@ -13,7 +13,7 @@ from e2e_lib.engine.model.forward import run_hooked
 from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.engine.model.null_channel import NULL_WIDTH
 from e2e_lib.errors import ModelError, closest, require
-from e2e_lib.names import TransformerBridge, layer_of, null_channel, resid_pre
+from e2e_lib.names import PAIR, TransformerBridge, ends, layer_of, null_channel, resid_pre
 
 
 @torch.no_grad()
@@ -22,8 +22,8 @@ def activations(
 ) -> dict[str, Float[Tensor, "batch ..."]]:
     """What passes by at these hooks, by name; a pass ends where all have been seen."""
     seen: dict[str, Tensor] = {}
-    hooks = {hook: partial(seen.__setitem__, hook) for hook in hook_names}
-    run_hooked(runner(model, list(hook_names)), tokens, hooks, whole=False)
+    hooks = {end: partial(seen.__setitem__, end) for name in hook_names for end in ends(name)}
+    run_hooked(runner(model, list(hooks)), tokens, hooks, whole=False)
     return seen
 
 
@@ -49,26 +49,48 @@ def replaced_pass(
 
 
 def check_hook(model: TransformerBridge, hook_name: str) -> None:
-    """Raise ModelError naming the nearest hooks if the model has no `hook_name`."""
-    known = model.hook_dict
-    if null_channel(hook_name)[0] not in known:
-        n = model.cfg.n_layers
-        raise ModelError(
-            f"hook is {hook_name!r}, but the model has no such hook: it has blocks 0 to {n - 1} "
-            f"with names like {closest(hook_name, known)}."
-        )
+    """Raise ModelError naming the nearest hooks if the model has no `hook_name`, or it is no pair.
+
+    A pair is two different hooks.
+    """
+    known, own = model.hook_dict, ends(hook_name)
+    for end in own:
+        if null_channel(end)[0] not in known:
+            n = model.cfg.n_layers
+            raise ModelError(
+                f"hook is {end!r}, but the model has no such hook: it has blocks 0 to {n - 1} "
+                f"with names like {closest(end, known)}."
+            )
+    if len(own) > 2 or len(set(own)) < len(own):
+        raise ModelError(f"hook is {hook_name!r}, but must be one hook or two different ones.")
+
+
+@torch.no_grad()
+def hook_widths(model: TransformerBridge, hook_name: str) -> tuple[int, int]:
+    """Widths of what is read at a hook and of what is made there, found by running one token.
+
+    They are one activation's, but of a pair of hooks.
+    """
+    check_hook(model, hook_name)
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
+    own = [null_channel(end) for end in ends(hook_name)]
+    plain, seen = PAIR.join(name for name, _ in own), list[Tensor]()
+    hooks = {plain: lambda *values: seen.extend(values)}
+    run_hooked(runner(model, [plain]), token, hooks, whole=False)
+    if not seen:
+        raise ModelError(f"hook is {hook_name!r}, but no pass of this model reaches it.")
+    allowed = "one of shape (batch, position, width)"
+    require(all(value.ndim == 3 for value in seen), "hook", hook_name, allowed)
+    widths = [
+        value.shape[-1] + (NULL_WIDTH if scale else 0)
+        for value, (_, scale) in zip(seen, own, strict=True)
+    ]
+    return widths[0], widths[-1]
 
 
 def hook_width(model: TransformerBridge, hook_name: str) -> int:
-    """Width of the activation at a hook, found by running one token."""
-    check_hook(model, hook_name)
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
-    own, scale = null_channel(hook_name)
-    activation = activations(model, token, [own]).get(own)
-    if activation is None:
-        raise ModelError(f"hook is {hook_name!r}, but no pass of this model reaches it.")
-    require(activation.ndim == 3, "hook", hook_name, "one of shape (batch, position, width)")
-    return activation.shape[-1] + (NULL_WIDTH if scale else 0)
+    """Width of the activation that is read at a hook."""
+    return hook_widths(model, hook_name)[0]
 
 
 class Typical(NamedTuple):
@@ -108,6 +130,8 @@ def output_scores(
 ) -> dict[str, Float[Tensor, "batch pos d"]]:
     """Gradients g of the output with respect to the clean activations, in a direction drawn anew.
 
+    By the name of the hook; of a pair, with respect to the second one's activation.
+
     The mean of g gᵀ over draws is the Fisher information of a row's outputs about the activation,
     so that ½ (g · e)² is the KL of a small error e there, in expectation.
 
@@ -122,9 +146,10 @@ def output_scores(
     scores = {}
     for name in hook_names:  # each alone: behind another's leaf it would see no gradient
         leaf: list[Tensor] = []
-        run = runner(model, [name])
+        made = ends(name)[-1]
+        run = runner(model, [made])
         with torch.enable_grad():
-            hooks = {name: partial(_as_leaf, leaf)}
+            hooks = {made: partial(_as_leaf, leaf)}
             changed = run_hooked(run, tokens, hooks, whole=True, first=first, start=start)
             assert changed is not None
             [mean] = means_over_tokens(drawn, run.head, hidden, [changed])
