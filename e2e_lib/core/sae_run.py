@@ -24,13 +24,13 @@ from e2e_lib.engine.checkpoint import Checkpoint
 from e2e_lib.engine.device import ALONE, Processes
 from e2e_lib.engine.model.probes import check_hook, hook_widths, typical_activations
 from e2e_lib.engine.optimiser import (
-    Steering,
     average_gradients,
     centre,
     clip,
     hold_near,
     optimiser_tensors,
     restore_optimiser,
+    steering,
 )
 from e2e_lib.engine.records import Records
 from e2e_lib.errors import require
@@ -93,7 +93,7 @@ class SAERun:
         near = self.saes if config.still == "near" else {}
         self.starts = {h: sae.dictionary.detach().clone() for h, sae in near.items()}
         self.current, self.rate = self.objective, config.lr
-        self.steering = Steering(config.target_l0, bool(config.init_from))
+        self.steering = steering(config.target_l0, config.sparsifier, bool(config.init_from))
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=config.lr, fused=True)
         biases = {hook: sae.b_enc.detach() for hook, sae in self.saes.items()}
         words = f"objective {self.objective.name} with sparsity_coeff "
@@ -162,7 +162,7 @@ class SAERun:
         tensors, facts = self.records.state()
         tensors |= optimiser_tensors(self.parameters, self.optimiser)
         tensors |= {f"silent/{hook}": sae.sparsifier.silent for hook, sae in self.saes.items()}
-        return tensors, facts | {"steering": [self.steering.moved, self.steering.off]}
+        return tensors, facts | {"steering": {**vars(self.steering)}}
 
     def restore(self, saved: Checkpoint) -> None:
         """Take up the state that `state` gave."""
@@ -170,7 +170,7 @@ class SAERun:
         restore_optimiser(self.parameters, self.optimiser, saved.tensors)
         for hook, sae in self.saes.items():
             sae.sparsifier.silent.copy_(saved.tensors[f"silent/{hook}"])
-        self.steering.moved, self.steering.off = saved.facts["steering"]
+        vars(self.steering).update(saved.facts["steering"])
 
     def finish(self, tokens: int, window_tokens: int, steps: int) -> TrainedRun:
         """What the run ended with."""

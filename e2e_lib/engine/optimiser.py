@@ -15,6 +15,11 @@ from e2e_lib.engine.model.probes import Typical
 # it and answers over some steps: there log λ moves at once too, by up to PROMPT where log L0 is off
 # by BAND, or it would overshoot.
 STEER, PROMPT, BAND = 10.0, 2.0, 0.1
+# Thresholds that train answer later still, and latents that die do not come back: an L0 that falls
+# past its target stays below it. A new jumprelu is led there. What it is off by in log L0 shall
+# shrink at a rate of LEAD over a training, and log λ moves by what L0 is off from that course:
+# at once by up to LED_PROMPT, over a training by up to LED_STEER, both where it is off by LED_BAND.
+LEAD, LED_STEER, LED_PROMPT, LED_BAND = 10.0, 20.0, 1.5, 0.2
 
 
 class Steering:
@@ -30,13 +35,46 @@ class Steering:
 
     def factor(self) -> float:
         """Of the next step; 1 until the first L0 is noted."""
-        prompt = PROMPT * max(-1.0, min(1.0, self.off / BAND)) if self.warm else 0.0
+        prompt = PROMPT * _within(self.off / BAND) if self.warm else 0.0
         return math.exp(self.moved + prompt)
 
     def note(self, l0: float, steps: int) -> None:
         """After one of `steps` steps, in which so many latents fired on a token."""
-        self.off = min(1.0, max(-1.0, math.log(max(l0, 1e-3) / self.target)))
+        self.off = _within(math.log(max(l0, 1e-3) / self.target))
         self.moved += STEER / steps * self.off
+
+
+class Leading(Steering):
+    """The same along a course that only falls: L0 is led to `target`, and not past it.
+
+    Attributes:
+        course: log of the L0 wanted now over the target, at least 0 and at most the last L0's.
+        off: log of the last L0 over that.
+    """
+
+    def __init__(self, target: float) -> None:
+        super().__init__(target, warm=True)
+        self.course = 1e9
+
+    def factor(self) -> float:
+        """Of the next step; 1 until the first L0 is noted."""
+        return math.exp(self.moved + LED_PROMPT * _within(self.off / LED_BAND))
+
+    def note(self, l0: float, steps: int) -> None:
+        """After one of `steps` steps, in which so many latents fired on a token."""
+        now = math.log(max(l0, 1e-3) / self.target)
+        self.course = max(0.0, min(self.course, now)) * math.exp(-LEAD / steps)
+        self.off = now - self.course
+        self.moved += LED_STEER / steps * _within(self.off / LED_BAND)
+
+
+def steering(target: float, sparsifier: str, warm: bool) -> Steering:
+    """For an SAE with this rule of which latents fire, that is near `target` (`warm`) or far."""
+    return Leading(target) if sparsifier == "jumprelu" and not warm else Steering(target, warm)
+
+
+def _within(x: float) -> float:
+    return max(-1.0, min(1.0, x))
 
 
 def average_gradients(parameters: Sequence[Tensor], processes: Processes) -> Float[Tensor, ""]:

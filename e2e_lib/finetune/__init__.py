@@ -9,7 +9,7 @@ the clean model. Each keeps its latents in their order, its format and its L0:
 |---|---|
 | topk | k, exactly |
 | relu | λ, steered while it trains; at the end one number is taken from its encoder's biases |
-| jumprelu | the same, and the number is added to its thresholds |
+| jumprelu | the same, and the number is added to its thresholds, as far as 0 |
 
 That number is set on held-out text (`finetune.calibrate`), other than that of the card.
 

@@ -26,9 +26,9 @@ def calibrate(
     """Set the SAEs' thresholds so that their mean L0 on `rows` is `l0`, or each one's own k.
 
     batchtopk and matryoshka get one threshold: midway between the last code that counts and the
-    next. A jumprelu SAE's are all moved by one number, to 0 at the least; a relu SAE's are 0, and
-    its encoder's biases are moved by that number instead. Several SAEs are calibrated in the order
-    of their hooks, each on what the ones before it leave.
+    next. A jumprelu SAE's are all moved by one number; what would bring one below 0 moves its
+    latent's bias instead, and so does all of it in a relu SAE, whose thresholds are 0. Several SAEs
+    are calibrated in the order of their hooks, each on what the ones before it leave.
 
     Raises:
         ConfigError: a topk, which holds its own k, or an `l0` that these SAEs or rows cannot have.
@@ -54,7 +54,10 @@ def calibrate(
             over = (F.linear(x, sae.W_enc.T, sae.b_enc) - start).flatten()
             best, _ = torch.cat([best, over]).topk(min(count + 1, len(best) + len(over)))
         shift = float(best[count - 1] + best[count]) / 2 if count < len(best) else 0.0
+        moved = start + shift
         if threshold is None:
-            sae.b_enc.sub_(shift)
+            sae.b_enc.sub_(moved)
         else:
-            threshold.copy_((start + shift).clamp_min(0))
+            threshold.copy_(moved.clamp_min(0))
+            if not rule.calibrated:  # one threshold that is 0 counts all that training did
+                sae.b_enc.sub_(moved.clamp_max(0))
