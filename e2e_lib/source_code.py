@@ -63,7 +63,8 @@ def library_digest(library: Path = LIBRARY) -> str:
 
 
 def _is_data(file: Path) -> bool:
-    return file.is_file() and file.suffix not in (".py", ".pyc")
+    """What Python compiles is none, nor is what it is just writing: that has other suffixes."""
+    return "__pycache__" not in file.parts and file.suffix != ".py" and file.is_file()
 
 
 @cache

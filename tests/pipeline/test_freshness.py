@@ -93,6 +93,10 @@ def test_a_changed_module_is_code_of_the_notebooks_that_import_it(project: Small
         path.write_text(text + "\nMORE = 1\n")
         assert {name for name, _ in digests() - before} == importing
         path.write_text(text)
+    before, compiled = digests(), library / "storyworld" / "__pycache__" / "x.pyc.140234"
+    compiled.parent.mkdir(exist_ok=True)
+    compiled.write_text("half of it")
+    assert digests() == before, "another process compiles a module just now"
 
 
 def test_changed_training_code_trains_again_and_keeps_the_old(project: SmallProject) -> None:

@@ -67,7 +67,11 @@ def test_the_first_cell_of_10_train_is_made_of_the_dataclass() -> None:
 def test_a_new_parameter_is_written_in_two_places(tmp_path: Path) -> None:
     """Its field, with type, rule, default and comment; and its use. The cell is made by command."""
     for name in ("e2e_lib", "pipeline", "tests", "notebooks", "pyproject.toml"):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+        if (ROOT / name).is_dir():  # without what another process may be writing just now
+            compiled = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=compiled)
+        else:
+            shutil.copy(ROOT / name, tmp_path / name)
     places = {
         "e2e_lib/core/config.py": (CLIP, FIELD + CLIP),
         "e2e_lib/core/sae_run.py": (ADAM, f"{ADAM}, betas=(config.momentum, 0.999)"),
