@@ -205,8 +205,13 @@ def _makes(job: Job, row: Mapping[Hashable, Any]) -> bool:
 
 
 def _same_settings(config: Mapping[str, Any], training: Training) -> bool:
-    """Whether every other parameter that run.json tells is the training's."""
-    told = dict(config)
+    """Whether every other parameter is the training's: what run.json tells, or leaves out as usual.
+
+    A run of the usual value would else pass for one of any other, and figures would mix both.
+    """
+    from e2e_lib.runs.read import LATER  # with pandas, too
+
+    told = {f.name: f.default for f in fields(Hyperparameters) if f.name in LATER} | dict(config)
     if "contents" in told:  # a start's weights are its run's, which `init_from` names
         told["contents"] = {k: v for k, v in told["contents"].items() if k != "init_from"}
     own = training.shared | {f.name: getattr(training, f.name) for f in fields(Hyperparameters)}

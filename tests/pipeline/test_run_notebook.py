@@ -444,7 +444,8 @@ def test_the_runs_of_every_job_are_kept_when_the_pipeline_goes_on(name: str) -> 
         {"warmup_fraction": 0.1}, {"ds_kl_coeff": 1.0}, {"downstream_coeff": 1.0},
         {"downstream_last_block": True}, {"threads": 2}, {"eval_tokens": 4096},
         {"precision": "bf16"}, {"processed": True}, {"prepend_bos": True},
-        {"hook_point": "hook_mlp_out"}, {"random_weights": 1},
+        {"hook_point": "hook_mlp_out"}, {"random_weights": 1}, {"sparsifier": "jumprelu"},
+        {"still": "decoder"}, {"target_l0": 6.0}, {"sparsity_warmup": 0.3}, {"dead_share": 0.2},
     ],
     ids=lambda changed: next(iter(changed)),
 )  # fmt: skip
