@@ -211,7 +211,8 @@ def _same_settings(config: Mapping[str, Any], training: Training) -> bool:
     """
     from e2e_lib.runs.read import LATER  # with pandas, too
 
-    told = {f.name: f.default for f in fields(Hyperparameters) if f.name in LATER} | dict(config)
+    usual = {f.name: f.default for f in fields(Hyperparameters) if f.name in LATER}
+    told: dict[str, Any] = {**usual, **config}
     if "contents" in told:  # a start's weights are its run's, which `init_from` names
         told["contents"] = {k: v for k, v in told["contents"].items() if k != "init_from"}
     own = training.shared | {f.name: getattr(training, f.name) for f in fields(Hyperparameters)}
