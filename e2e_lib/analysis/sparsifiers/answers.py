@@ -11,14 +11,16 @@ the mean over all choices of as many as the shorter one has. R_objective − R_s
 that the objective matters more. Pandas and numpy only.
 """
 
+from collections.abc import Iterator
 from itertools import combinations
+from math import nan
 
 import numpy as np
 import pandas as pd
 
 from e2e_lib.analysis.claims.ledger import Claim
 from e2e_lib.analysis.claims.tables import Measurement, resampled
-from e2e_lib.analysis.claims.verdicts import verdict
+from e2e_lib.analysis.claims.verdicts import UNDECIDED, verdict
 from e2e_lib.analysis.statistics import Array, Interval, seed_interval
 
 AS_GOOD = 1.2  # times e2e's CE increase, up to which a fine-tuning is all one needs
@@ -68,32 +70,63 @@ def ranges(found: pd.DataFrame) -> pd.DataFrame:
 
     found: of `matrix.at_levels`. Columns: at, objective_range and sparsifier_range (factors of CE
     increase, means over seeds), value, low, high (R_objective − R_sparsifier, 95 % t over seeds),
-    n_seeds, n_objectives, n_sparsifiers, verdict and why, of the claim `OBJECTIVE_MATTERS`. No rows
-    where there are not at least two of either.
+    n_seeds, n_objectives, n_sparsifiers, verdict and why, of the claim `OBJECTIVE_MATTERS`,
+    grid_low and grid_high (the smallest and largest value with one sparsifier or objective left
+    out, of which at least two stay; NaN: none can go). A verdict that is another without one of
+    them is undecided. No rows where there are not at least two of either.
     """
     columns = ["at", "objective_range", "sparsifier_range", "value", "low", "high", "n_seeds"]
-    columns += ["n_objectives", "n_sparsifiers", "verdict", "why"]
+    columns += ["n_objectives", "n_sparsifiers", "verdict", "why", "grid_low", "grid_high"]
     grid = whole_matrix(found)
-    sizes = (
-        (grid.shape[1], grid.index.get_level_values("sparsifier").nunique()) if len(grid) else ()
-    )
-    if not sizes or min(sizes) < 2:
+    if not len(grid) or min(_sizes(grid)) < 2:
         return pd.DataFrame(columns=columns)
+    left_out = {name: _by_level(rest) for name, rest in _without_one(grid)}
+    rows = []
+    for at, own in _by_level(grid).items():
+        factors = np.exp(own[["objective", "sparsifier"]].mean())
+        interval, word, why = _more(own)
+        others = {name: _more(rest[at]) for name, rest in left_out.items()}
+        turns = [f"{name} ({o[0].value:.2g}: {o[1]})" for name, o in others.items() if o[1] != word]
+        if turns and word != UNDECIDED:
+            word, why = UNDECIDED, f"the verdict is another without {', or without '.join(turns)}"
+        values = [interval.value for interval, *_ in others.values()]
+        ends = (min(values), max(values)) if values else (nan, nan)
+        rows.append((at, *factors, *interval, len(own), *_sizes(grid), word, why, *ends))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _sizes(grid: pd.DataFrame) -> tuple[int, int]:
+    """How many objectives, and how many sparsifiers."""
+    return grid.shape[1], grid.index.get_level_values("sparsifier").nunique()
+
+
+def _without_one(grid: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The matrix without each sparsifier, and without each objective, where two stay."""
+    objectives, sparsifiers = _sizes(grid)
+    for name in grid.index.get_level_values("sparsifier").unique() if sparsifiers > 2 else ():
+        yield str(name), grid.drop(name, level="sparsifier")
+    for name in grid.columns if objectives > 2 else ():
+        yield str(name), grid.drop(columns=name)
+
+
+def _by_level(grid: pd.DataFrame) -> dict[float | str, pd.DataFrame]:
+    """Both ranges of every seed (columns objective, sparsifier), by L0 and their mean ("all")."""
+    count = min(_sizes(grid))
     both = grid.groupby(["at", "seed"], sort=False).apply(
         lambda own: pd.Series(
             {
-                "objective": mean_range(own.to_numpy(), min(sizes)),
-                "sparsifier": mean_range(own.to_numpy().T, min(sizes)),
+                "objective": mean_range(own.to_numpy(), count),
+                "sparsifier": mean_range(own.to_numpy().T, count),
             }
         )
     )
-    rows = []
-    for at, own in [*both.groupby("at"), ("all", both.groupby("seed").mean())]:
-        interval = seed_interval(own["objective"] - own["sparsifier"])
-        factors = np.exp(own[["objective", "sparsifier"]].mean())
-        said = judged(OBJECTIVE_MATTERS, interval, len(own), above=0.0)
-        rows.append((at, *factors, *interval, len(own), *sizes, *said))
-    return pd.DataFrame(rows, columns=columns)
+    return {**dict(iter(both.groupby("at"))), "all": both.groupby("seed").mean()}
+
+
+def _more(both: pd.DataFrame) -> tuple[Interval, str, str]:
+    """By how much the objective matters more, and the verdict on it. both: of `_by_level`."""
+    interval = seed_interval(both["objective"] - both["sparsifier"])
+    return interval, *judged(OBJECTIVE_MATTERS, interval, len(both), above=0.0)
 
 
 def judged(

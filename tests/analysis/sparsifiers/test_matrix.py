@@ -2,6 +2,7 @@
 
 import doctest
 from itertools import product
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +13,8 @@ from e2e_lib.analysis.matched import main_runs
 from e2e_lib.analysis.sparsifiers import answers, matrix
 from e2e_lib.plots.performance import plot_matrix
 
+ROOT = Path(__file__).resolve().parents[3]
+OUTCOME = ROOT / "results" / "reference_sparsifiers"
 HOOK = "blocks.2.hook_resid_pre"
 
 
@@ -132,6 +135,38 @@ def test_which_matters_more() -> None:
     negative = found_of(values | {("relu", "local"): [-0.1, 1.0]})
     assert answers.ranges(negative).empty, "without a logarithm there are not two of each left"
     assert not doctest.testmod(answers).failed
+
+
+def test_a_verdict_that_rests_on_one_line_of_the_matrix_is_undecided() -> None:
+    e = np.e
+    # Objectives are 2 apart, relu is 5 above two others: with it sparsifiers matter, without not.
+    values = {
+        (kind, objective): [e ** (level + two)] * 2
+        for kind, level in (("relu", 5.0), ("topk", 0.0), ("jumprelu", 0.1))
+        for objective, two in (("local", 2.0), ("e2e", 0.0))
+    }
+    found = answers.ranges(found_of(values)).iloc[0]
+    # Of two of three sparsifiers: 5, 4.9 and 0.1 apart in the logarithm.
+    assert found["value"] == pytest.approx(2 - 10 / 3) and found["verdict"] == "undecided"
+    assert found["why"] == "the verdict is another without relu (1.9: holds)"
+    assert (found["grid_low"], found["grid_high"]) == pytest.approx((-3.0, 1.9))
+    both = answers.ranges(found_of({k: v for k, v in values.items() if k[0] != "relu"})).iloc[0]
+    assert both["verdict"] == "holds" and np.isnan(both["grid_high"]), "neither of two can go"
+
+
+def test_what_the_documentation_says_of_the_outcome_is_what_its_metrics_give() -> None:
+    runs = matrix.matrix_runs(pd.read_csv(OUTCOME / "metrics.csv"))
+    table = runs.assign(**dict.fromkeys(matrix.MEASURES, np.nan))
+    found = answers.ranges(matrix.at_levels(table, matrix.levels(runs)))
+    shipped = pd.read_csv(OUTCOME / "tables" / "43_which_matters.csv")
+    numbers = ["objective_range", "sparsifier_range", "value", "low", "high", "n_seeds"]
+    np.testing.assert_allclose(found[numbers], shipped[numbers], rtol=1e-4)
+    row = found.set_index("at").loc["all"]
+    interval = f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+    ends = f"between {row['grid_low']:.3g} and {row['grid_high']:.3g} with one left"
+    assert row["verdict"] == "undecided" and "relu" in row["why"]
+    text = (ROOT / "docs" / "sparsifiers.md").read_text().replace("−", "-")
+    assert interval in text and ends in text
 
 
 def test_a_fine_tuning_against_a_whole_training() -> None:
