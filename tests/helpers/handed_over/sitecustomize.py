@@ -23,7 +23,8 @@ def hand_over(place: str) -> None:
     socket.send_fds(server, [len(told).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(told)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        # SIGINT even where it is ignored, as in a script's background: a kernel does not ignore it.
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: server.sendall(bytes([number])))
     if not (answer := server.recv(2)):
         os.write(2, b"The fork server is gone, and this process's work with it.\n")
