@@ -56,6 +56,10 @@ def test_workshop_has_five_coefficients_in_the_middle_and_two_seeds() -> None:
     assert profile.layers == (1, 2, 3) and len(profile.seeds) >= 2
     for grids in profile.sparsity_coeffs.values():
         assert len(grids[2]) >= 5
+    # Beside them objective × sparsifier, at an L0 of its own.
+    other = [job.training for job in jobs(profile) if job.training.sparsifier != "relu"]
+    assert {own.seed for own in other} == {*profile.seeds}
+    assert {o for own in other for o in own.grids} == {*profile.objectives}
 
 
 AGREEMENT = "29_faithfulness"
@@ -208,11 +212,12 @@ def test_own_model_forgets_sweeps_unless_given_its_own(own_model: dict[str, Any]
 
 
 def test_layers_beside_the_middle_one_may_get_fewer_seeds() -> None:
-    profile = load_profile("workshop", {"seeds": [3, 1, 2], "seeds_elsewhere": 2})
+    own = {"seeds": [3, 1, 2], "sweeps": {}}
+    profile = load_profile("workshop", own | {"seeds_elsewhere": 2})
     assert {(job.layer, job.training.seed) for job in jobs(profile)} == {
         (1, 3), (1, 1), (2, 3), (2, 1), (2, 2), (3, 3), (3, 1),
     }  # fmt: skip
-    every = load_profile("workshop", {"seeds": [3, 1, 2]})
+    every = load_profile("workshop", own | {"seeds_elsewhere": 0})
     assert len(jobs(every)) == 9
 
 

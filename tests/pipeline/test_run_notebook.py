@@ -131,16 +131,17 @@ def test_stages_of_a_profile() -> None:
     profile = load_profile("workshop")
     todo = stages(profile, "results/x")
     training = [stage for stage in todo if stage.saes]
-    assert len(training) == 3 * 2
-    assert sum(stage.saes for stage in training) == 3 * (3 + 5 + 3) * 2
+    # The middle layer's two seeds, one of each other layer; of topk two a rate.
+    assert len(training) == 2 + 2 + 2 * 2
+    assert sum(stage.saes for stage in training) == 3 * (5 * 2 + 3 + 3) + 3 * 2
     assert [s.seconds for s in training] == sorted((s.seconds for s in training), reverse=True)
     names = [stage.name for stage in todo]
     assert len(set(names)) == len(names)
     assert {stage.notebook for stage in todo} == set(ALL_NOTEBOOKS) - {PUBLISHED}
     for stage in todo:
         assert set(stage.after) <= set(names)
-    one = next(stage for stage in training if stage.name == "10_train-layer1-seed1")
-    assert one.parameters["hook"] == "blocks.1.hook_resid_pre" and one.parameters["seed"] == 1
+    one = next(stage for stage in training if stage.name == "10_train-layer1-seed0")
+    assert one.parameters["hook"] == "blocks.1.hook_resid_pre" and one.parameters["seed"] == 0
     assert one.parameters["objectives"] == "local,e2e,e2e_ds"
     assert ";e2e:" in str(one.parameters["sparsity_coeffs"])
     tokens = {"local": 9000, "e2e": 5000, "e2e_ds": 5000}
