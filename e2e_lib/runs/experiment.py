@@ -118,8 +118,11 @@ class Training(Hyperparameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = f"for at least one of objectives = {self.objectives}"
-        require(bool(self.grids), "sparsity_coeffs", self.sparsity_coeffs, allowed)
+        # Objectives that somebody named are all wanted; of the usual ones, those with a λ.
+        named = self.objectives != type(self).objectives
+        asked = len({*split_names(self.objectives)}) if named else 1
+        allowed = f"for {'each' if named else 'at least one'} of objectives = {self.objectives}"
+        require(len(self.grids) >= asked, "sparsity_coeffs", self.sparsity_coeffs, allowed)
         usual = self.sparsity_coeffs == type(self).sparsity_coeffs
         allowed = f"given: with sparsifier {self.sparsifier} its numbers are k, latents on a token"
         held = SPARSIFIERS[self.sparsifier].holds_k

@@ -186,13 +186,16 @@ def test_a_finished_training_is_not_repeated(folders, steps):
     assert [run.train_seconds for run in again] == [run.train_seconds for run in first]
 
 
-def test_checkpoints_of_other_code_are_left_alone(folders, monkeypatch, steps):
+def test_checkpoints_of_other_code_are_left_alone(folders, monkeypatch, steps, capsys):
     rows = random_tokens(24)
     trained(rows, checkpoints=folders)
     monkeypatch.setattr("e2e_lib.core.train.training_digest", lambda: "other")
     steps.clear()
     trained(rows, checkpoints=folders)
     assert min(steps) == 0
+    assert (
+        "Checkpoints of other code are there: this training starts anew." in capsys.readouterr().out
+    )
 
 
 def test_every_module_that_training_imports_counts_as_its_code():
