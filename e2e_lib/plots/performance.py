@@ -9,6 +9,7 @@ from e2e_lib.plots import style
 
 MATRIX = {  # of objective × sparsifier: name on the axis, and whether it is logarithmic
     "ce_increase": ("CE increase\n(nats)", True),
+    "kl": ("KL\n(nats)", True),
     "alive": ("alive\nelements", False),
     "carried_function": ("carried\nfunction S", False),
     "spurious_response": ("spurious\nresponse R (nats)", True),

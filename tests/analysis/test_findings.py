@@ -195,7 +195,7 @@ def test_what_matters_more_and_whether_a_short_tuning_is_enough() -> None:
     columns = ["at", "objective_range", "sparsifier_range", "value", "low", "high", "verdict"]
     which = pd.DataFrame(rows, columns=columns).assign(n_seeds=3)
     assert use.matters(which) == (
-        "at L0 4, CE increase differs by a factor of 4 between objectives and of 2 between "
+        "at L0 4, KL differs by a factor of 4 between objectives and of 2 between "
         "sparsifiers; the logarithms differ by 0.69 (0.60 to 0.80), so that the objective matters "
         "more: holds."
     )

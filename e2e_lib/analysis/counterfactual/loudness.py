@@ -40,6 +40,7 @@ QUANTITIES = {
     "l0": ("ce_increase", "wasted_l0", "wasted_alive", "carried_function", "alive"),
     "ce_increase": ("l0", "wasted_l0", "wasted_alive", "carried_function", "alive"),
 }
+LOGARITHMIC = (*QUANTITIES, "kl")  # of which curves are interpolated by logarithms
 KEYS = ["layer", "sparsifier", "objective", "null_scale"]
 SLACK = 1.1  # factor by which what is compared at may lie beyond the end of a curve that allows it
 
@@ -185,17 +186,22 @@ def at_value(
 ) -> float:
     """A curve's quantity there; NaN beyond its ends.
 
+    Between two runs its logarithm is interpolated, and beside a value that has none (of a CE
+    increase of 0 or less, an SAE as good as none at all) there is no value; a run's own stands as
+    it is.
+
     slack: the factor by which `at` may lie beyond an end, whose value then stands for it.
     """
     curve = curve[curve[match] > 0].sort_values(match)
     x, y = np.log(curve[match].to_numpy(float)), curve[quantity].to_numpy(float)
-    logarithmic = quantity in QUANTITIES
     if not len(x) or not at > 0:
         return np.nan
-    if logarithmic:  # beside a value that has no logarithm there is none, elsewhere there is
-        y = np.log(y, out=np.full_like(y, np.nan), where=y > 0)
     place = float(np.clip(np.log(at), x[0], x[-1]))
     if abs(place - np.log(at)) > np.log(slack) + 1e-12:
         return np.nan
-    found = np.interp(place, x, y)
-    return float(np.exp(found) if logarithmic else found)
+    if (here := np.isclose(x, place, rtol=0, atol=1e-9)).any():
+        return float(y[here][0])
+    if quantity not in LOGARITHMIC:
+        return float(np.interp(place, x, y))
+    y = np.log(y, out=np.full_like(y, np.nan), where=y > 0)
+    return float(np.exp(np.interp(place, x, y)))

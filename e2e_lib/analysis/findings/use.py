@@ -113,12 +113,12 @@ def matters(which: pd.DataFrame) -> str:
     """Whether the objective or the sparsifier matters more. which: `answers.ranges`."""
     known = which[which["value"].notna()]
     if known.empty:
-        return "not said: no two objectives and two sparsifiers have a CE increase at one L0."
+        return "not said: no two objectives and two sparsifiers have a KL at one L0."
     row = known.iloc[-1]  # of all L0, behind those of each
     at = listed(f"{level:g}" for level in which["at"] if level != "all")
     difference = said(row["value"], row["low"], row["high"])
     return (
-        f"at L0 {at}, CE increase differs by a factor of {number(row['objective_range'])} between "
+        f"at L0 {at}, KL differs by a factor of {number(row['objective_range'])} between "
         f"objectives and of {number(row['sparsifier_range'])} between sparsifiers; the logarithms "
         f"differ by {difference}, so that the objective matters more: {row['verdict']}"
         f"{seeds(known.tail(1))}."

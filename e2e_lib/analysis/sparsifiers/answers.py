@@ -1,7 +1,8 @@
 """What the matrix answers, as a number with an interval and a verdict by the claims' rule.
 
-Does the objective or the sparsifier matter more? Of one seed's matrix of log CE increases at one
-L0, rows sparsifiers and columns objectives:
+Does the objective or the sparsifier matter more? Of one seed's matrix of log KL(clean ‖ spliced)
+at one L0, rows sparsifiers and columns objectives (CE increase has no logarithm where it is 0 or
+less, which only the best SAEs' is):
 
     R_objective    mean over rows of the range (largest minus smallest) over columns
     R_sparsifier   mean over columns of the range over rows
@@ -29,12 +30,12 @@ ENOUGH = "a short fine-tuning is all one needs"
 
 
 def whole_matrix(found: pd.DataFrame) -> pd.DataFrame:
-    """Log CE increase by (at, seed, sparsifier) and objective, without a gap.
+    """Log KL by (at, seed, sparsifier) and objective, without a gap.
 
     found: of `matrix.at_levels`. Of what has gaps the line (a sparsifier or an objective) with most
     of them goes first; sanity rows are left out.
     """
-    own = found[(found["quantity"] == "ce_increase") & (found["still"] == "none")]
+    own = found[(found["quantity"] == "kl") & (found["still"] == "none")]
     own = own.assign(log=np.log(own["value"].where(own["value"] > 0)))
     grid = own.pivot_table(
         "log", ["at", "seed", "sparsifier"], "objective", dropna=False, sort=False
@@ -68,8 +69,8 @@ def mean_range(values: Array, count: int) -> float:
 def ranges(found: pd.DataFrame) -> pd.DataFrame:
     """Which matters more, a row an L0, and "all": of every seed the mean over L0.
 
-    found: of `matrix.at_levels`. Columns: at, objective_range and sparsifier_range (factors of CE
-    increase, means over seeds), value, low, high (R_objective − R_sparsifier, 95 % t over seeds),
+    found: of `matrix.at_levels`. Columns: at, objective_range and sparsifier_range (factors of
+    KL, means over seeds), value, low, high (R_objective − R_sparsifier, 95 % t over seeds),
     n_seeds, n_objectives, n_sparsifiers, verdict and why, of the claim `OBJECTIVE_MATTERS`,
     grid_low and grid_high (the smallest and largest value with one sparsifier or objective left
     out, of which at least two stay; NaN: none can go). A verdict that is another without one of
@@ -146,16 +147,18 @@ def fine_tuning(dial: pd.DataFrame) -> pd.DataFrame:
     """CE increase of what was fine-tuned over that of whole end-to-end trainings, at equal L0.
 
     dial: a row a sparsifier, objective, null_scale and seed: columns these, unused, tokens and
-    ce_increase. Of each seed the ratio; mean of its logarithm over the seeds that have both.
+    ce_increase. Of each seed the ratio; mean of its logarithm over the seeds that have both. Where
+    a seed's CE increase is 0 or less it has none, and there is no verdict without that seed.
     Columns: null_scale, unused, sparsifier, objective, against (e2e, e2e_ds), tokens (share of the
     whole training's, without the start's), value, low, high, n_seeds, verdict and why, of the claim
     `ENOUGH`: below `AS_GOOD`.
     """
     rows = []
-    known = dial[dial["ce_increase"] > 0]
+    known = dial.dropna(subset=["ce_increase"])
     keys = ["null_scale", "sparsifier"]
     for labels, own in known.groupby(keys, sort=False):
-        log = np.log(own.pivot_table("ce_increase", "seed", "objective"))
+        table = own.pivot_table("ce_increase", "seed", "objective")
+        log = np.log(table.where(table > 0))
         tokens, unused = own.groupby("objective")["tokens"].mean(), own["unused"].mean()
         for name in [o for o in ("finetune", "finetune_ds") if o in log]:
             for against in [o for o in ("e2e", "e2e_ds") if o in log]:
@@ -163,6 +166,8 @@ def fine_tuning(dial: pd.DataFrame) -> pd.DataFrame:
                 if len(gap):
                     ends = Interval(*(float(np.exp(x)) for x in seed_interval(gap)))
                     said = judged(ENOUGH, ends, len(gap), below=AS_GOOD)
+                    if (table[[name, against]] <= 0).any(axis=None):
+                        said = (UNDECIDED, "the CE increase of a seed is 0 or less: without ratio")
                     share = tokens[name] / tokens[against]
                     place = (labels[0], unused, labels[1], name, against, share)
                     rows.append((*place, *ends, len(gap), *said))

@@ -24,7 +24,7 @@ from e2e_lib.runs.load import SavedSAE, Subject
 from e2e_lib.storyworld.pairs import PairRows
 
 MEASURES = ("carried_function", "spurious_response", "selectivity", "waste_l0")
-QUANTITIES = ("ce_increase", "alive", *MEASURES)
+QUANTITIES = ("ce_increase", "kl", "alive", *MEASURES)
 CELL = ["sparsifier", "objective", "still"]
 VARIANT = r"(?:target_l0=(?P<target>[0-9.]+)|still=(?P<still>\w+)|(?P<model>random_weights)=1|, )*"
 SHUFFLED = "random_weights"
