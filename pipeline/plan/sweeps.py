@@ -67,7 +67,8 @@ class SparsifierSweep:
     lr: dict[str, dict[str, float]]
     start: dict[str, float]  # λ that steering starts from, by objective; else the grid's middle one
     finetune_tokens: int  # that a fine-tuning trains on; else a tenth of local's
-    # Sanity rows, and scales of null channels: of the first sparsifier at the middle L0.
+    # Sanity rows (in the file all, unless some are named or, by [], none), and scales of null
+    # channels: of the first sparsifier at the middle L0.
     still: tuple[str, ...] = ()
     null_scale: tuple[float, ...] = ()
 
@@ -191,7 +192,7 @@ def _sparsified(given: Any, main: Mapping[str, Any]) -> SparsifierSweep:
         _rates(f"{place}.lr", given.get("lr", {}), (own, *values), objectives, main["lr"]),
         {o: _positive(f"{place}.start of {o}", starts.get(o, middle[o])) for o in objectives},
         COUNT.checked(f"{place}.finetune_tokens", given.get("finetune_tokens", least)),
-        _some(f"{place}.still", given["still"], STILL) if "still" in given else (),
+        _some(f"{place}.still", still, STILL) if (still := given.get("still", STILL)) != [] else (),
         tuple(map(float, dial)),
     )
 

@@ -221,6 +221,17 @@ def test_layers_beside_the_middle_one_may_get_fewer_seeds() -> None:
     assert len(jobs(every)) == 9
 
 
+def test_sanity_rows_are_in_the_matrix_unless_left_out() -> None:
+    def rows(**given: object) -> set[str]:
+        profile = load_profile("workshop", {"sweeps": {"sparsifiers": HELD | given}})
+        trained = [job.training for job in jobs(profile)]
+        return {t.still for t in trained} | {"shuffled" for t in trained if t.random_weights}
+
+    assert rows() == {"none", "decoder", "near", "encoder", "all", "shuffled"}
+    assert rows(still=[]) == {"none"}
+    assert rows(still=["near"]) == {"none", "near"}
+
+
 def test_a_sweep_takes_its_defaults_from_the_main_grid() -> None:
     given = {"lr": {"values": ["1e-3"]}, "warm_start": {"values": [5000], "seeds": 9}}
     profile = load_profile("workshop", {"sweeps": given})
