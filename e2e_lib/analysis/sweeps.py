@@ -1,5 +1,6 @@
-"""What one hyperparameter, or the seed, changes, and what training costs: tables of runs in, tidy
-tables out. No torch.
+"""What one hyperparameter, or the seed, changes, and what training costs.
+
+Tables of runs in, tidy tables out. No torch.
 
 Source: the paper's appendices C, E and F: Figs 13-15 (learning rate), 16 (dictionary ratio), 17
 (training tokens), 18 (seeds). Its figures show curves; the numbers here say how far apart they
@@ -24,7 +25,7 @@ from e2e_lib.analysis.statistics import RESAMPLES, mean_interval, percentiles, s
 COMMAND = "`make run PROFILE=storyworld`"  # trains one of each kind, for who has none
 MIN_RUNS = 2  # λ that make a curve; sweeps are short
 MOVES = (
-    0.05  # change per doubling of the tokens, as a share of a value, beyond which it still moves
+    0.05  # change per doubling of the tokens beyond which a value, of which it is a share, moves
 )
 AT_EQUAL_L0 = "CE increase at equal L0"
 QUANTITIES = {  # x at which the curves are compared, and y
@@ -108,6 +109,24 @@ def summaries_by_tokens(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         for k, place in enumerate(own.sort_values("train_tokens").index):
             table.loc[place, "moved"] = moved_per_doubling(values.iloc[: k + 1].to_dict())
     return table.sort_values([*names, "train_tokens"], ignore_index=True)[columns]
+
+
+def term_proportions(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """β · downstream over κ · KL, as the loss of e2e+ds weighs them: median over the logged steps
+    of the last tenth of the tokens.
+
+    runs: `main_runs`; curves: `curve_table`. Columns: layer, sparsity_coeff, proportion (median
+    over seeds), lowest, highest, n_seeds.
+    """
+    keys, weights = ["layer", "sparsity_coeff"], ["kl_coeff", "downstream_coeff"]
+    own = runs.loc[runs["objective"] == "e2e_ds", ["run", *weights]]
+    points = curves.reindex(columns=["run", *keys, "tokens", "kl", "downstream"]).merge(own)
+    points = points[points["tokens"] > 0.9 * points.groupby("run")["tokens"].transform("max")]
+    kl = points["kl_coeff"] * points["kl"]
+    ratio = points["downstream_coeff"] * points["downstream"] / kl.where(kl > 0)
+    of_run = points.assign(ratio=ratio).groupby([*keys, "run"])["ratio"].median().dropna()
+    named = {"proportion": "median", "lowest": "min", "highest": "max", "n_seeds": "count"}
+    return of_run.groupby(keys).agg(**named).reset_index()
 
 
 def gap_to_e2e(
@@ -257,9 +276,8 @@ def cost_quality(
         runs = runs[runs["objective"] != "local"].copy()
         if runs["main"].all():
             continue
-        runs["with_start"] = runs["train_seconds"] + runs["init_from"].map(seconds).where(
-            runs["init_from"] != "", 0
-        )
+        start = runs["init_from"].map(seconds).where(runs["init_from"] != "", 0)
+        runs["with_start"] = runs["train_seconds"] + start
         ratios = sweep_ratios(runs, rows, column, resamples, seed)
         ratios = ratios[ratios["quantity"] == AT_EQUAL_L0]
         ratios = ratios[(ratios["setting"] < ratios["main"]) | (column == "init_from")]
@@ -273,11 +291,8 @@ def cost_quality(
 
 def _shares(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
     """Cost of each setting over the main runs' at the same seeds and λ."""
-    named = {
-        "train_tokens": "tokens_share",
-        "train_seconds": "seconds_share",
-        "with_start": "seconds_share_with_start",
-    }
+    named = {"train_tokens": "tokens_share", "train_seconds": "seconds_share"}
+    named |= {"with_start": "seconds_share_with_start"}
     keys = ["layer", "objective", "seed", "sparsity_coeff"]
     main = runs[runs["main"]].groupby(keys)[[*named]].mean()
     swept = runs[~runs["main"]].assign(setting=runs[setting])

@@ -247,3 +247,27 @@ def test_summaries_by_tokens_are_those_of_each_number_alone() -> None:
     assert sweeps.summaries_by_tokens(runs.head(0), rows).empty
     figure = plot_convergence(found, moves=sweeps.MOVES)
     assert len(figure.axes) == found["quantity"].nunique()
+
+
+def test_the_terms_of_the_loss_by_hand() -> None:
+    """β 2.5 and κ 0.5 on the last tenth's terms; what came before does not count."""
+    runs = pd.DataFrame({
+        "run": ["a", "b", "local"], "objective": ["e2e_ds", "e2e_ds", "local"],
+        "kl_coeff": [0.5, 0.5, math.nan], "downstream_coeff": [2.5, 2.5, math.nan],
+    })  # fmt: skip
+    terms = {"kl": [9.0, 0.1, 0.2, 0.4], "downstream": [1.0, 1.0, 4.0, 12.0]}
+    curves = pd.concat([
+        pd.DataFrame({"run": run, "layer": 2, "sparsity_coeff": 3.5} | terms).assign(
+            tokens=[100, 910, 950, 1000], kl=lambda t, by=by: by * t["kl"]
+        )
+        for run, by in (("a", 1.0), ("b", 0.5), ("local", 1.0))
+    ])  # fmt: skip
+    found = sweeps.term_proportions(runs, curves)
+    assert len(found) == 1 and tuple(found.iloc[0][["layer", "sparsity_coeff"]]) == (2, 3.5)
+    [row] = found.itertuples()
+    # Of a: 50, 100 and 150; b's KL is half of that.
+    assert (row.lowest, row.highest, row.n_seeds) == pytest.approx((100, 200, 2))
+    assert row.proportion == pytest.approx(150)
+    for unknown in (curves.drop(columns="downstream"), curves.assign(kl=0.0), curves.head(0)):
+        assert sweeps.term_proportions(runs, unknown).empty
+    assert sweeps.term_proportions(runs.tail(1), curves).empty

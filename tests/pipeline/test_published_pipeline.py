@@ -46,6 +46,7 @@ NO_SWEEP = {
         "27_train_tokens",
         "27_convergence",
         "27_downstream_coeff",
+        "27_terms",
         "30_agreement_gain",
         "30_cost_quality",
         "30_cost_ratio",
