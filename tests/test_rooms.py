@@ -1,5 +1,6 @@
 """The house stays small: a module is read in a sitting, a room is held in the head."""
 
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -29,3 +30,9 @@ def test_the_method_is_read_in_one_sitting():
     core = [lines(p) for p in CODE if "core" in p.parts]
     assert len(core) >= 8
     assert sum(core) <= CORE_LINES
+
+
+def test_the_first_line_of_every_module_says_what_it_is() -> None:
+    said = {p: ast.get_docstring(ast.parse(p.read_text("utf-8"))) or "" for p in CODE}
+    first = {p.relative_to(ROOT).as_posix(): text.split("\n")[0] for p, text in said.items()}
+    assert {name: line for name, line in first.items() if line[-1:] not in (*".?:",)} == {}

@@ -1,6 +1,4 @@
-"""What one hyperparameter, or the seed, changes, and what training costs.
-
-Tables of runs in, tidy tables out. No torch.
+"""What one hyperparameter, or the seed, changes, and what training costs. No torch.
 
 Source: the paper's appendices C, E and F: Figs 13-15 (learning rate), 16 (dictionary ratio), 17
 (training tokens), 18 (seeds). Its figures show curves; the numbers here say how far apart they

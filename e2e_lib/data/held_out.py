@@ -1,5 +1,7 @@
-"""Which documents are held out of training: by a digest of each, or, of rows that were cut through
-documents, by groups of rows that share none with the rows beside them.
+"""Which documents are held out of training.
+
+By a digest of each, or, of rows that were cut through documents, by groups of rows that share none
+with the rows beside them.
 """
 
 import hashlib

@@ -1,5 +1,4 @@
-"""Files of text or token ids, one record after another; what in a `.txt` is a document; and which
-file of a folder belongs to which split.
+"""Files of text or token ids; what in a `.txt` is a document; which file is of which split.
 
 A path is opened as it is written: no library sees a pattern in it, and none keeps a copy of a file
 that says something else by now.

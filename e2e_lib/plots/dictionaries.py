@@ -1,5 +1,4 @@
-"""What SAEs are, their dictionaries compared and mapped, and what they do to activations: norms,
-cosines, and both norm and direction by position."""
+"""Dictionaries compared and mapped, and what SAEs do to activations' norms and directions."""
 
 from typing import Any
 

@@ -1,5 +1,7 @@
-"""Principal directions: elements along one, projections on it, what SAEs keep, what matters; and
-which decisions of the embedded world matter."""
+"""Principal directions: elements along one, projections on it, what SAEs keep, what matters.
+
+Also which decisions of the embedded world matter.
+"""
 
 from typing import Any
 

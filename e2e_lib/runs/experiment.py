@@ -119,10 +119,9 @@ class Training(Hyperparameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         # Objectives that somebody named are all wanted; of the usual ones, those with a λ.
-        named = self.objectives != type(self).objectives
-        asked = len({*split_names(self.objectives)}) if named else 1
-        allowed = f"for {'each' if named else 'at least one'} of objectives = {self.objectives}"
-        require(len(self.grids) >= asked, "sparsity_coeffs", self.sparsity_coeffs, allowed)
+        n = 1 if self.objectives == type(self).objectives else len({*split_names(self.objectives)})
+        allowed = f"for at least {n} of objectives = {self.objectives}"
+        require(len(self.grids) >= n, "sparsity_coeffs", self.sparsity_coeffs, allowed)
         usual = self.sparsity_coeffs == type(self).sparsity_coeffs
         allowed = f"given: with sparsifier {self.sparsifier} its numbers are k, latents on a token"
         held = SPARSIFIERS[self.sparsifier].holds_k
@@ -144,9 +143,8 @@ class Training(Hyperparameters):
     @property
     def grids(self) -> dict[str, list[float]]:
         """λ of every objective that is trained; of topk, batchtopk and matryoshka, k."""
-        wanted = split_names(self.objectives)
-        given = parse_sparsity_coeffs(self.sparsity_coeffs)
-        return {name: coeffs for name, coeffs in given.items() if name in wanted}
+        given = parse_sparsity_coeffs(self.sparsity_coeffs).items()
+        return {name: coeffs for name, coeffs in given if name in split_names(self.objectives)}
 
     @cached_property
     def _contents(self) -> dict[str, str | None]:

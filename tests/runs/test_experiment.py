@@ -174,15 +174,15 @@ def test_objectives_choose_among_the_lambdas():
         ({"sparsity_coeffs": "e2e:-1"}, ("sparsity_coeffs", "'e2e:-1'", "at least 0")),
         (
             {"objectives": "local", "sparsity_coeffs": "e2e:1"},
-            ("sparsity_coeffs", "'e2e:1'", "for each of objectives = local"),
+            ("sparsity_coeffs", "'e2e:1'", "at least 1 of objectives = local"),
         ),
         (
             {"objectives": "local,finetune"},  # the usual λ are of others: one would be left out
-            ("sparsity_coeffs", "for each of objectives = local,finetune"),
+            ("sparsity_coeffs", "at least 2 of objectives = local,finetune"),
         ),
         (
             {"sparsity_coeffs": "finetune:1"},
-            ("sparsity_coeffs", "'finetune:1'", "at least one of objectives = local,e2e,e2e_ds"),
+            ("sparsity_coeffs", "'finetune:1'", "at least 1 of objectives = local,e2e,e2e_ds"),
         ),
         ({"hook": "a+a"}, ("hook", "'a+a'", "joined by +")),
         ({"lr": -1.0}, ("lr", "-1.0", "above 0")),
