@@ -88,6 +88,18 @@ def test_the_total_is_the_weighted_sum():
     assert float(Objective(0.0, 0.0, 0.5).total(nan)) == pytest.approx(2.5), "0 means untrained"
 
 
+def test_halves_are_made_equal_by_a_number():
+    """λ 0.1, reconstruction 3, κ 0.5 · 8 and β 2 · 1: α = 3 / 6, the total 0.2 + ½ (3 + 3)."""
+    terms = {"sparsity": 2.0, "reconstruction": 3.0, "kl": 8.0, "downstream": 1.0}
+    terms = {name: torch.tensor(value, requires_grad=True) for name, value in terms.items()}
+    total = Objective(0.1, 1.0, 0.5, 2.0, balanced=True).total(terms)
+    assert total.item() == pytest.approx(3.2)
+    total.backward()
+    # Of α · κ / 2, α · β / 2: had α a gradient, those of kl and downstream would be 0.
+    expected = {"sparsity": 0.1, "reconstruction": 0.5, "kl": 0.125, "downstream": 0.5}
+    assert {name: float(term.grad) for name, term in terms.items()} == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("objective", "name", "splice"),
     [

@@ -12,6 +12,7 @@ from e2e_lib.core.sae_run import build_saes
 from e2e_lib.core.train import train
 from e2e_lib.engine.records import DivergedError, paper_window
 from e2e_lib.errors import ConfigError, ModelError
+from e2e_lib.names import EVERY_OBJECTIVE
 from tests.helpers.oracle import Adam, Terms, clipped, cosine_rate
 from tests.helpers.oracle import losses as oracle_losses
 from tests.helpers.tiny_models import D_MODEL, assert_sentence, random_tokens, small_sae, tiny_model
@@ -39,7 +40,7 @@ def assert_same_weights(first, second, **tolerance):
 
 
 # ------------------------------------------------------------------ the whole loop
-@pytest.mark.parametrize("name", ["local", "e2e", "e2e_ds"])
+@pytest.mark.parametrize("name", EVERY_OBJECTIVE)
 def test_training_equals_a_hand_written_loop(name):
     model, rows, steps, clip = tiny_model(), random_tokens(24, 10), 6, 0.05
     run_config = config(
@@ -49,17 +50,20 @@ def test_training_equals_a_hand_written_loop(name):
         n: getattr(build_saes(model, run_config)[HOOK], n).detach().clone().requires_grad_()
         for n in PARAMETERS
     }
+    later = {"downstream_hooks": ("blocks.2.hook_resid_pre", "blocks.3.hook_resid_pre")}
     terms = {
         "local": Terms(0.3, local=1.0),
         "e2e": Terms(0.3, kl=1.0),
-        "e2e_ds": Terms(0.3, kl=0.5, downstream=2.5, downstream_hooks=(
-            "blocks.2.hook_resid_pre", "blocks.3.hook_resid_pre")),
-    }[name]  # fmt: skip
+        "e2e_ds": Terms(0.3, kl=0.5, downstream=2.5, **later),
+        "finetune": Terms(0.3, local=1.0, kl=1.0, balanced=True),
+        "finetune_ds": Terms(0.3, local=1.0, kl=1.0, downstream=2.5, balanced=True, **later),
+        "gradmse": Terms(0.3, local=1.0, fisher=1.0, balanced=True),
+    }[name]
     adam, norms = Adam(list(weights.values())), []
     for step in range(steps):
         sums = [torch.zeros_like(w) for w in weights.values()]
         for half in (0, 2):  # two micro-batches of two rows
-            tokens = rows[4 * step + half : 4 * step + half + 2]
+            tokens, terms.draw = rows[4 * step + half : 4 * step + half + 2], 4 * step + half // 2
             loss = oracle_losses(model, tokens, {HOOK: weights}, terms)["loss"]
             for total, gradient in zip(
                 sums, torch.autograd.grad(loss, list(weights.values())), strict=True

@@ -52,47 +52,6 @@ def config(sparsifier="relu", objective="local", **values):
 
 
 # ------------------------------------------------------------------ by hand
-def by_hand(model, tokens, pair, w, objective):
-    """Every term, by two full passes with TransformerLens' own hooks."""
-    read, made = pair.split(">")
-    logits, clean = oracle.clean(model, tokens)
-    seen = {}
-
-    def transcoded(x):
-        seen["codes"] = torch.relu(x @ w["W_enc"] + w["b_enc"])
-        unit = w["W_dec"] / w["W_dec"].pow(2).sum(1, keepdim=True).sqrt()
-        skipped = x @ w["W_skip"] if "W_skip" in w else 0.0
-        return seen["codes"] @ unit + w["b_dec"] + skipped
-
-    def look(value, hook, name):
-        seen[name] = value
-
-    def swap(value, hook):
-        seen["target"], seen["output"] = value, transcoded(seen[read])
-        return seen["output"]
-
-    looked = [(h, lambda v, hook, h=h: look(v, hook, h)) for h in (read, *LATER)]
-    if objective.kl_coeff is None:
-        seen["output"], seen["target"] = transcoded(clean[read]), clean[made]
-    else:
-        spliced = model.run_with_hooks(tokens, fwd_hooks=[*looked, (made, swap)])
-    width = seen["target"].shape[-1]
-    terms = {"sparsity": seen["codes"].sum(-1).mean() / width}
-    loss = objective.sparsity_coeff * terms["sparsity"]
-    if objective.local_coeff is not None:
-        terms["reconstruction"] = (seen["output"] - seen["target"].detach()).square().mean()
-        loss = loss + objective.local_coeff * terms["reconstruction"]
-    if objective.kl_coeff is not None:
-        p, q = (F.log_softmax(x, dim=-1) for x in (logits, spliced))
-        terms["kl"] = (p.exp() * (p - q)).sum(-1).mean()
-        loss = loss + objective.kl_coeff * terms["kl"]
-    if objective.downstream_coeff is not None:
-        errors = [(seen[h] - clean[h]).square().mean() for h in LATER]
-        terms["downstream"] = sum(errors) / len(errors)
-        loss = loss + objective.downstream_coeff * terms["downstream"]
-    return terms | {"loss": loss}
-
-
 @pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_losses_and_gradients_are_those_of_a_plain_loop(pair, skip):
@@ -101,7 +60,14 @@ def test_losses_and_gradients_are_those_of_a_plain_loop(pair, skip):
         sae = transcoder(PAIRS[pair], skip)
         w = {n: p.detach().clone().requires_grad_() for n, p in sae.named_parameters()}
         assert len(w) == 4 + skip
-        expected = by_hand(model, tokens, pair, w, objective)
+        terms = oracle.Terms(
+            objective.sparsity_coeff,
+            objective.local_coeff,
+            objective.kl_coeff,
+            objective.downstream_coeff,
+            objective.downstream_hooks,
+        )
+        expected = oracle.losses(model, tokens, {pair: w}, terms)
         expected["loss"].backward()
         saes = {pair: sae}
         clean = clean_pass(model, tokens, [*hooks_to_keep(model, saes), *LATER])

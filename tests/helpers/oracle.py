@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Weights = dict[str, Tensor]  # W_enc, b_enc, W_dec, b_dec
+Weights = dict[str, Tensor]  # W_enc, b_enc, W_dec, b_dec, of a skip transcoder W_skip
 
 
 @dataclass
@@ -25,14 +25,17 @@ class Terms:
     downstream: float | None = None
     downstream_hooks: tuple[str, ...] = ()
     p: float = 1.0
+    fisher: float | None = None
+    draw: int = 0  # seeds the signs that fisher's gradients are drawn with
+    balanced: bool = False  # half reconstruction, half kl, downstream and fisher, made as large
 
 
 @dataclass
 class Spliced:
-    """What a spliced pass saw."""
+    """What a spliced pass saw; by an SAE's hook, or a transcoder's pair, READ>MADE."""
 
     logits: Tensor | None = None
-    inputs: dict[str, Tensor] = field(default_factory=dict)
+    targets: dict[str, Tensor] = field(default_factory=dict)  # what gave way
     outputs: dict[str, Tensor] = field(default_factory=dict)
     codes: dict[str, Tensor] = field(default_factory=dict)
     recorded: dict[str, Tensor] = field(default_factory=dict)
@@ -42,7 +45,8 @@ def autoencode(weights: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
     """Output and codes of an SAE, from its raw tensors."""
     codes = torch.relu(x @ weights["W_enc"] + weights["b_enc"])
     lengths = weights["W_dec"].pow(2).sum(dim=1, keepdim=True).sqrt()
-    return codes @ (weights["W_dec"] / lengths) + weights["b_dec"], codes
+    output = codes @ (weights["W_dec"] / lengths) + weights["b_dec"]
+    return output + x @ weights["W_skip"] if "W_skip" in weights else output, codes
 
 
 def clean(model, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -54,21 +58,48 @@ def clean(model, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 
 def splice(model, tokens: Tensor, saes: dict[str, Weights], record: tuple[str, ...]) -> Spliced:
     """One full pass with every SAE in place."""
-    seen = Spliced()
+    seen, inputs = Spliced(), dict[str, Tensor]()
 
     # The names are bound here: a hook point knows itself by another name (blocks.1.hook_in).
+    def read(activation: Tensor, hook, name: str) -> None:
+        inputs[name] = activation
+
     def replace(activation: Tensor, hook, name: str) -> Tensor:
-        output, codes = autoencode(saes[name], activation)
-        seen.inputs[name], seen.outputs[name], seen.codes[name] = activation, output, codes
+        output, codes = autoencode(saes[name], inputs[name])
+        seen.targets[name], seen.outputs[name], seen.codes[name] = activation, output, codes
         return output
 
     def look(activation: Tensor, hook, name: str) -> None:
         seen.recorded[name] = activation
 
-    hooks = [(name, partial(replace, name=name)) for name in saes]
+    hooks = []
+    for name in saes:
+        hooks += [(name.split(">")[0], partial(read, name=name))]
+        hooks += [(name.split(">")[-1], partial(replace, name=name))]
     hooks += [(name, partial(look, name=name)) for name in record]
     seen.logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
     return seen
+
+
+def drawn_gradient(model, tokens: Tensor, name: str, draw: int) -> Tensor:
+    """The gradient, at a clean activation, of the logits along √p v − p (√p · v), v drawn signs.
+
+    p are a token's clean probabilities. The vector's second moment is diag(p) − p pᵀ, the Fisher
+    information of its logits; so g's is that of the row's outputs about the activation.
+    """
+    leaves = []
+
+    def as_leaf(activation: Tensor, hook) -> Tensor:
+        leaves.append(activation.detach().requires_grad_())
+        return leaves[0]
+
+    logits = model.run_with_hooks(tokens, fwd_hooks=[(name.split(">")[-1], as_leaf)])
+    p = logits.detach().softmax(-1)
+    generator = torch.Generator().manual_seed(draw)
+    v = 2.0 * torch.randint(0, 2, p.shape, generator=generator) - 1
+    along = p.sqrt() * v - p * (p.sqrt() * v).sum(-1, keepdim=True)
+    (gradient,) = torch.autograd.grad((logits * along).sum(), leaves)
+    return gradient
 
 
 def losses(
@@ -79,22 +110,21 @@ def losses(
     if terms.kl is None and terms.downstream is None:
         seen = Spliced()  # local training: each SAE reads the clean activation
         for name, weights in saes.items():
-            seen.inputs[name] = activations[name]
-            seen.outputs[name], seen.codes[name] = autoencode(weights, activations[name])
+            read, made = name.split(">")[0], name.split(">")[-1]
+            seen.targets[name] = activations[made]
+            seen.outputs[name], seen.codes[name] = autoencode(weights, activations[read])
     else:
         seen = splice(model, tokens, saes, terms.downstream_hooks)
-    found = {"sparsity": torch.tensor(0.0), "loss": torch.tensor(0.0)}
+    found = {"sparsity": torch.tensor(0.0)}
     for name in saes:
-        width = seen.inputs[name].shape[-1]
+        width = seen.targets[name].shape[-1]
         norm = torch.linalg.vector_norm(seen.codes[name], ord=terms.p, dim=-1)
         found["sparsity"] = found["sparsity"] + norm.mean() / width
-    found["loss"] = found["loss"] + terms.sparsity * found["sparsity"]
     if terms.local is not None:
         found["reconstruction"] = torch.tensor(0.0)
         for name in saes:
-            error = F.mse_loss(seen.outputs[name], seen.inputs[name].detach())
+            error = F.mse_loss(seen.outputs[name], seen.targets[name].detach())
             found["reconstruction"] = found["reconstruction"] + error
-        found["loss"] = found["loss"] + terms.local * found["reconstruction"]
     if terms.kl is not None:
         found["kl"] = F.kl_div(
             F.log_softmax(seen.logits, dim=-1).flatten(0, 1),
@@ -102,13 +132,26 @@ def losses(
             log_target=True,
             reduction="batchmean",
         )
-        found["loss"] = found["loss"] + terms.kl * found["kl"]
     if terms.downstream is not None:
         found["downstream"] = torch.tensor(0.0)
         for name in terms.downstream_hooks:
             error = F.mse_loss(seen.recorded[name], activations[name])
             found["downstream"] = found["downstream"] + error / len(terms.downstream_hooks)
-        found["loss"] = found["loss"] + terms.downstream * found["downstream"]
+    if terms.fisher is not None:
+        found["fisher"] = torch.tensor(0.0)
+        for name in saes:
+            gradient = drawn_gradient(model, tokens, name, terms.draw)
+            error = seen.outputs[name] - seen.targets[name].detach()
+            along = (gradient * error).sum(-1)
+            found["fisher"] = found["fisher"] + ((1 + along**2).sqrt() - 1).mean()
+    behind = torch.tensor(0.0)
+    for name in ("kl", "downstream", "fisher"):
+        if name in found:
+            behind = behind + getattr(terms, name) * found[name]
+    own = terms.local * found["reconstruction"] if terms.local is not None else torch.tensor(0.0)
+    alpha = own.item() / behind.item() if terms.balanced else 1.0  # a number: no gradient
+    halves = (alpha * behind + own) / 2 if terms.balanced else behind + own
+    found["loss"] = terms.sparsity * found["sparsity"] + halves
     return found
 
 
