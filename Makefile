@@ -13,7 +13,7 @@ SETUP_MINUTES = 1 to 10
 SMOKE_MINUTES = 4 to 8
 WORKSHOP_MINUTES = 10 to 30
 STORYWORLD_MINUTES = 145 to 250
-TEST_MINUTES = 15 to 30
+TEST_MINUTES = 7 to 20
 LINT_MINUTES = 1
 QUICK_SECONDS = 35
 VERIFY_MINUTES = 12 to 25
@@ -142,7 +142,7 @@ lab: $(READY)
 workshop: export HF_HUB_OFFLINE = 1
 workshop: $(READY)
 	@$(BIN)/python -m pipeline.workshop.generate
-	@$(if $(CHECK),E2E_WORKSHOP=full $(BIN)/python -m pytest -n 2 -m slow tests/pipeline/test_workshop.py)
+	@$(if $(CHECK),E2E_WORKSHOP=full $(BIN)/python -m pytest -n 2 -m slow tests/pipeline/workshop/test_workshop.py)
 
 slides: $(READY)
 	@$(BIN)/python -m pipeline.workshop.slides $(if $(RESULTS),"$$RESULTS")

@@ -1,6 +1,6 @@
 """How far a model, as the package runs it, is from Hugging Face's own forward, in four numbers.
 
-    E2E_ARCHITECTURES=full pytest tests/engine/test_architectures.py
+    E2E_ARCHITECTURES=full pytest tests/engine/model/test_architectures.py
 
 measures every architecture of `helpers/architectures.py`, and writes docs/architectures.md.
 """

@@ -20,7 +20,7 @@ from pipeline.plan.stages import Stage
 from pipeline.run import parse_overrides
 from tests.helpers.tiny_models import assert_sentence, copied_folder, write_jsonl
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
 
 
 @pytest.fixture

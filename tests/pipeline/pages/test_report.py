@@ -19,7 +19,7 @@ from pipeline.pages.render import PAGES, Extra
 from pipeline.report import write_report
 from tests.helpers.pages import EVIL, RUNS, Page, browser, chromium, hostile_results, png, put
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

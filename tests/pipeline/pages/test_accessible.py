@@ -13,7 +13,7 @@ from pipeline.report import write_report
 from tests.helpers.axe import checked
 from tests.helpers.pages import RUNS, browser, hostile_results, png, put
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 REFERENCE = ROOT / "results" / "reference"
 
 

@@ -29,7 +29,7 @@ from tests.helpers.javascript import Script
 from tests.helpers.pages import Page
 from tests.helpers.run_folders import write_run
 
-REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
+REFERENCE = Path(__file__).resolve().parents[3] / "results" / "reference"
 SENTENCES, WORDS = 50, 13
 
 # A page without a browser: every element takes what it is given, a pause ends when a test says so.
