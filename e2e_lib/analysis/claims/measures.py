@@ -128,7 +128,7 @@ def score_difference(tables: Tables, match: str, objective: str) -> Measurement:
         f"Explainer: {explainer}; {row['n_first']} and {row['n_second']} features. "
         f"{resampled(row['n_seeds'], 'features')}"
     )
-    aside = "label look-up" if looked_up else ""
+    aside = "by labels" if looked_up else ""
     return of_row(row, 2 * int(row["n_seeds"]), note, aside=aside)
 
 

@@ -1,5 +1,6 @@
-"""Whether a claim's value has come to rest: the same measure at other numbers of training tokens,
-and whether it hangs on β: the same at other weights of the downstream term.
+"""Whether a claim's value has come to rest, and whether it hangs on β.
+
+The same measure at other numbers of training tokens, and at other weights of the downstream term.
 
 Metrics alone give it for a sweep over them. What takes weights or another notebook's tables is
 known where all analyses ran on two further folders, of the same λ and seeds, one trained on as many
@@ -21,8 +22,8 @@ from e2e_lib.analysis.claims.tables import Measurement, NotTestableError, Tables
 from e2e_lib.analysis.matched import main_runs, middle_layer, sweep_runs
 from e2e_lib.analysis.pareto import summary_ratios
 from e2e_lib.errors import ResultsError, require, reworded
-from e2e_lib.files import shown_path, write_json
-from e2e_lib.runs.read import finished_runs
+from e2e_lib.files import project_path, shown_path, write_json
+from e2e_lib.runs.read import REFERENCE, finished_runs
 from e2e_lib.runs.tables import metrics_table
 
 LONGER = "longer.json"
@@ -162,6 +163,20 @@ def keep_runs(longer: Path, results: Path) -> None:
         (results / LONGER_RUNS / "saes" / run).mkdir(parents=True)
         for name in RECORDS:
             shutil.copy(longer / "saes" / run / name, results / LONGER_RUNS / "saes" / run)
+
+
+def fewer_tokens(runs: pd.DataFrame) -> str:
+    """That main runs trained on fewer tokens than the reference's of the same model, in words;
+    empty where they did not, or where there is no reference to know it from."""
+    path = project_path(REFERENCE) / "metrics.csv"
+    if runs.empty or not path.is_file():
+        return ""
+    texts = dict.fromkeys(("init_from", "variant"), str)  # a column without any is no number
+    reference = main_runs(pd.read_csv(path, dtype=texts))
+    own, its = (float(table["train_tokens"].median()) for table in (runs, reference))
+    if set(runs["model"]) != set(reference["model"]) or not own < its:
+        return ""
+    return f"trained on {own:,.0f} of the reference's {its:,.0f} tokens"
 
 
 def with_longer(read: Callable[[Path], pd.DataFrame], results: Path) -> pd.DataFrame:

@@ -7,7 +7,7 @@ and README print the one or the word that the other gave. Nothing here needs tor
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from e2e_lib.analysis.claims.tokens import (
     Longer,
     by_beta,
     by_tokens,
+    fewer_tokens,
     of_beta,
     read_longer,
     with_longer,
@@ -43,18 +44,20 @@ AHEAD = 2  # doublings of the training tokens that a verdict has to survive
 
 
 RULE = (
-    f"**{HOLDS}**: the whole {percent(LEVEL)} interval is inside the claim's bounds; "
-    f"**{REFUTED}**: all of it is outside; **{UNDECIDED}**: it reaches across a bound, is of one "
-    "seed or missing, or one inner λ left out of a curve turns the verdict, or the sweep's λ and "
-    "seeds on as many tokens do, or two doublings of the training tokens more than the longest "
-    f"tried, each like the last, would (a change of up to {percent(MOVES)} counts as none), or "
-    f"nothing tells how it changes; **{NOT_TESTABLE}**: the claim's premise is missing, a ceiling "
-    "decides, or there is no number."
+    f"**{HOLDS}**: the {percent(LEVEL)} interval is inside the bounds; **{REFUTED}**: outside; "
+    f"**{UNDECIDED}**: across one, of one seed or missing, or the verdict turns without one inner "
+    "λ, with the sweep's λ and seeds, or by two more doublings of the longest training, each "
+    f"adding or multiplying like the last (up to {percent(MOVES)} counts as none), or nothing "
+    f"tells; **{NOT_TESTABLE}**: no premise, no number, or a ceiling."
 )
 
 
 def verdict(
-    claim: Claim, measured: Measurement, restless: str = "", own_tokens: float = math.nan
+    claim: Claim,
+    measured: Measurement,
+    restless: str = "",
+    own_tokens: float = math.nan,
+    behind: str = "",
 ) -> tuple[str, str]:
     """One of `VERDICTS` by `RULE`, and why.
 
@@ -62,6 +65,8 @@ def verdict(
     seeds, the sweep's.
     restless: why nobody knows whether a value is at rest that is known at one number of training
     tokens alone; empty if the others of its ledger are.
+    behind: that the study trained on fewer tokens than the reference (`fewer_tokens`), which is
+    said first of an undecided row; empty if it did not.
     """
     if not math.isfinite(measured.value):
         return NOT_TESTABLE, "the value is no number"
@@ -80,29 +85,37 @@ def verdict(
     if side in ("inside", "outside") and other not in (None, side):
         doubts.append(f"with other λ and seeds on as many tokens it is {again:.3g}")
     at = own_tokens if math.isnan(measured.at_tokens) else measured.at_tokens
-    moves, ahead = moved_per_doubling(measured.by_tokens), _ahead(measured.by_tokens, at)
-    later = claim.side(measured.low + ahead, measured.high + ahead)
-    if side in ("inside", "outside") and abs(moves) > MOVES and later != side:
+    moves = moved_per_doubling(measured.by_tokens)
+    turns = [claim.side(*later) != side for later in _ahead(measured, at)]
+    if side in ("inside", "outside") and abs(moves) > MOVES and any(turns):
+        pace = "" if turns[0] else ", each by the same factor,"
         doubts.append(
             f"per doubling of the training tokens the value still moves by {percent(moves)}, and "
-            "two more such doublings would turn the verdict"
+            f"two more such doublings{pace} would turn the verdict"
         )
     if restless and not math.isfinite(moves) and measured.n_seeds:
         doubts.append(f"whether it still moves with the training tokens is not known: {restless}")
     if doubts:
-        return UNDECIDED, "; ".join(doubts)
+        told = [behind] if behind and measured.n_seeds else []
+        return UNDECIDED, "; ".join([*told, *doubts])
     return (HOLDS if side == "inside" else REFUTED), f"the whole interval is {side}"
 
 
-def _ahead(by_tokens: Mapping[Any, float], own_tokens: float) -> float:
-    """By how much a value would change with `AHEAD` doublings beyond the longest training known,
-    each like the last; NaN if it is known of one alone."""
-    last = sorted(by_tokens.items())[-2:]
+def _ahead(measured: Measurement, own_tokens: float) -> list[tuple[float, float]]:
+    """The interval after `AHEAD` doublings beyond the longest training known, each like the last:
+    by as much again, then, where all values are above 0 as a ratio's are, by the same factor again.
+    A ratio that doubles each time has no steps of one size. Empty if it is known of one number."""
+    last = sorted(measured.by_tokens.items())[-2:]
     if len(last) < 2:
-        return math.nan
+        return []
     (few, before), (many, after) = last
-    pace = (after - before) / math.log2(many / few)
-    return after - by_tokens.get(own_tokens, after) + AHEAD * pace
+    now, ahead = measured.by_tokens.get(own_tokens, after), AHEAD / math.log2(many / few)
+    step = after - now + ahead * (after - before)
+    found = [(measured.low + step, measured.high + step)]
+    if min(now, before, after) > 0:
+        factor = after / now * (after / before) ** ahead
+        found.append((measured.low * factor, measured.high * factor))
+    return found
 
 
 def ledger(
@@ -111,23 +124,25 @@ def ledger(
     sweep: pd.DataFrame | None = None,
     longer: Longer | None = None,
     betas: pd.DataFrame | None = None,
+    behind: str = "",
 ) -> list[dict[str, Any]]:
     """One entry a claim: id, claim, paper_value, value, low, high, n, holds (true, false where it
     is refuted, else null), how, verdict, why, n_seeds, grid_low, grid_high, by_tokens, short.
 
     sweep: `by_tokens` of the claims, empty where the folder has no such sweep; None: whether values
     are at rest is not asked. longer: what claims without such a sweep come to on more tokens.
-    betas: `by_beta` of the claims.
+    betas: `by_beta` of the claims. behind: `fewer_tokens`.
     """
     found = [(claim, *_measured(claim, tables, sweep, longer)) for claim in claims]
     moves = {claim.id: moved_per_doubling(own.by_tokens) for claim, own, _ in found}
     restless = "" if sweep is None else _restless(moves)
     tokens = float(tables.runs["train_tokens"].median())
+    asked = {"restless": restless, "own_tokens": tokens, "behind": behind}
     noted = [
         (claim, own._replace(note=own.note + of_beta(claim, own, tables, betas)), reason)
         for claim, own, reason in found
     ]
-    return [_entry(claim, own, reason, restless, tokens) for claim, own, reason in noted]
+    return [_entry(claim, own, reason, **asked) for claim, own, reason in noted]
 
 
 def _measured(
@@ -148,20 +163,23 @@ def _measured(
     return measured, ""
 
 
+def _moving(moves: Iterable[float]) -> tuple[int, int]:
+    """Of how many values the movement per doubling of the tokens is known; how many still move."""
+    known = [move for move in moves if math.isfinite(move)]
+    return len(known), sum(abs(move) > MOVES for move in known)
+
+
 def _restless(moves: Mapping[str, float]) -> str:
     """What of a ledger still moves, or that nothing tells; empty if what is known is at rest."""
-    known = {name: move for name, move in moves.items() if math.isfinite(move)}
+    known, moving = _moving(moves.values())
     if not known:
         return "no sweep over them tells"
-    moving = sum(abs(move) > MOVES for move in known.values())
-    few = f"of {len(known)} values of which it is, {moving} move by more than {percent(MOVES)}"
+    few = f"of {known} values of which it is, {moving} move by more than {percent(MOVES)}"
     return f"{few} per doubling" if moving else ""
 
 
-def _entry(
-    claim: Claim, measured: Measurement, reason: str, restless: str, tokens: float
-) -> dict[str, Any]:
-    judged = (NOT_TESTABLE, reason) if reason else verdict(claim, measured, restless, tokens)
+def _entry(claim: Claim, measured: Measurement, reason: str, **asked: Any) -> dict[str, Any]:
+    judged = (NOT_TESTABLE, reason) if reason else verdict(claim, measured, **asked)
     word, why = judged
     ends = dict(zip(("grid_low", "grid_high"), map(_rounded, measured.grid), strict=True))
     sentence = f"{word[0].upper()}{word[1:]}: {why}."
@@ -192,7 +210,8 @@ def evaluate_claims(results: str | Path, figures: str | Path | None = None) -> l
         main_runs(table), blocks, rows, dict(written_tables(figures)), benchmark_lines()
     )
     sweep, betas = (swept(table, blocks, rows) for swept in (by_tokens, by_beta))
-    return ledger(tables, sweep=sweep, longer=read_longer(results), betas=betas)
+    longer, behind = read_longer(results), fewer_tokens(tables.runs)
+    return ledger(tables, sweep=sweep, longer=longer, betas=betas, behind=behind)
 
 
 def write_claims(claims: list[dict[str, Any]], results: str | Path) -> Path:
@@ -214,15 +233,20 @@ def claims_frame(claims: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def multiplicity(claims: Sequence[dict[str, Any]]) -> str:
-    """What the number of rows does to the verdicts, as a sentence."""
+    """What the number of rows does to the verdicts, and how many values have not come to rest."""
     judged = sum(entry["low"] is not None and entry["n_seeds"] != 1 for entry in claims)
     counts = [(sum(entry["verdict"] == word for entry in claims), word) for word in VERDICTS]
     by_chance = f"{(1 - LEVEL) / 2 * judged:.1f}"
+    known, moving = _moving(
+        moved_per_doubling({float(t): v for t, v in entry["by_tokens"].items() if v is not None})
+        for entry in claims
+    )
+    moved = f"{moving} of {known} values still move" if known else "No value is known to move"
     return (
-        f"Of {len(claims)} rows: {', '.join(f'{n} {word}' for n, word in counts)}. {judged} have "
-        "an interval that can decide; were every true value just at its bound, "
-        f"{by_chance} of them would hold and {by_chance} be refuted by chance, and not "
-        "independently: rows share SAEs."
+        f"{len(claims)} rows: {', '.join(f'{n} {word}' for n, word in counts)}. {moved} by over "
+        f"{percent(MOVES)} per doubling of tokens. {judged} can be decided; at their bounds, "
+        f"{by_chance} would hold and {by_chance} be refuted by chance, not independently: rows "
+        "share SAEs."
     )
 
 
@@ -233,8 +257,8 @@ def claims_markdown(claims: list[dict[str, Any]]) -> str:
     lines = [
         RULE,
         "",
-        "| | measured | claimed | here [95 % interval] | verdict |",
-        "|---|---|---|---|---|",
+        "| | measured | claim | here [interval] | verdict |",
+        "|-|-|-|-|-|",
     ]
     for entry in claims:
         claim = known[entry["id"]]
