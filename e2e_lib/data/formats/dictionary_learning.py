@@ -10,8 +10,9 @@
 | MatryoshkaBatchTopKSAE | W_enc, b_enc, W_dec, b_dec, k, threshold, group_sizes | the same |
 | GatedAutoEncoder | encoder.weight, r_mag, *_bias, decoder.weight, decoder_bias | `as_gate` |
 
-The others read x less the decoder's bias. SAELens and SAEBench take every such SAE to be at the
-residual stream after block `layer`.
+The others read x less the decoder's bias. Keys of the configuration that the YAML file beside this
+does not have are refused, and so is what was trained on anything but a module's output. SAELens and
+SAEBench take every such SAE to be at the residual stream after block `layer`.
 """
 
 import re
@@ -36,11 +37,12 @@ from e2e_lib.data.formats.stored import (
 )
 from e2e_lib.data.formats.tensors import (
     json_file,
+    known_keys,
     pt_file,
     read_json,
     read_pt,
     refuse,
-    require_harmless,
+    require_known,
     require_shapes,
     sizes,
     write_files,
@@ -52,8 +54,7 @@ LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": 
 PLAIN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
 GATES = {"encoder.weight": "W_enc", "decoder.weight": "W_dec", "decoder_bias": "b_dec"}
 GATES |= {"gate_bias": "b_gate", "mag_bias": "b_mag", "r_mag": "r_mag"}
-# Of a trainer's settings, what sounds as if codes depended on it: scales are in the weights.
-TRAINING = ("norm_factor", "normalize_activations", "normalize_decoder", "normalize_loss")
+KNOWN = known_keys(__file__)
 
 
 class Class(NamedTuple):
@@ -94,9 +95,10 @@ def read(folder: Path) -> StoredSAE:
     name = trainer.get("dict_class")
     if not isinstance(name, str) or name not in CLASSES:
         raise refuse(path, "dict_class", name, f"one of {', '.join(CLASSES)}")
-    require_harmless(path, config | trainer, TRAINING)
+    kind = CLASSES[name]
+    _check_keys(path, config, trainer, kind)
     d_in, d_sae = sizes(path, trainer, "activation_dim", "dict_size")
-    path, kind = folder / WEIGHTS, CLASSES[name]
+    path = folder / WEIGHTS
     tensors = read_pt(path)
     weights = _weights(path, kind, tensors, d_in, d_sae)
     if kind.k:
@@ -124,6 +126,21 @@ def read(folder: Path) -> StoredSAE:
         metadata=_metadata(config, trainer),
         config=config,
     )
+
+
+def _check_keys(
+    path: Path, config: Mapping[str, Any], trainer: Mapping[str, Any], kind: Class
+) -> None:
+    """Raise ModelError for a key under which the dictionary would compute something else."""
+    require_known(path, config, KNOWN["config"])
+    told: dict[str, tuple[Any, ...]] = {
+        "apply_b_dec_to_input": (kind.input_bias,),
+        "use_threshold": (kind.threshold == "one",),
+        "normalize_activations": (False, True, None),  # true: while it was trained
+    }
+    require_known(path, trainer, KNOWN["trainer"], told, "trainer")
+    buffer = config.get("buffer") or {}
+    require_known(path, buffer, KNOWN["buffer"], {"io": ("out", None)}, "buffer")
 
 
 def _weights(

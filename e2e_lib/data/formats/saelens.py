@@ -12,7 +12,8 @@ The last holds log10 of each latent's firing frequency. Architectures:
 | `jumprelu_transcoder`, `jumprelu_skip_transcoder` | jumprelu's, and W_skip | the same |
 
 z = (x - b_dec) W_enc + b_enc; x itself if `apply_b_dec_to_input`, by default true, is false, as it
-is in transcoders. These have W_dec (d_sae, d_out) and b_dec (d_out).
+is in transcoders. These have W_dec (d_sae, d_out) and b_dec (d_out). Keys of `cfg.json` that the
+YAML file beside this does not have are refused.
 """
 
 import json
@@ -40,10 +41,10 @@ from e2e_lib.data.formats.stored import (
 from e2e_lib.data.formats.tensors import (
     FLOATS,
     json_file,
+    known_keys,
     read_safetensors,
     refuse,
-    require_harmless,
-    require_keys,
+    require_known,
     shapes_of,
     sizes,
     write_files,
@@ -70,19 +71,14 @@ FOLDED_AWAY: dict[str, tuple[Any, ...]] = {
     "reshape_activations": ("none", None),
     "finetuning_scaling_factor": (False, None),
     "hook_head_index": (None,),
+    "hook_head_index_out": (None,),
+    "is_transcoder": (False, None),
 }
-KEYS = ["architecture", "d_in", "d_sae", "dtype", "device", "sae_lens_version", "metadata"]
-KEYS += ["apply_b_dec_to_input", "normalize_activations", "reshape_activations"]
-RENAMED = {
-    "hook_point": "hook_name",
-    "hook_point_head_index": "hook_head_index",
-    "activation_fn_str": "activation_fn",
-}
-METADATA = ["model_name", "hook_name", "hook_head_index", "model_from_pretrained_kwargs"]
-METADATA += ["prepend_bos", "neuronpedia_id", "context_size", "seqpos_slice", "dataset_path"]
-# Of what a file before version 6 holds of its training, what sounds as if codes depended on it.
-TRAINING = ["normalize_sae_decoder", "noise_scale", "mse_loss_normalization", "lp_norm"]
-TRAINING += ["scale_sparsity_penalty_by_decoder_norm", "feature_reinit_scale"]
+RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+RENAMED |= {"hook_point_head_index": "hook_head_index"}
+RENAMED |= dict.fromkeys(("hook_point_out", "out_hook_point"), "hook_name_out")
+KNOWN = known_keys(__file__)
+OF = {"d_out": "transcoder", "k": "topk", "rescale_acts_by_decoder_norm": "topk"}  # of these alone
 OWN_GATED = ("saelens", "gated")
 NEVER_FIRED = -10.0  # SAELens writes log10(1e-10) for a latent that never fired
 
@@ -187,23 +183,20 @@ def read(folder: Path) -> StoredSAE:
     kind = config.get("architecture", "standard")
     if not isinstance(kind, str) or kind not in EXTRA:
         raise refuse(path, "architecture", kind, f"one of {', '.join(EXTRA)}")
-    head = metadata.get("hook_head_index")
-    for key, value in {**config, "hook_head_index": head}.items():
-        if key in FOLDED_AWAY and value not in FOLDED_AWAY[key]:
-            raise refuse(path, key, value, f"{FOLDED_AWAY[key][0]!r}")
     flags = {key: config.get(key, default) for key, default in FLAGS.items()}
     for key, value in flags.items():
         if not isinstance(value, bool):
             raise refuse(path, key, value, "true or false")
     bias, rescaled = flags.values()
     k = config.get("k") if kind == "topk" else None
-    what = f"SAE folder {str(folder)!r}"
+    what, d_in, transcoder = f"SAE folder {str(folder)!r}", config["d_in"], "transcoder" in kind
     if kind == "topk":
         require_k(k, config["d_sae"], what)
-    transcoder, d_in = kind.endswith("transcoder"), config["d_in"]
     if transcoder and bias:
         raise refuse(path, "apply_b_dec_to_input", bias, "false in a transcoder")
     (d_out,) = sizes(path, config, "d_out") if transcoder else (d_in,)
+    if config.get("d_out", d_out) not in (d_out, None):
+        raise refuse(path, "d_out", config["d_out"], f"d_in, {d_in}, of an SAE, no transcoder,")
     weights, held = _weights(folder, kind, d_in, config["d_sae"], d_out)
     hook, made = metadata.get("hook_name"), metadata.get("hook_name_out")
     if transcoder:
@@ -225,36 +218,43 @@ def read(folder: Path) -> StoredSAE:
 
 
 def _settings(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A configuration's own keys by today's names, and its metadata.
-
-    Before version 6 the file was flat, and held whatever the training was given.
-    """
+    """A configuration's own keys by today's names, and its metadata: flat before version 6."""
     metadata = config.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise refuse(path, "metadata", metadata, "a mapping")
+    require_known(path, metadata, KNOWN["metadata"], FOLDED_AWAY, "metadata")
+    for key in ("training_architecture_details", "trained_with"):
+        require_known(path, metadata.get(key) or {}, KNOWN["training"], place=f"metadata.{key}")
     named = config.get("sae_lens_version") or metadata.get("sae_lens_version")
     version = re.match(r"([0-9]{1,6})(\.|$)", str(named))
     if int(version[1]) >= 6 if version else metadata:
-        own = KEYS + (
-            ["k", "rescale_acts_by_decoder_norm"] if config.get("architecture") == "topk" else []
-        )
-        own += ["d_out"] if str(config.get("architecture")).endswith("transcoder") else []
-        require_keys(path, config, own)
+        other = {key for key, word in OF.items() if word not in str(config.get("architecture"))}
+        known = {*KNOWN["config"], *KNOWN["training"], *OF} - other
+        require_known(path, config, known, FOLDED_AWAY)
         return config, metadata
-    flat = {RENAMED.get(key, key): value for key, value in config.items()}
-    require_harmless(path, flat, [*KEYS, *FOLDED_AWAY, *FLAGS, *METADATA, *TRAINING])
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        said = flat.setdefault(RENAMED.get(key, key), value)
+        if said is not value and said != value:
+            raise refuse(path, key, value, f"the {str(said)[:80]!r} also said")
+    if "hook_z" in str(flat.get("hook_name")):
+        flat.setdefault("reshape_activations", "hook_z")
     activation, options = flat.get("activation_fn", "relu"), flat.get("activation_fn_kwargs") or {}
-    if activation not in ("relu", "topk") or not isinstance(options, dict):
+    own = ["activation_fn", "activation_fn_kwargs", "d_out", *FLAGS]
+    own += ["k"] if "topk" in (activation, flat.get("architecture")) else []
+    known = {*KNOWN["config"], *KNOWN["metadata"], *KNOWN["flat"], *own}
+    require_known(path, flat, known, FOLDED_AWAY)
+    if activation not in ("relu", "topk"):
         raise refuse(path, "activation_fn", activation, "relu or topk")
+    own = ["k"] if activation == "topk" else []
+    require_known(path, options, own, {"signed": (False,)}, "activation_fn_kwargs")
     if activation == "topk":
-        require_keys(path, {key: v for key, v in options.items() if v is not False}, ["k"])
         flat |= {"k": options.get("k", flat.get("k"))}
         if flat.get("architecture", "standard") not in ("standard", "topk"):
             raise refuse(path, "activation_fn", "topk", f"relu of a {flat['architecture']}")
         flat["architecture"] = "topk"
-    if "hook_z" in str(flat.get("hook_name")):
-        flat.setdefault("reshape_activations", "hook_z")
-    return flat, {key: flat[key] for key in METADATA if key in flat}
+    kept = {key for key in KNOWN["metadata"] if not key.startswith("sae_lens_")}
+    return flat, {key: value for key, value in flat.items() if key in kept}
 
 
 def _weights(

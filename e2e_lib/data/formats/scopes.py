@@ -21,11 +21,12 @@ from torch import Tensor
 
 from e2e_lib.data.formats.stored import StoredSAE, fold
 from e2e_lib.data.formats.tensors import (
+    known_keys,
     read_json,
     read_npz,
     read_safetensors,
     refuse,
-    require_harmless,
+    require_known,
     require_shapes,
     shapes_of,
     sizes,
@@ -42,7 +43,8 @@ SITES_2 = {
     "self_attn.o_proj.input": "attn.hook_z",
     "post_feedforward_layernorm.output": "hook_mlp_out",
 }
-# Llama Scope's settings that would change the codes, and what they must be where they are said.
+# What else their configurations say that would change the codes, and what is read of it ...
+GEMMA_2: dict[str, tuple[Any, ...]] = {"type": ("sae",), "affine_connection": (False, None)}
 LLAMA: dict[str, tuple[Any, ...]] = {
     "act_fn": ("jumprelu",),
     "norm_activation": ("dataset-wise",),
@@ -50,10 +52,9 @@ LLAMA: dict[str, tuple[Any, ...]] = {
     "apply_decoder_bias_to_pre_encoder": (False,),
     "use_glu_encoder": (False,),
 }
-# What sounds like it and belongs to the training, or is read below.
-LLAMA_TRAINING = [*LLAMA, "dataset_average_activation_norm", "sparsity_include_decoder_norm"]
-LLAMA_TRAINING += ["decoder_exactly_fixed_norm", "force_unit_decoder_norm", "clip_grad_norm"]
-LLAMA_TRAINING += ["init_decoder_norm", "init_encoder_norm", "use_batch_norm_mse"]
+# ... of which these must be said, for without them the maker's class computes something else.
+REQUIRED = ("act_fn", "norm_activation", "apply_decoder_bias_to_pre_encoder")
+KNOWN = known_keys(__file__)
 
 
 def read_gemma(folder: Path) -> StoredSAE:
@@ -105,17 +106,12 @@ def read_gemma_2(folder: Path) -> StoredSAE:
     """
     path = folder / CONFIG_2
     config = read_json(path, "architecture and width")
-    require_harmless(path, config, ["affine_connection"])
+    require_known(path, config, KNOWN["gemma_scope_2"], GEMMA_2)
     if config.get("architecture") != "jump_relu":
         raise refuse(path, "architecture", config.get("architecture"), "jump_relu")
     into, out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
-    for key, other in (
-        ("type", config.get("type", "sae") != "sae"),
-        ("affine_connection", config.get("affine_connection") not in (None, False)),
-        ("hf_hook_point_out", out not in (None, into)),
-    ):
-        if other:
-            raise refuse(path, key, config[key], "an SAE, no transcoder,")
+    if out not in (None, into):
+        raise refuse(path, "hf_hook_point_out", out, "an SAE, no transcoder,")
     path = folder / PARAMS_2
     found = read_safetensors(path, shapes_of(path), CONFIG_2)
     weights = {re.sub("^w_", "W_", name): tensor for name, tensor in found.items()}
@@ -147,10 +143,8 @@ def read_llama(folder: Path) -> StoredSAE:
     """
     path = folder / HYPERPARAMS
     config = read_json(path, "d_model, d_sae and dataset_average_activation_norm")
-    require_harmless(path, config, LLAMA_TRAINING)
-    for key, allowed in LLAMA.items():
-        if key in config and config[key] not in allowed:
-            raise refuse(path, key, config[key], f"{allowed[0]!r}")
+    told = dict.fromkeys(REQUIRED) | config
+    require_known(path, told, KNOWN["llama_scope"], LLAMA)
     into, out = config.get("hook_point_in"), config.get("hook_point_out")
     if out not in (None, into):
         raise refuse(path, "hook_point_out", out, "an SAE, no transcoder,")

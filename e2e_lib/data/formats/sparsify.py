@@ -25,7 +25,7 @@ from e2e_lib.data.formats.tensors import (
     read_json,
     read_safetensors,
     refuse,
-    require_keys,
+    require_known,
     shapes_of,
     sizes,
     write_files,
@@ -53,10 +53,7 @@ def read(folder: Path) -> StoredSAE:
     """
     path = folder / CONFIG
     config = read_json(path, "d_in, k and num_latents or expansion_factor")
-    require_keys(path, config, (*FREE, *ALLOWED))
-    for key, allowed in ALLOWED.items():
-        if config.get(key, allowed[0]) not in allowed:
-            raise refuse(path, key, config[key], f"{allowed[0]!r}")
+    require_known(path, config, FREE, ALLOWED)
     (d_in,) = sizes(path, config, "d_in")
     factor = {"expansion_factor": 32} | config
     told = {

@@ -6,7 +6,6 @@ pickle nothing but plain tensors is read: it is never run.
 """
 
 import json
-import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors import safe_open
 from torch import Tensor
 
@@ -22,8 +22,6 @@ from e2e_lib.errors import ModelError, is_integer, reworded
 from e2e_lib.files import part_of, writing
 
 FLOATS = {"F64", "F32", "F16", "BF16"}  # what a safetensors file's weights may be
-# What the name of a setting says that is done to activations, and not to a training.
-CHANGING = re.compile("scal|gain|norm|shift|offset|mean|cent(er|re)|whiten|standardi|bias|affine")
 Shapes = Mapping[str, list[int]]
 
 
@@ -41,24 +39,40 @@ def refuse(path: Path, key: str, value: object, allowed: str) -> ModelError:
     return ModelError(f"{_named(path)} has {key} {str(value)[:80]!r}, but only {allowed} is read.")
 
 
-def require_keys(path: Path, config: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise ModelError for a key that is not known: it may change what the file computes."""
-    unknown = sorted(str(key)[:40] for key in config.keys() - set(known))
-    if unknown:
-        raise ModelError(
-            f"{_named(path)} has {', '.join(unknown)[:200]}, which may change what its SAE "
-            "computes and is not known here."
-        )
+def known_keys(module: str) -> dict[str, list[str]]:
+    """The keys that `module`, a file, knows, by where they stand: of the YAML file beside it."""
+    found = yaml.safe_load(Path(module).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return {place: list(keys) for place, keys in found.items()}
 
 
-def require_harmless(path: Path, config: Mapping[str, Any], known: Collection[str]) -> None:
-    """`require_keys` of a file that also holds whatever its training was given.
+def require_known(
+    path: Path,
+    config: Any,
+    known: Collection[str],
+    allowed: Mapping[str, tuple[Any, ...]] | None = None,
+    place: str = "",
+) -> None:
+    """Raise ModelError for the first key under which a file may compute something else.
 
-    Of keys that are not known only those count whose name is one of `CHANGING`, and that are on.
+    Args:
+        config: a mapping out of the file; anything else is refused.
+        known: keys that may have any value: they change nothing, or whoever asks acts on them.
+        allowed: values that are read of keys that do change it, the usual one first.
+        place: where in the file it stands, such as `metadata`; empty: the file itself.
     """
-    off = (None, False, "none")
-    named = {k: v for k, v in config.items() if CHANGING.search(str(k).lower()) and v not in off}
-    require_keys(path, named, known)
+    if not isinstance(config, dict):
+        raise refuse(path, place, config, "a mapping")
+    allowed = allowed or {}
+    for key, value in config.items():
+        name = f"{place}.{key}" if place else str(key)
+        if key in allowed and value not in allowed[key]:
+            raise refuse(path, name, value, " or ".join(dict.fromkeys(map(repr, allowed[key]))))
+        if key not in allowed and key not in known:
+            raise ModelError(
+                f"{_named(path)} has {repr(name[:80])[1:-1]} {str(value)[:80]!r}, which is not "
+                "known here and may change what its SAE computes: only known keys are read, so it "
+                "must go if it changes nothing."
+            )
 
 
 def sizes(path: Path, config: Mapping[str, Any], *keys: str) -> list[int]:

@@ -39,6 +39,18 @@ def config(**changes: Any) -> Change:
     return change
 
 
+def part(name: str, **changes: Any) -> Change:
+    """Change values of a mapping inside a folder's configuration, such as `buffer`."""
+
+    def change(folder: Path) -> None:
+        path = next(folder / n for n in ("cfg.json", "config.json") if (folder / n).is_file())
+        values = json.loads(path.read_text())
+        values[name] = values.get(name, {}) | changes
+        path.write_text(json.dumps(values))
+
+    return change
+
+
 def tensors(**changes: Any) -> Change:
     """Change tensors by name, `__` for a dot: another one, or a function of it; None removes it."""
 
@@ -79,6 +91,16 @@ def nan(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.clone()
     tensor.view(-1)[0] = float("nan")
     return tensor
+
+
+def unsaid(key: str) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / "hyperparams.json"
+        values = json.loads(path.read_text())
+        del values[key]
+        path.write_text(json.dumps(values))
+
+    return change
 
 
 NEGATIVE = torch.full((D_SAE,), -0.1)
@@ -228,6 +250,113 @@ BAD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
         "saelens standard",
         config(metadata={"sae_lens_version": "6.1", "hook_name": "a", "hook_name_out": "b"}),
         ("hook_name_out", "transcoder"),
+    ),
+    # ------------------------------------------------------ keys that nobody knows, or that count
+    **{
+        f"an input bias in {name}": (
+            DL + name, config(apply_b_dec_to_input=not subtracted),
+            ("trainer.apply_b_dec_to_input", str(not subtracted), f"only {subtracted}"),
+        )
+        for name, subtracted in (
+            ("JumpReluAutoEncoder", False), ("AutoEncoderNew", False), ("AutoEncoder", True),
+        )
+    },
+    "an input bias in Gemma 2": (
+        "gemma_scope_2", config(apply_b_dec_to_input=True), ("apply_b_dec_to_input", "'True'"),
+    ),
+    **{
+        f"a multiplier in {name}": (name, config(input_multiplier=3.0), ("input_multiplier", "3.0"))
+        for name in (
+            DL + "AutoEncoder", DL + "JumpReluAutoEncoder", "saelens before 6, topk",
+            "saelens topk", "sparsify", "gemma_scope_2", "llama_scope",
+        )
+    },
+    "a transcoder's buffer": (
+        DL + "AutoEncoder", part("buffer", io="in_and_out"), ("buffer.io", "in_and_out", "'out'"),
+    ),
+    "inputs of a module": (DL + "AutoEncoder", part("buffer", io="in"), ("buffer.io", "'in'")),
+    "a scale in a buffer": (
+        DL + "AutoEncoder", part("buffer", activation_scale=2), ("buffer.activation_scale", "2"),
+    ),
+    "heads of a buffer": (DL + "AutoEncoder", part("buffer", layer=4), ("buffer.layer", "4")),
+    "a list for a buffer": (
+        DL + "AutoEncoder", lambda folder: (folder / "config.json").write_text(
+            json.dumps({"trainer": trainer("AutoEncoder"), "buffer": [1]})
+        ) and None, ("buffer", "a mapping"),
+    ),
+    "a key beside the trainer": (
+        DL + "AutoEncoder", part("preprocessing", scale=2), ("preprocessing", "scale"),
+    ),
+    "activations normalised by token": (
+        DL + "AutoEncoder", config(normalize_activations="layer_norm"), ("layer_norm", "False"),
+    ),
+    "a topk with a threshold": (
+        DL + "AutoEncoderTopK", config(use_threshold=True), ("use_threshold", "'True'", "False"),
+    ),
+    "a batchtopk without": (
+        DL + "BatchTopKSAE", config(use_threshold=False), ("use_threshold", "'False'", "True"),
+    ),
+    "a transcoder before 6": (
+        "saelens before 6, topk",
+        config(is_transcoder=True, d_out=3, hook_point_out="blocks.2.hook_mlp_out"),
+        ("is_transcoder", "'True'", "False or None"),
+    ),
+    "one of another width before 6": (
+        "saelens before 6, topk", config(d_out=3), ("d_out", "'3'", "d_in, 6"),
+    ),
+    "one of another output before 6": (
+        "saelens before 6, topk", config(hook_point_out="blocks.2.hook_mlp_out"),
+        ("hook_name_out", "hook_mlp_out", "no transcoder"),
+    ),
+    "the same by another name": (
+        "saelens before 6, topk", config(out_hook_point="blocks.2.hook_mlp_out"),
+        ("hook_name_out", "hook_mlp_out"),
+    ),
+    "a relu of k": (
+        "saelens before 6, topk", config(activation_fn_str="relu"), ("activation_fn_kwargs.k", "3"),
+    ),
+    "a k of a relu before 6": (
+        "saelens standard", config(metadata={}, k=3), ("has k '3'", "not known"),
+    ),
+    "metadata before 6": (
+        "saelens before 6, topk", config(metadata={"sae_lens_version": "5.1", "input_scale": 2}),
+        ("metadata.input_scale",),
+    ),
+    "two hooks before 6": (
+        "saelens before 6, topk", config(hook_name="blocks.3.hook_resid_pre"),
+        ("hook_name", "blocks.3", "'blocks.2.hook_resid_pre' also said"),
+    ),
+    "a list of options": (
+        "saelens before 6, topk", config(activation_fn_kwargs=[3]), ("activation_fn_kwargs",),
+    ),
+    "a topk Gemma 2": ("gemma_scope_2", config(activation="topk", k=3), ("activation", "topk")),
+    "a k in Gemma 2": ("gemma_scope_2", config(k=3), ("has k '3'", "not known")),
+    "a k of a standard": ("saelens standard", config(k=3), ("has k '3'", "not known")),
+    "a scale in the metadata": (
+        "saelens standard", part("metadata", input_scale=2.0), ("metadata.input_scale", "2.0"),
+    ),
+    "a norm in the metadata": (
+        "saelens standard", part("metadata", normalize_activations="layer_norm"),
+        ("metadata.normalize_activations", "layer_norm", "'none'"),
+    ),
+    "heads in the metadata": (
+        "saelens standard", part("metadata", reshape_activations="hook_z"), ("hook_z",),
+    ),
+    "a scale in a training's details": (
+        "saelens jumprelu", part("metadata", training_architecture_details={"input_scale": 2}),
+        ("metadata.training_architecture_details.input_scale", "2"),
+    ),
+    "a Llama without its function": (
+        "llama_scope", unsaid("act_fn"), ("act_fn 'None'", "'jumprelu'"),
+    ),
+    "a Llama without its norm": (
+        "llama_scope", unsaid("norm_activation"), ("norm_activation 'None'", "'dataset-wise'"),
+    ),
+    "a Llama that may subtract its bias": (
+        "llama_scope", unsaid("apply_decoder_bias_to_pre_encoder"), ("pre_encoder 'None'", "False"),
+    ),
+    "a value in a key's name": (
+        "sparsify", config(**{"a\nb": 1}), ("a\\nb", "not known"),
     ),
     "files of two formats": ("saelens standard", text("params.npz", ""), ("saelens and of gemma",)),
 }  # fmt: skip

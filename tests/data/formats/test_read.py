@@ -192,3 +192,101 @@ def test_metadata_without_a_version_is_read(tmp_path):
 
 def test_every_format_has_a_stand_in():
     assert {name.split(",")[0].split(" ")[0] for name in STAND_INS} == set(FORMATS)
+
+
+# Configurations as they were published, or as the makers' own code writes them.
+PUBLISHED = {
+    "saelens before 6, topk": {  # gpt2-small-res-jb and trainings by versions 2 to 5
+        "hook_point_layer": 0, "dataset_path": "a/b", "dataset_trust_remote_code": True,
+        "is_dataset_tokenized": False, "context_size": 128, "use_cached_activations": False,
+        "cached_activations_path": "activations/a", "n_batches_in_buffer": 128,
+        "total_training_tokens": 300_000_000, "store_batch_size": 32, "device": "mps", "seed": 42,
+        "b_dec_init_method": "geometric_median", "expansion_factor": 32,
+        "from_pretrained_path": None, "lr_scheduler_name": None, "lr_warm_up_steps": 5000,
+        "model_from_pretrained_kwargs": {"center_writing_weights": True},
+        "train_batch_size": 4096, "use_ghost_grads": False, "feature_sampling_window": 1000,
+        "finetuning_scaling_factor": False, "feature_sampling_method": None,
+        "resample_batches": 1028, "feature_reinit_scale": 0.2, "dead_feature_window": 5000,
+        "dead_feature_estimation_method": "no_fire", "dead_feature_threshold": 1e-8,
+        "log_to_wandb": True, "wandb_project": "p", "wandb_entity": None,
+        "wandb_log_frequency": 100, "n_checkpoints": 10, "checkpoint_path": "checkpoints/a",
+        "tokens_per_buffer": 67108864, "run_name": "r", "neuronpedia_id": "gpt2-small/0-res-jb",
+        "prepend_bos": True, "sae_lens_training_version": None, "normalize_sae_decoder": False,
+        "noise_scale": 0.0, "mse_loss_normalization": None, "lp_norm": 1.0,
+        "scale_sparsity_penalty_by_decoder_norm": True, "decoder_heuristic_init": True,
+        "init_encoder_as_decoder_transpose": True, "decoder_orthogonal_init": False,
+        "finetuning_method": None, "seqpos_slice": [None], "model_kwargs": {},
+        "is_transcoder": False, "d_out": D_IN, "sae_lens_version": "5.11.0",
+    },
+    "saelens jumprelu": {
+        "l0_coefficient": 1.0, "l0_warm_up_steps": 0, "decoder_init_norm": 0.1,
+        "jumprelu_init_threshold": 0.01, "jumprelu_bandwidth": 0.05,
+        "jumprelu_sparsity_loss_mode": "step", "jumprelu_tanh_scale": 4.0,
+        "pre_act_loss_coefficient": None,
+        "metadata": {
+            "sae_lens_version": "6.54.12", "sae_lens_training_version": "6.54.12",
+            "hook_name": "blocks.2.hook_resid_pre", "hook_head_index": None, "model_name": "tiny",
+            "model_class_name": "HookedTransformer", "context_size": 128, "seqpos_slice": [None],
+            "model_from_pretrained_kwargs": {"center_writing_weights": False},
+            "prepend_bos": True, "exclude_special_tokens": False, "dataset_path": "a/b",
+            "sequence_separator_token": "bos", "disable_concat_sequences": False, "l0": 40.1,
+            "num_dead_features": 3, "training_architecture": "matryoshka_batchtopk",
+            "training_architecture_details": {
+                "decoder_init_norm": 0.1, "k": 3, "use_sparse_activations": False,
+                "aux_loss_coefficient": 1.0, "rescale_acts_by_decoder_norm": True,
+                "topk_threshold_lr": 0.01, "matryoshka_widths": [4, 10],
+                "use_matryoshka_aux_loss": False,
+            },
+        },
+    },
+    "llama_scope": {
+        "device": "cuda:0", "seed": 42, "dtype": "torch.bfloat16", "expansion_factor": 32,
+        "bias_init_method": "all_zero", "decoder_exactly_fixed_norm": False,
+        "sparsity_include_decoder_norm": True, "use_glu_encoder": False, "init_decoder_norm": 0.5,
+        "init_encoder_norm": None, "init_encoder_with_decoder_transpose": True, "lp": 1,
+        "l1_coefficient": 8e-05, "l1_coefficient_warmup_steps": 78125, "k_warmup_steps": 78125,
+        "use_batch_norm_mse": True, "use_ghost_grads": False, "tp_size": 1, "ddp_size": 1,
+    },
+    "sparsify": {"signed": False},
+    "dictionary_learning MatryoshkaBatchTopKSAE": {
+        "trainer": trainer(
+            "MatryoshkaBatchTopKSAE", k=3, steps=9, auxk_alpha=0.03, warmup_steps=1, seed=0,
+            decay_start=None, threshold_beta=0.999, threshold_start_step=1000, top_k_aux=3,
+            group_fractions=[0.2, 0.3, 0.5], group_weights=[1, 1, 1], group_sizes=[2, 3, 5],
+            device="cuda:0", norm_factor=1.5,
+        ),
+        "buffer": {
+            "d_submodule": D_IN, "io": "out", "n_ctxs": 244, "ctx_len": 1024, "device": "cuda:0",
+            "refresh_batch_size": 32, "out_batch_size": 2048,
+        },
+    },
+    "dictionary_learning AutoEncoder": {
+        "trainer": trainer(
+            "AutoEncoder", sparsity_function="Lp^p", sparsity_penalty=0.1, p_start=1, p_end=0.2,
+            anneal_start=100, sparsity_queue_length=10, n_sparsity_updates=10, warmup_steps=1,
+            sparsity_warmup_steps=1, decay_start=None, resample_steps=None, steps=9, seed=0,
+            l1_penalty=0.1, device="cpu",
+        ),
+    },
+    "dictionary_learning JumpReluAutoEncoder": {
+        "trainer": trainer(
+            "JumpReluAutoEncoder", steps=9, seed=0, device="cpu", bandwidth=0.001, target_l0=20,
+            sparsity_penalty=1, sparsity_warmup_steps=2000,
+        ),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_makers_write_of_a_training_changes_nothing(tmp_path, name):
+    path = STAND_INS[name].write(tmp_path)
+    names = ("cfg.json", "config.json", "hyperparams.json")
+    file = next(path / n for n in names if (path / n).is_file())
+    file.write_text(json.dumps(json.loads(file.read_text()) | PUBLISHED[name]))
+    stored = read_sae(path)
+    for found, wanted in zip(run(stored, inputs()), STAND_INS[name].forward(inputs()), strict=True):
+        if found.shape[1] == D_IN:  # codes are the file's times the length of its rows
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    if stored.format in WRITTEN:
+        write_sae(tmp_path / "again" / path.name, stored)
+        read_sae(tmp_path / "again" / path.name)
