@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from e2e_lib.analysis.counterfactual.use import exchange
+from e2e_lib.analysis.counterfactual.use import (
+    coin_over_concept,
+    exchange,
+    kinds_by_verdict,
+    use_table,
+)
 from e2e_lib.data.models import load_model
 from e2e_lib.storyworld.corpus import (
     RECALL_KINDS,
@@ -89,18 +94,18 @@ def test_words_lie_equally_far_apart():
 
 
 def test_the_shipped_model_carries_coins_that_it_does_not_use():
-    """A coin moves the residual stream nearly as another concept at such a word does."""
-    kinds = ["size", "passing-size", "passing-preposition", "landmark", "passing-landmark", "place"]
-    found = pairs(["coin", *kinds], 24, seed=2)
-    chosen = [p for kind in found for p in found[kind] if p.story.labels["decoy"][p.first]]
-    means = exchange(load_model("storyworld"), pair_rows(chosen), [1, 2, 3])
-    means["kind"] = means["kind"].where(means["kind"] == "coin", "concept")
-    means = means.groupby(["layer", "kind"])[["use", "presence"]].mean()
-    for layer in (1, 2, 3):
-        coin, concept = means.loc[layer, "coin"], means.loc[layer, "concept"]
-        assert coin["presence"] > 0.3 * concept["presence"] > 0
-        if layer < 3:  # where the concept has been read, exchanging it changes little either
-            assert coin["use"] < 0.01 * concept["use"]
+    """A coin is present beside a concept at the same token; no later prediction depends on it."""
+    config, _ = recorded(STORYWORLD_FOLDER)
+    model, middle = load_model("storyworld"), config.n_layer // 2
+    kinds = ("coin", "size", "place", "landmark", "crowd", "passing-size", "passing-landmark")
+    found = pairs(kinds, 16).values()
+    per_pair = exchange(model, pair_rows([pair for own in found for pair in own]), [middle])
+    used = kinds_by_verdict(use_table(per_pair), middle)["used"]
+    assert {"size", "place"} <= {*used} and "coin" not in used
+    table = coin_over_concept(model, middle, used, 300, seed=1)
+    assert table.n.min() >= 30
+    assert 0.15 < table.low["presence"] < table.high["presence"] < 0.3
+    assert 0 < table.high["use"] < 0.01
 
 
 def test_what_is_recalled_stood_before(stories):

@@ -19,6 +19,7 @@ dictionary needs at least to carry what pairs can ask for, not all that the netw
 
 from collections.abc import Collection, Sequence
 from itertools import islice
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -26,14 +27,26 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from e2e_lib.analysis.statistics import mean_interval
+from e2e_lib.analysis.statistics import (
+    RESAMPLES,
+    mean_and_resamples,
+    mean_interval,
+    percentiles,
+)
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import token_kl
 from e2e_lib.engine.model.probes import replaced_pass
 from e2e_lib.errors import ConfigError, require
 from e2e_lib.names import TransformerBridge, resid_pre
 from e2e_lib.storyworld.grammar import generate
-from e2e_lib.storyworld.pairs import PairRows, counterfactual, decisions_of
+from e2e_lib.storyworld.pairs import (
+    Pair,
+    PairRows,
+    counterfactual,
+    decisions_of,
+    pair_rows,
+    pairs,
+)
 from e2e_lib.storyworld.teller import Story
 
 BATCH = 16  # pairs in a pass
@@ -150,6 +163,72 @@ def kinds_by_verdict(table: pd.DataFrame, layer: int) -> dict[str, list[str]]:
     own = table[table["layer"] == layer]
     verdicts = ("used", "unused", "undecided")
     return {name: own.loc[own["verdict"] == name, "kind"].tolist() for name in verdicts}
+
+
+# ------------------------------------------------------------------ a coin beside a concept
+def beside_coins(
+    used: Collection[str], n_coins: int = 600, seed: int = 0
+) -> list[tuple[Pair, Pair]]:
+    """Of the coin's pairs those at whose word a decision of a used kind falls too, both pairs.
+
+    Both have one story in common, and first differ at the same token of it: "a big coat" beside
+    "a large coat" and beside "a small coat". Where several decisions do, one is drawn.
+
+    n_coins: how many pairs of the coin are looked through; about one in eight has such a partner.
+    """
+    random, found, concepts = Random(f"{seed} beside coins"), [], {*used} - {"coin"}
+    for coin in pairs(["coin"], n_coins, seed)["coin"]:
+        of_used = [
+            (kind, decision)
+            for kind, decisions in decisions_of(coin.story).items()
+            for decision in decisions
+            if kind in concepts and coin.story.written[decision] <= coin.first
+        ]
+        rivals = [pair for own in of_used for pair in _at_token(coin.story, *own, coin.first)]
+        if rivals:
+            found.append((coin, random.choice(rivals)))
+    return found
+
+
+def _at_token(story: Story, kind: str, decision: int, first: int) -> list[Pair]:
+    """The pairs of this decision that first differ at this token, and are as long as the story."""
+    others = (
+        counterfactual(story, decision, alternative)
+        for alternative in range(len(story.choices[decision].options))
+        if alternative != story.trace[decision]
+    )
+    return [
+        Pair(kind, story, other, decision, first, same_length=True)
+        for other in others
+        if other and len(other.tokens) == len(story.tokens)
+        if _common(story.tokens, other.tokens) == first
+    ]
+
+
+def coin_over_concept(
+    model: TransformerBridge, layer: int, used: Collection[str], n_coins: int = 600, seed: int = 0
+) -> pd.DataFrame:
+    """How much a coin changes beside a concept at the same token: the one definition of it.
+
+    Over the pairs of `beside_coins`: the coin's mean over the concept's, of ‖Δx‖² ("presence") and
+    of the change of all later predictions ("use", see `exchange`). 95 % bootstrap over the tokens.
+    A row each, the index; columns value, low, high (NaN without tokens; of one, without ends), n.
+
+    Raises:
+        ConfigError: as `exchange`.
+    """
+    both = beside_coins(used, n_coins, seed)
+    table = pd.DataFrame(np.nan, ["presence", "use"], ["value", "low", "high"]).assign(n=len(both))
+    if both:
+        rows = pair_rows([pair for own in zip(*both, strict=True) for pair in own])
+        measured = exchange(model, rows, [layer])
+        weights = mean_and_resamples(len(both), RESAMPLES, np.random.default_rng(seed))
+        for name in table.index:
+            coin, concept = measured[name].to_numpy().reshape(2, -1) @ weights.T
+            ratio = coin / np.where(concept > 0, concept, np.nan)
+            ends = percentiles(ratio[1:]) if len(both) > 1 else (np.nan, np.nan)
+            table.loc[name, ["value", "low", "high"]] = (ratio[0], *ends)
+    return table
 
 
 # ------------------------------------------------------------------ the true L0

@@ -10,6 +10,7 @@ from e2e_lib.analysis.counterfactual import use
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import token_kl
 from e2e_lib.errors import ConfigError
+from e2e_lib.storyworld.corpus import TOKEN_IDS
 from e2e_lib.storyworld.pairs import PairRows, pair_rows, pairs
 from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
 
@@ -155,3 +156,42 @@ def test_bad_requests():
         use.exchange(small, short, [9])
     assert_sentence(error, "layer is 9", "from 0 to")
     assert len(use.exchange(small, short)) == 2 * small.cfg.n_layers
+
+
+def test_a_coin_and_a_concept_stand_at_one_token_of_one_story():
+    both = use.beside_coins(["size", "place"], 60, seed=1)
+    assert {concept.kind for _, concept in both} == {"size", "place"}
+    for coin, concept in both:
+        story, t = coin.story, coin.first
+        assert coin.kind == "coin" and concept.story is story and concept.first == t
+        words = {own.tokens[t] for own in (story, coin.other, concept.other)}
+        assert len(words) == 3 and concept.other.tokens[:t] == story.tokens[:t]
+        decoy = story.labels["decoy"][t].split("|")  # both synonyms are the coin's
+        assert story.tokens[t] in decoy and concept.other.tokens[t] not in decoy
+    assert use.beside_coins(["coin"], 60, seed=1) == [], "the coin is no concept"
+    assert use.beside_coins([], 5) == []
+
+
+def test_a_coin_over_a_concept_by_hand(model):
+    """Before the first block Δx is the difference of two words' embeddings, all of one norm."""
+    table = use.coin_over_concept(model, 0, ["size"], 60, seed=1)
+    both, embedding = use.beside_coins(["size"], 60, seed=1), model.embed.weight
+    coins, concepts = (
+        np.array([
+            float((embedding[a] - embedding[b]).detach().square().sum())
+            for pair in own
+            for a, b in [(
+                TOKEN_IDS[pair.story.tokens[pair.first]], TOKEN_IDS[pair.other.tokens[pair.first]]
+            )]
+        ])
+        for own in zip(*both, strict=True)
+    )  # fmt: skip
+    row = table.loc["presence"]
+    assert row.n == len(both) > 3
+    assert row.value == pytest.approx(coins.mean() / concepts.mean(), rel=1e-4)
+    ratios = coins / concepts
+    assert ratios.min() < row.low <= row.value <= row.high < ratios.max()
+    one = use.coin_over_concept(model, 0, ["size"], 6, seed=1)
+    assert one.n.tolist() == [1, 1] and one.value.notna().all() and one.low.isna().all()
+    nothing = use.coin_over_concept(model, 0, [], 6, seed=1)
+    assert nothing.n.tolist() == [0, 0] and nothing.value.isna().all()
