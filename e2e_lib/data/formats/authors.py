@@ -4,6 +4,10 @@ Their checkpoints have keys such as `blocks-6-hook_resid_pre.encoder.0.weight`, 
 their released files `encoder.weight` (d_sae, d_in), `encoder.bias`, `decoder.weight` (d_in, d_sae)
 and `decoder.bias`. The encoder reads x itself; the decoder's columns have any length and are
 normalised in every forward pass, so codes do not depend on it.
+
+dictionary_learning's AutoEncoderNew has the keys and shapes of a release too, and no such
+normalisation. Where columns are of unit length both compute the same; where they are not, a file of
+these keys must be called as releases are, KIND_similar_MATCH_layer_N, or is refused.
 """
 
 import re
@@ -13,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from e2e_lib.data.formats.stored import UNIT, StoredSAE, fold, written
+from e2e_lib.data.formats.stored import ROUNDING, UNIT, StoredSAE, fold, widest, written
 from e2e_lib.data.formats.tensors import pt_file, read_pt, write_files
 from e2e_lib.errors import ModelError
 from e2e_lib.names import resid_pre
@@ -27,6 +31,9 @@ TENSORS = {
     for layer in layers
     for kind, name in zip(("weight", "bias"), names, strict=True)
 }
+
+
+RELEASED = re.compile(r"(local|e2e|downstream)_similar_(ce|l0)_layer_[0-9]{1,6}")
 
 
 def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -63,7 +70,11 @@ def _checked(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def read(path: Path) -> StoredSAE:
-    """The one SAE of a file. Raises ModelError as `read_tensors`, and if there are several."""
+    """The one SAE of a file.
+
+    Raises:
+        ModelError: as `read_tensors`; there are several, or it may as well be an AutoEncoderNew.
+    """
     groups = read_tensors(path)
     if len(groups) > 1:
         raise ModelError(
@@ -72,6 +83,16 @@ def read(path: Path) -> StoredSAE:
         )
     ((prefix, weights),) = groups.items()
     length = weights["W_dec"].norm(dim=1, keepdim=True)
+    held = read_pt(path)
+    near = ROUNDING.get(widest(held.values()), UNIT)
+    told = RELEASED.fullmatch(path.stem) or any(".0." in str(key) for key in held)
+    if not told and bool(((length - 1).abs() > near).any()):
+        raise ModelError(
+            f"SAE file {path.name!r} has columns of decoder.weight of length {length.min():.3g} to "
+            f"{length.max():.3g}, which the authors' class brings to 1 and dictionary_learning's "
+            "AutoEncoderNew does not: it must be called KIND_similar_MATCH_layer_N.pt, as their "
+            "releases are, or be ae.pt in a folder with its config.json."
+        )
     kept = (length == 0) | ((length - 1).abs() <= UNIT)
     weights["W_dec"] = weights["W_dec"] / torch.where(kept, torch.ones_like(length), length)
     return StoredSAE(

@@ -384,6 +384,28 @@ def test_a_square_decoder_that_lies_on_its_side():
     assert_sentence(caught, "it is square", "transposed")
 
 
+def test_an_autoencodernew_by_another_name_is_not_taken_for_the_authors_file(tmp_path):
+    """The same keys and shapes: their class brings columns to unit length, the other does not."""
+    stand_in = STAND_INS[DL + "AutoEncoderNew"]
+    folder = stand_in.write(tmp_path)
+    path = folder / "mine.pt"
+    (folder / "ae.pt").rename(path)
+    with pytest.raises(ModelError) as caught:
+        read_sae(path)
+    assert_sentence(caught, "mine.pt", "decoder.weight", "AutoEncoderNew", "similar", "ae.pt")
+    same = torch.load(path, weights_only=True)
+    same["decoder.weight"] = torch.nn.functional.normalize(same["decoder.weight"], dim=0)
+    for dtype in (torch.float32, torch.bfloat16):  # both classes compute the same, but for rounding
+        torch.save({name: t.to(dtype) for name, t in same.items()}, path)
+        assert read_sae(path).format == "authors"
+    ours = {n.replace("encoder.", "encoder.0."): 2 * t for n, t in same.items()}  # their own class
+    torch.save(ours, path)
+    read_sae(path)
+    with pytest.raises(ModelError):
+        torch.save({n: 2 * t for n, t in same.items()}, path)
+        read_sae(path)
+
+
 def test_what_is_no_sae(tmp_path):
     for path in (tmp_path, tmp_path / "nothing", tmp_path / "a.bin"):
         with pytest.raises(ModelError) as caught:
