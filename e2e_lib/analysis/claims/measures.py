@@ -5,7 +5,6 @@
 """
 
 from math import nan
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import pandas as pd
 from e2e_lib.analysis.claims.tables import (
     Measurement,
     Tables,
+    determined,
     elsewhere,
     middle,
     need,
@@ -60,14 +60,6 @@ def curve_ratio(tables: Tables, quantity: str, objective: str, reference: str) -
     if not np.isnan(grid[0]):
         note += f" With one inner λ left out: {grid[0]:.3g} to {grid[1]:.3g}."
     return of_row(row, int(row["n_runs"]), note, grid=grid)
-
-
-def determined(row: "pd.Series[Any]") -> None:
-    """A ratio of curves is known, and at every point: without those where the second curve is not
-    above 0 it would be a choice of points by their noise."""
-    need(not np.isnan(row["value"]), str(row["note"]))
-    out = float(row["left_out"])
-    need(out == 0, f"the CE increase to divide by is not above 0 at {percent(out)} of the points")
 
 
 def downstream_pathway(tables: Tables) -> Measurement:

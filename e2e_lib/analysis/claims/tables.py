@@ -134,11 +134,34 @@ def ranged(value: float, low: float, high: float) -> str:
     return f"{value:.3g}" + ("" if np.isnan(low) or np.isnan(high) else f" [{low:.3g}, {high:.3g}]")
 
 
+def undetermined(row: "pd.Series[Any]") -> str:
+    """Why a ratio of curves has no number, or one of few points: without those where the second
+    curve is not above 0 it would be a choice of points by their noise. Empty if it is known."""
+    if np.isnan(row["value"]):
+        return str(row["note"])
+    out = float(row["left_out"])
+    return f"the CE increase to divide by is not above 0 at {percent(out)} of the points" * (
+        out > 0
+    )
+
+
+def determined(row: "pd.Series[Any]") -> None:
+    """A ratio of curves is known, and at every point."""
+    need(not undetermined(row), undetermined(row))
+
+
 def elsewhere(table: pd.DataFrame) -> str:
-    """What other layers have, as a sentence. table: columns layer, value, low, high."""
-    known = table[table["value"].notna()]
-    parts = [f"{ranged(r.value, r.low, r.high)} at layer {r.layer}" for r in known.itertuples()]
-    return f"Elsewhere {', '.join(parts)}. " if parts else ""
+    """What other layers have, as a sentence, and of curves (with columns left_out, note) why a
+    layer has none. table: columns layer, value, low, high."""
+    known, unknown = [], []
+    for _, row in table.iterrows():
+        reason = undetermined(row) if "left_out" in table else ""
+        if reason:
+            unknown.append(f"Not known at layer {row['layer']:.0f}: {reason}. ")
+        elif not np.isnan(row["value"]):
+            value = ranged(row["value"], row["low"], row["high"])
+            known.append(f"{value} at layer {row['layer']:.0f}")
+    return "".join([f"Elsewhere {', '.join(known)}. " if known else "", *unknown])
 
 
 def written_tables(figures: Path) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -415,6 +415,23 @@ def test_curves_say_where_they_hold(found):
     assert found["C2a"]["grid_low"] < found["C2a"]["grid_high"]
 
 
+def test_other_layers_ratios_are_told_where_they_are_known(tables, found):
+    """What the middle layer must not be judged by is no number of another layer's either."""
+    table = tables.written["summary_ratio"]
+    assert table["layer"].isin([1, 2, 4]).all()
+    part = table.assign(left_out=0.75 * (table["layer"] == 1))
+    nan = part["layer"] == 4
+    part.loc[nan, "value"], part.loc[nan, "note"] = math.nan, "the curves share no range of l0"
+    before, after = found["C2a"]["how"], entry_of(tables, "C2a", summary_ratio=part)["how"]
+    assert "] at layer 1, " in before and "] at layer 4. " in before and "Not known" not in before
+    assert "Elsewhere" not in after and (
+        "Not known at layer 1: the CE increase to divide by is not above 0 at 75 % of the points. "
+        "Not known at layer 4: the curves share no range of l0. Interval:" in after
+    )
+    one = entry_of(tables, "C2a", summary_ratio=part[~nan])["how"]
+    assert "Elsewhere" not in one and "Not known at layer 1" in one
+
+
 def test_pathway_and_cost(found):
     assert found["C3b"]["value"] == pytest.approx(0.135, abs=0.001)  # log(1.5) / log(20)
     assert "β is 2.5 here; what another would do is not known" in found["C3b"]["how"]
