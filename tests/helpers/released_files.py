@@ -98,5 +98,7 @@ def write_registry(folder: Path, layer: int, config: dict[str, Any], d_in: int, 
     if "metadata" in config:  # since version 6 these stand there, or not at all
         flat = ("model_name", "hook_point", "hook_point_layer", "activation_fn_str")
         old = {key: value for key, value in old.items() if key not in flat}
+    if "hook_name" in config:  # the later name of it
+        del old["hook_point"]
     (folder / "cfg.json").write_text(json.dumps(old | config))
     return folder
