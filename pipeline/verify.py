@@ -4,17 +4,19 @@
     python -m pipeline.verify --weights results/storyworld    # with weights that are not shipped
 
 Nothing is trained: metrics.json, rows.csv and curve.csv of each run are records of its training,
-and so is what notebooks 02 and 12 measure as they train.
+and so is what notebooks 02 and 12 measure as they train, and what a longer study left of itself:
+longer.json and the runs in longer/.
 Everything made of them and of the shipped weights is made again in a scratch folder: figures' data
 and texts, tables, metrics.csv, claims.json. Tolerances: pipeline/compare/tolerances.py. Exit
 status 1 if a number differs.
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import zip_longest
 from multiprocessing import get_context
@@ -27,11 +29,19 @@ from e2e_lib.analysis.claims.tokens import LONGER, LONGER_RUNS
 from e2e_lib.analysis.counterfactual.loudness import dial_runs
 from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
 from e2e_lib.data.formats.saelens import SPARSITY, WEIGHTS
-from e2e_lib.errors import E2EError, ResultsError, command
+from e2e_lib.errors import E2EError, ResultsError, command, is_number
 from e2e_lib.files import project_path
 from e2e_lib.runs.read import REFERENCE
 from e2e_lib.runs.tables import metrics_table, write_metrics_table
-from pipeline.compare.differences import FILES, Lacking, Outcome, compare_folders, matches
+from pipeline.compare.differences import (
+    FILES,
+    Lacking,
+    Outcome,
+    compare_folders,
+    matches,
+    read_csv,
+    read_text,
+)
 from pipeline.execution.executor import environment
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import ROOT, read_profile
@@ -192,8 +202,31 @@ def carry_over(reference: Path, scratch: Path, lacking: Lacking) -> None:
                 shutil.copy(reference / place, scratch / place)
 
 
-def summary(outcome: Outcome, runs: int, shipped: int) -> str:
-    """What was compared, carried and found different, in a few lines."""
+def longer_numbers(results: Path) -> dict[str, int]:
+    """How many numbers the records of a longer study hold, by their name: its values and runs."""
+    runs = results / LONGER_RUNS
+    files = {LONGER: [results / LONGER], f"{LONGER_RUNS}/": [*runs.rglob("*.*")]}
+    counts = {name: sum(map(_numbers_of, paths)) for name, paths in files.items()}
+    return {name: n for name, n in counts.items() if n}
+
+
+def _numbers_of(path: Path) -> int:
+    if path.suffix == ".csv":
+        return int(read_csv(path).select_dtypes("number").size)
+    return _numbers(json.loads(read_text(path))) if path.is_file() else 0
+
+
+def _numbers(value: object) -> int:
+    """Numbers in what a JSON file holds."""
+    if isinstance(value, (dict, list)):
+        return sum(map(_numbers, value.values() if isinstance(value, dict) else value))
+    return int(is_number(value))
+
+
+def summary(
+    outcome: Outcome, runs: int, shipped: int, longer: Mapping[str, int] | None = None
+) -> str:
+    """What was compared, carried and found different, in a few lines. longer: `longer_numbers`."""
     lines = [str(difference) for difference in outcome.differences[:SHOWN]]
     if len(outcome.differences) > SHOWN:
         lines.append(f"… and {len(outcome.differences) - SHOWN:,} more")
@@ -217,6 +250,9 @@ def summary(outcome: Outcome, runs: int, shipped: int) -> str:
         "metrics.json, rows.csv and curve.csv of each run are records, so are figures and tables "
         "of notebooks 02 and 12, which train: nothing was trained."
     )
+    if longer:
+        named = " and ".join(f"{name} ({n:,} numbers)" for name, n in longer.items())
+        lines.append(f"So is what a longer study left: {named}. It is read, not made again.")
     found = len(outcome.differences)
     lines.append(f"{found:,} differ." if found else "None differs.")
     return "\n".join(lines)
@@ -235,7 +271,7 @@ def main(arguments: list[str]) -> int:
     outcome = verify(reference, scratch, project_path(given.weights) if given.weights else None)
     runs = list((scratch / "saes").glob("*/run.json"))
     shipped = sum((run.parent / WEIGHTS).is_file() for run in runs)
-    print(summary(outcome, len(runs), shipped))
+    print(summary(outcome, len(runs), shipped, longer_numbers(scratch)))
     return 1 if outcome.differences else 0
 
 

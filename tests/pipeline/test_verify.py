@@ -274,6 +274,25 @@ def test_a_summary_says_what_differs_what_was_carried_and_how_much_was_compared(
     assert summary(Outcome(), 1, 1).endswith("None differs.")
 
 
+def test_what_a_longer_study_left_is_named_and_counted(tmp_path: Path) -> None:
+    """By hand: two tokens and three values; a run's four numbers and a table's two times two."""
+    assert verify.longer_numbers(tmp_path) == {}
+    assert "longer" not in summary(Outcome(), 1, 1, {})
+    values = {"own_tokens": 1.5, "tokens": 3, "own": {"C1": 0.1}, "found": {"C1": 0.2, "C2": 1}}
+    (tmp_path / "longer.json").write_text(json.dumps(values))
+    assert verify.longer_numbers(tmp_path) == {"longer.json": 5}
+    run = tmp_path / "longer" / "saes" / "a"
+    run.mkdir(parents=True)
+    for name in ("metrics", "run"):
+        (run / f"{name}.json").write_text(json.dumps({"saes": [{"n": 1}, 2], "ok": True, "x": "3"}))
+    (run / "rows.csv").write_text("hook,row,kl\na,0,0.5\na,1,0.25\n")
+    found = verify.longer_numbers(tmp_path)
+    assert found == {"longer.json": 5, "longer/": 2 * 2 + 2 * 2}
+    text = summary(Outcome(), 1, 1, found | {"longer/": 1234})
+    assert "longer.json (5 numbers) and longer/ (1,234 numbers). It is read, not made" in text
+    assert text.endswith("None differs.")
+
+
 def test_a_folder_without_a_profile_is_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
