@@ -74,7 +74,7 @@ def train(
 
     Raises:
         ConfigError: fewer rows than one batch, or configurations of different batch sizes or
-            precisions.
+            precisions, or a k or target_l0 that these sizes cannot have.
         DivergedError: a loss became infinite or undefined.
         OutOfMemoryError: a step does not fit into memory.
         StoppedError: a signal came, and the state has been saved.
@@ -146,9 +146,10 @@ class Trainer:
         allowed = f"at least batch_size ({self.batch})"
         require(self.steps >= 1, "training rows", len(rows), allowed)
         rows = ready_rows(rows, self.precision, self.device)
-        share = self.micro % processes.count == 0
-        allowed = f"a multiple of the number of processes ({processes.count})"
-        require(share, "micro_batch_size", self.micro, allowed)
+        own = processes.share(self.micro) * rows.shape[1]
+        allowed = f"at least 1/{own}: one latent on the {own} tokens of a micro-batch"
+        for config in configs:
+            require(int((config.k or 1) * own) >= 1, "k", config.k, allowed)
         self.model, self.rows, self.done, self.processes = model, rows, 0, processes
         self.step_tokens = self.batch * rows.shape[1]
         tokens, first = self.steps * self.step_tokens, rows[: self.micro].long()

@@ -235,6 +235,12 @@ class Processes:
         """Whether it is the one that writes and reports."""
         return self.rank == 0
 
+    def share(self, rows: int) -> int:
+        """Rows of a micro-batch of so many that each takes. Raises ConfigError: a rest is left."""
+        allowed = f"a multiple of the number of processes ({self.count})"
+        require(rows % self.count == 0, "micro_batch_size", rows, allowed)
+        return rows // self.count
+
     def mean(self, value: Tensor) -> Tensor:
         """The mean over processes of a tensor that all have."""
         if self.count == 1:
