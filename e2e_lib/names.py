@@ -25,6 +25,7 @@ class SparsifierName(NamedTuple):
 
     place: str  # of its class
     holds_k: bool = False  # whether it holds a number k of latents a token
+    whole_k: bool = False  # whether that must be a whole number
     calibrated: bool = False  # whether its threshold is set after training, on held-out text
 
     @property
@@ -37,7 +38,7 @@ class SparsifierName(NamedTuple):
 # Rules by which latents fire (`core.sparsifiers`).
 SPARSIFIERS = {
     "relu": SparsifierName("e2e_lib.core.sparsifiers:Sparsifier"),
-    "topk": SparsifierName("e2e_lib.core.sparsifiers:TopK", True),
+    "topk": SparsifierName("e2e_lib.core.sparsifiers:TopK", holds_k=True, whole_k=True),
     "batchtopk": SparsifierName(
         "e2e_lib.core.sparsifiers:BatchTopK", holds_k=True, calibrated=True
     ),
@@ -53,6 +54,24 @@ FETCHED_MODELS = {"smollm2": "build/models/smollm2"}
 NULL = re.compile(r"(.+)\.null_([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)$")
 PAIR = ">"  # between the hook that a transcoder reads and the one whose activation it makes
 LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")
+
+
+def require_k(name: str, k: int | float | None, d_sae: int | None = None) -> None:
+    """Raise ConfigError unless a sparsifier has this name and may hold `k` of `d_sae` latents.
+
+    >>> require_k("topk", 2.5)
+    Traceback (most recent call last):
+    e2e_lib.errors.ConfigError: k is 2.5, but it must be a whole number with sparsifier topk.
+    """
+    require(name in SPARSIFIERS, "sparsifier", name, f"one of {', '.join(SPARSIFIERS)}")
+    if not SPARSIFIERS[name].holds_k:
+        require(k is None, "k", k, f"None: {name} has no k")
+        return
+    most = f" and at most d_sae ({d_sae})" if d_sae else ""
+    good = k is not None and 0 < k <= (d_sae or math.inf)
+    require(good, "k", k, f"a number above 0{most} with sparsifier {name}")
+    whole = not SPARSIFIERS[name].whole_k or float(k or 0).is_integer()
+    require(whole, "k", k, f"a whole number with sparsifier {name}")
 
 
 def number_word(value: float) -> str:

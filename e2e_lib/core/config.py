@@ -25,7 +25,7 @@ from e2e_lib.errors import (
     require,
     whole,
 )
-from e2e_lib.names import PRECISIONS, SPARSIFIERS, ends
+from e2e_lib.names import PRECISIONS, SPARSIFIERS, ends, require_k
 
 if TYPE_CHECKING:
     from e2e_lib.core.losses import Objective
@@ -114,9 +114,7 @@ class TrainConfig(Hyperparameters):
         require(not stray, "init_from / frozen", stray, f"hooks among {self.hook_names}")
         trained = set(self.hook_names) - set(self.frozen)
         require(bool(trained), "frozen", self.frozen, "fewer than all hooks")
-        holds = SPARSIFIERS[self.sparsifier].holds_k
-        allowed = f"{'a number above 0' if holds else 'None'} with sparsifier {self.sparsifier}"
-        require(holds == (self.k is not None), "k", self.k, allowed)
+        require_k(self.sparsifier, self.k)
         coeff = self.objective.sparsity_coeff
         allowed = "above 0 where target_l0 steers it: what is multiplied must not be 0"
         require(coeff > 0 or not self.target_l0, "sparsity_coeff", coeff, allowed)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from e2e_lib.core.sparsifiers import In, Out, make_sparsifier
 from e2e_lib.data.formats import saelens
-from e2e_lib.data.formats.stored import StoredSAE
+from e2e_lib.data.formats.stored import StoredSAE, require_threshold
 from e2e_lib.engine.sae_kernel import Coded, by_latent
 from e2e_lib.errors import require
 
@@ -123,11 +123,14 @@ class SAE(nn.Module):
 
     def stored(self, metadata: Mapping[str, Any] | None = None) -> StoredSAE:
         """What inference needs of it, for `data.formats`: W_dec at unit length, k or thresholds."""
-        own, metadata = self.sparsifier.inference(), metadata or {}
+        rule, metadata = self.sparsifier, metadata or {}
+        allowed = "one whose class says how it is `stored`: as relu, topk or jumprelu"
+        require(bool(rule.stored), "sparsifier", type(rule).__name__, allowed)
+        own = rule.inference()
         k, hook = own.pop("k", None), metadata.get("hook_name")
         tensors = dict(self.named_parameters(recurse=False)) | {"W_dec": self.dictionary} | own
         weights = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in tensors.items()}
-        return StoredSAE(weights, self.sparsifier.stored, k, hook=hook, metadata=metadata)
+        return StoredSAE(weights, rule.stored, k, hook=hook, metadata=metadata)
 
     def save(
         self,
@@ -137,7 +140,7 @@ class SAE(nn.Module):
     ) -> None:
         """Write a SAELens folder; `frequency` is the share of tokens on which each latent fired.
 
-        Raises ResultsError if it cannot be written, ConfigError if a threshold was never set.
+        Raises ResultsError if it cannot be written, ConfigError if no file holds what it computes.
         """
         saelens.write(folder, self.stored(metadata), frequency)
 
@@ -162,14 +165,16 @@ class SAE(nn.Module):
     ) -> "SAE":
         """An SAE of these float32 tensors: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_out), b_dec.
 
-        There may be `W_skip` (d_in, d_out), and of a jumprelu `threshold` (d_sae). Nothing is
-        initialised first: at GPT-2's size an orthogonal decoder takes seconds.
+        There may be `W_skip` (d_in, d_out), and of a jumprelu `threshold` (d_sae): ModelError where
+        one is below 0. Nothing is initialised first: GPT-2's orthogonal decoders take seconds.
         """
         d_in, d_sae = weights["W_enc"].shape
         with torch.device("meta"):
             sae = cls(d_in, d_sae, d_out=weights["W_dec"].shape[1], skip="W_skip" in weights)
         sae.sparsifier = make_sparsifier(sparsifier, d_sae, k)
         own = {f"sparsifier.{name}": weights[name] for name in sae.sparsifier.state_dict()}
+        if "sparsifier.threshold" in own:
+            require_threshold(weights["threshold"], "an SAE")
         four = {name: weights[name] for name, _ in sae.named_parameters(recurse=False)}
         four["W_enc"] = by_latent(weights["W_enc"])
         sae.load_state_dict(four | own, assign=True)

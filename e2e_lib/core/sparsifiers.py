@@ -27,7 +27,7 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.engine import selected
 from e2e_lib.engine.sae_kernel import Coded, autoencode, count_above, jump
 from e2e_lib.errors import require
-from e2e_lib.names import SPARSIFIERS
+from e2e_lib.names import SPARSIFIERS, require_k
 
 if TYPE_CHECKING:
     from e2e_lib.core.sae import SAE
@@ -41,12 +41,7 @@ THRESHOLD, BANDWIDTH, STEEPNESS, REVIVAL = 0.1, 2.0, 4.0, 3e-7
 
 def make_sparsifier(name: str, d_sae: int, k: int | float | None = None) -> "Sparsifier":
     """The rule of this name. Raises ConfigError: an unknown one, or a k that it cannot have."""
-    require(name in SPARSIFIERS, "sparsifier", name, f"one of {', '.join(SPARSIFIERS)}")
-    if SPARSIFIERS[name].holds_k:
-        allowed = f"a number above 0 and at most d_sae ({d_sae})"
-        require(k is not None and 0 < k <= d_sae, "k", k, allowed)
-    else:
-        require(k is None, "k", k, f"None: {name} has no k")
+    require_k(name, k, d_sae)
     return SPARSIFIERS[name].kind(d_sae, k)
 
 
@@ -58,13 +53,17 @@ class Sparsifier(nn.Module):
         k: mean number of latents on a token, where the rule holds one.
 
     Attributes:
-        stored: what inference is in files: relu, topk or jumprelu.
+        stored: what inference is in files: relu, topk, jumprelu; not inherited: "" is in none.
         calibrated: whether inference needs a threshold that training does not find.
         scaled: whether it starts from what activations are like: how large, and round what.
         tracks: whether it asks which latents are dead.
     """
 
     stored, calibrated, scaled, tracks = "relu", False, False, False
+
+    def __init_subclass__(cls) -> None:
+        """A class says itself how it is stored: what it inherits may code otherwise."""
+        cls.stored = vars(cls).get("stored", "")
 
     def __init__(self, d_sae: int, k: int | float | None = None) -> None:
         super().__init__()
@@ -82,6 +81,8 @@ class Sparsifier(nn.Module):
 
     def prepare(self, config: TrainConfig, scale: float, tokens: int) -> None:
         """Before training on `tokens` tokens of root mean square `scale`: what its terms need."""
+        allowed = f"below d_sae ({self.d_sae}): no threshold lets more latents fire"
+        require(config.target_l0 < self.d_sae, "target_l0", config.target_l0, allowed)
         self.dead_after = config.dead_share * tokens
 
     def begin_step(self, step: int, seed: int) -> None:
@@ -178,7 +179,7 @@ class JumpReLU(Sparsifier):
 
 
 class TopK(Sparsifier):
-    """The k largest of each token. Latents that have long been silent learn what is left (AuxK).
+    """The k largest of each token, those above 0: at most k. Latents long silent learn by AuxK.
 
     AuxK: with e the error that the SAE leaves of its own target, the d/2 largest dead latents of
     each token are decoded to predict e; their squared error counts `auxk_coeff` times the share of
@@ -187,12 +188,7 @@ class TopK(Sparsifier):
     """
 
     stored, scaled, tracks = "topk", True, True
-
-    def __init__(self, d_sae: int, k: int | float | None = None) -> None:
-        super().__init__(d_sae, k)
-        whole = k is not None and (float(k).is_integer() or self.calibrated)
-        require(whole, "k", k, "a whole number: topk keeps as many latents on every token")
-        self.auxk_coeff = 0.0
+    auxk_coeff = 0.0
 
     def prepare(self, config: TrainConfig, scale: float, tokens: int) -> None:
         """AuxK's share in the loss."""
@@ -269,6 +265,8 @@ class Matryoshka(BatchTopK):
     would need a pass for each: there one prefix, drawn anew for each step, stands in for all,
     which has the mean's gradient in expectation.
     """
+
+    stored = BatchTopK.stored
 
     def __init__(self, d_sae: int, k: int | float | None = None) -> None:
         super().__init__(d_sae, k)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from e2e_lib import names
-from e2e_lib.core import sparsifiers
+from e2e_lib import errors, names
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
@@ -18,7 +17,7 @@ from e2e_lib.core.sparsifiers import Sparsifier, make_sparsifier
 from e2e_lib.core.train import Trainer, train
 from e2e_lib.engine.model.probes import typical_activations
 from e2e_lib.engine.sae_kernel import jump
-from e2e_lib.errors import ConfigError
+from e2e_lib.errors import ConfigError, ModelError
 from e2e_lib.finetune.calibrate import calibrate
 from e2e_lib.names import EVERY_OBJECTIVE, SPARSIFIERS
 from tests.helpers.saelens_terms import saelens_terms
@@ -422,6 +421,43 @@ def test_a_start_that_another_rule_cannot_follow(tmp_path):
     assert trainer.runs[0].saes[HOOK].sparsifier.k == 5
 
 
+@pytest.mark.parametrize("sparsifier", ["batchtopk", "matryoshka"])
+def test_a_k_that_rounds_to_no_latent_of_a_micro_batch(sparsifier):
+    """Of 2 rows of 10 tokens: 0.05 · 20 is one latent; 0.049 · 20 would be none on any token."""
+    sizes = {"batch_size": 4, "micro_batch_size": 2}
+    rows = random_tokens(8)
+    [run] = train(tiny_model(), [config(sparsifier, k=0.05, **sizes)], rows, progress=False)
+    assert run.curve[-1]["l0"] == pytest.approx(0.05)
+    for k in (0.049, 1e-3):
+        with pytest.raises(ConfigError) as caught:
+            Trainer(tiny_model(), [config(sparsifier, k=k, **sizes)], rows)
+        assert_sentence(caught, f"k is {k}", "at least 1/20", "20 tokens of a micro-batch")
+
+
+@pytest.mark.parametrize("sparsifier", RELU_LIKE)
+@pytest.mark.parametrize("target", [48.0, 1e6])
+def test_an_l0_that_no_sae_of_this_width_has_is_refused_at_the_start(sparsifier, target):
+    Trainer(tiny_model(), [config(sparsifier, target_l0=47.0)], random_tokens(8))
+    with pytest.raises(ConfigError) as caught:
+        Trainer(tiny_model(), [config(sparsifier, target_l0=target)], random_tokens(8))
+    assert_sentence(caught, f"target_l0 is {target}", "below d_sae (48)")
+
+
+@pytest.mark.parametrize("sparsifier", ["jumprelu", "batchtopk"])
+def test_weights_with_a_threshold_below_0_are_refused(sparsifier):
+    """Latents would fire with negative codes. Not set yet, as before calibration, is no number."""
+    k = 3 if sparsifier == "batchtopk" else None
+    weights = {n.split(".")[-1]: t for n, t in SAE(12, 48, sparsifier, k).state_dict().items()}
+    weights["threshold"] = torch.zeros(48)
+    SAE.from_weights(weights, sparsifier, k)
+    weights["threshold"][7] = -5
+    with pytest.raises(ModelError) as caught:
+        SAE.from_weights(weights, sparsifier, k)
+    assert_sentence(caught, "threshold of -5", "at least 0")
+    if k:
+        SAE.from_weights(weights | {"threshold": torch.full((48,), torch.nan)}, sparsifier, k)
+
+
 # ------------------------------------------------------------------ one more
 class Doubled(Sparsifier):
     """Twice ReLU, through the interface alone."""
@@ -434,12 +470,76 @@ class Doubled(Sparsifier):
         return coded._replace(output=2 * coded.output - sae.b_dec, penalty=2 * coded.penalty)
 
 
-def test_a_sixth_is_a_file_and_a_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sixth", SimpleNamespace(Doubled=Doubled))
-    table = names.SPARSIFIERS | {"doubled": names.SparsifierName("sixth:Doubled")}
-    monkeypatch.setattr(sparsifiers, "SPARSIFIERS", table)
-    sae = SAE(12, 24, "doubled")
-    x = torch.randn(5, 12)
-    output, codes = sae(x)
-    torch.testing.assert_close(sae.autoencode(x).output, output)
-    torch.testing.assert_close(codes, 2 * F.relu(x @ sae.W_enc + sae.b_enc))
+class Floored(Sparsifier):
+    """Codes above one number for all, which a file can say."""
+
+    stored = "jumprelu"
+
+    def cut(self):
+        return torch.full((self.d_sae,), 0.2)
+
+
+class Below(Floored):
+    """Says nothing of files itself: what it inherits would be another SAE."""
+
+    def codes(self, z):
+        return super().codes(z).clamp_max(0.3)
+
+
+@pytest.fixture
+def sixth(monkeypatch):
+    """Three more lines in the table; the words of a parameter are read where it is imported."""
+    kinds = {kind.__name__.lower(): kind for kind in (Doubled, Floored, Below)}
+    monkeypatch.setitem(sys.modules, "sixth", SimpleNamespace(**kinds))
+    for name in kinds:
+        monkeypatch.setitem(SPARSIFIERS, name, names.SparsifierName(f"sixth:{name}"))
+    rules = errors.rules
+    monkeypatch.setattr(
+        errors, "rules", lambda own: {n: r for n, r in rules(own).items() if n != "sparsifier"}
+    )
+
+
+def test_a_sixth_is_a_file_and_a_line(sixth, tmp_path):
+    rows, x = random_tokens(80), torch.randn(5, 12)
+    for name in ("doubled", "floored"):
+        start = Trainer(tiny_model(), [config(name, "e2e")], rows).runs[0].saes[HOOK]
+        output, codes = start(x)
+        torch.testing.assert_close(start.autoencode(x).output, output)
+        z = x @ start.W_enc + start.b_enc
+        expected = 2 * F.relu(z) if name == "doubled" else torch.where(z > 0.2, z, 0)
+        torch.testing.assert_close(codes, expected)
+        [run] = train(tiny_model(), [config(name, "e2e")], rows, progress=False)
+        sae = run.saes[HOOK]
+        assert not torch.equal(sae.W_enc, start.W_enc)
+        if name == "floored":
+            sae.save(tmp_path / name)
+            again = SAE.load(tmp_path / name)
+            assert again.sparsifier.stored == "jumprelu"
+            x = x * sae.W_enc.norm() / 3  # some codes above, some below
+            assert 0.1 < float((sae.encode(x) > 0).float().mean()) < 0.9
+            torch.testing.assert_close(again.encode(x), sae.encode(x))
+            torch.testing.assert_close(again(x).output, sae(x).output)
+            [before], [after] = (
+                evaluate(tiny_model(), [{HOOK: own}], rows[:8]) for own in (sae, again)
+            )
+            assert after.saes[HOOK]["l0"] == before.saes[HOOK]["l0"] > 0
+
+
+@pytest.mark.parametrize("name", ["doubled", "below"])
+def test_a_rule_that_does_not_say_how_files_hold_it_is_not_saved(sixth, tmp_path, name):
+    """Not as what its class derives from, which has other codes."""
+    with pytest.raises(ConfigError) as caught:
+        SAE(12, 24, name).save(tmp_path / "sae")
+    assert_sentence(caught, "sparsifier", name.capitalize(), "`stored`", "topk or jumprelu")
+    assert not (tmp_path / "sae").exists()
+
+
+def test_every_rule_says_how_files_hold_it():
+    found = {name: own.kind.stored for name, own in SPARSIFIERS.items()}
+    assert found == {
+        "relu": "relu",
+        "topk": "topk",
+        "batchtopk": "jumprelu",
+        "jumprelu": "jumprelu",
+        "matryoshka": "jumprelu",
+    }
