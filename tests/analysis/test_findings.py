@@ -136,6 +136,15 @@ def test_the_gap_between_curves_in_a_sentence(ratios: pd.DataFrame) -> None:
     assert "no layer has all" in pareto.at_layer(ratios, 7)
 
 
+def test_a_layer_whose_ratio_is_of_few_points_has_none(ratios: pd.DataFrame) -> None:
+    other = ratios.assign(layer=1, left_out=0.72, value=8.68, low=-40, high=57.4)
+    found = pareto.by_layer(pd.concat([other, ratios.assign(left_out=0.0)]))
+    assert found == (
+        "CE increase over local's at equal L0: e2e not known at layer 1, 0.41 (0.38 to 0.44) at "
+        "layer 2; e2e+ds not known at layer 1, 0.60 (0.50 to 0.70) at layer 2."
+    )
+
+
 def test_synonyms_without_power_are_said_to_have_none() -> None:
     shares = pd.DataFrame(
         {"objective": OBJECTIVES, "kind": "one synonym", "value": 0.0, "low": 0.0, "high": 0.0,

@@ -47,7 +47,8 @@ def window(row: pd.Series) -> str:
 
 
 def by_layer(ratios: pd.DataFrame) -> str:
-    """CE increase over local's at equal L0, at every layer."""
+    """CE increase over local's at equal L0, at every layer; a ratio of points that were chosen by
+    their noise (`left_out` above 0) is none."""
     found = _over_local(ratios, AT_L0) if len(ratios) else ratios
     if found.empty:
         return _reason(ratios)
@@ -55,7 +56,9 @@ def by_layer(ratios: pd.DataFrame) -> str:
     for name in E2E_TYPES:
         own = found[found["compared"] == name]
         at = [
-            f"{said(row.value, row.low, row.high)} at layer {row.layer}" for row in own.itertuples()
+            f"{said(row.value, row.low, row.high) if row.left_out == 0 else 'not known'} at layer "
+            f"{row.layer}"
+            for row in own.itertuples()
         ]
         parts.append(f"{LABELS[name]} {', '.join(at) or 'not measured'}")
     return f"CE increase over local's at equal L0: {'; '.join(parts)}{seeds(found)}."
