@@ -19,6 +19,7 @@ from e2e_lib.finetune import tune
 from e2e_lib.finetune.__main__ import main
 from e2e_lib.finetune.calibrate import calibrate
 from e2e_lib.finetune.card import read_card
+from e2e_lib.finetune.fitting import unknown_model
 from e2e_lib.finetune.tune import FineTuning, finetune
 from tests.helpers.tiny_models import (
     assert_sentence,
@@ -176,6 +177,52 @@ def test_an_sae_of_weights_that_were_processed_otherwise(there, tmp_path, centre
     with pytest.raises(ModelError) as caught:
         finetune([str(tmp_path / "a")], settings(folder, processed=not centred), tmp_path / "out")
     assert_sentence(caught, "center_writing_weights", f"must be {centred}")
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "found"),
+    [
+        ("gpt2-small", "openai-community/gpt2", ""),  # aliases
+        ("EleutherAI/pythia-70m-deduped", "pythia-70m-deduped", ""),
+        ("storyworld", "storyworld", ""),
+        ("Tiny", "somewhere/tiny", ""),
+        ("gpt2-medium", "gpt2", ModelError),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", ModelError),
+        ("gpt2", "storyworld", ModelError),
+        ("storyworld", "gpt2", ModelError),
+        ("mine", "gpt2", "whether 'gpt2' is, is not known"),  # perhaps a folder of that model
+        ("gpt2", "smollm2", "whether 'smollm2' is, is not known"),  # a folder that make fetched
+        ("gpt2", "FOLDER", "whether 'model' is, is not known"),
+        (None, "gpt2", "does not say of which model"),
+        (3, "gpt2", "does not say of which model"),
+    ],
+)
+def test_whether_it_is_an_sae_of_this_model(there, said, asked, found):
+    folder, saes = there
+    stored = replace(read_sae(saes["relu"]), metadata={"model_name": said} if said else {})
+    asked = asked.replace("FOLDER", str(folder / "model"))
+    if isinstance(found, str):
+        sentence = unknown_model("it", stored, asked)
+        assert found in sentence and bool(found) == bool(sentence) and str(folder) not in sentence
+        return
+    with pytest.raises(found) as caught:
+        unknown_model("it", stored, asked)
+    assert_sentence(caught, "'it'", repr(said), "--model", repr(asked))
+
+
+def test_an_sae_of_another_model_is_refused_and_an_unknown_one_said(there, tmp_path, capsys):
+    folder, saes = there
+    told = replace(read_sae(saes["relu"]), metadata={"model_name": "tiny-b"}, hook=HOOK)
+    write_sae(tmp_path / "a", told)
+    finetune([str(tmp_path / "a")], settings(folder, tokens=400), tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "SAE 'a' says that it is one of 'tiny-b': whether 'model' is, is not known.\n" in said
+    write_sae(tmp_path / "b", replace(told, metadata={"model_name": "gpt2"}))
+    other = replace(settings(folder, hook=""), model="storyworld")
+    with pytest.raises(ModelError) as caught:
+        finetune([str(tmp_path / "b")], other, tmp_path / "none")
+    assert_sentence(caught, "'b'", "'gpt2'", "'storyworld'")
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_command(there, tmp_path, capsys):

@@ -11,7 +11,8 @@ the clean model. Each keeps its latents in their order, its format and its L0:
 | relu | λ, steered while it trains; at the end one number is taken from its encoder's biases |
 | jumprelu | the same, and the number is added to its thresholds, as far as 0 |
 
-That number is set on held-out text (`finetune.calibrate`), other than that of the card.
+That number is set on held-out text (`finetune.calibrate`), other than that of the card. An SAE of
+another model is refused by name, whatever its width; where names cannot tell, a sentence says so.
 
 FOLDER gets for each a folder of its name: the SAE, as it came in, and the card: metrics on held-out
 text before and after, the share of latents that kept their direction, seconds, as `card.json`,

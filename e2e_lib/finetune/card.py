@@ -113,13 +113,6 @@ def _metrics(found: Evaluation, hook: str, d_sae: int) -> Card:
     }
 
 
-def trained_otherwise(stored: StoredSAE, asked: Card) -> str:
-    """What an SAE's files say of the rows that it was trained on and is not what is asked for."""
-    said = {key: stored.metadata.get(key) for key in ("prepend_bos", "context_size")}
-    other = [f"{k} {v}" for k, v in said.items() if isinstance(v, int) and v != asked[k]]
-    return " and ".join(other)
-
-
 def card_table(cards: Iterable[Card]) -> pd.DataFrame:
     """One row a card and side (before, after): objective, sae, side, and the metrics of `WORDS`.
 

@@ -10,16 +10,15 @@ import torch
 
 from e2e_lib.core.config import Precision, Seed, TrainConfig
 from e2e_lib.core.evaluate import Evaluation, evaluate
-from e2e_lib.core.hooks import clean_pass, later_blocks
+from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.train import train
 from e2e_lib.data.formats.sae_files import as_writable, read_sae, write_sae
-from e2e_lib.data.formats.stored import StoredSAE, block_before
+from e2e_lib.data.formats.stored import StoredSAE
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import Rows, load_rows
 from e2e_lib.engine.checkpoint import clear_checkpoints
-from e2e_lib.engine.model.probes import hook_widths
 from e2e_lib.errors import (
     Checked,
     Count,
@@ -36,10 +35,10 @@ from e2e_lib.finetune.card import (
     read_card,
     sae_place,
     state_folder,
-    trained_otherwise,
     write_outcome,
 )
-from e2e_lib.names import PAIR, TransformerBridge, ends
+from e2e_lib.finetune.fitting import fitting_hook, trained_otherwise, unknown_model
+from e2e_lib.names import TransformerBridge, ends
 from e2e_lib.runs.experiment import Data, Device, Model
 from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.source_code import digest
@@ -86,9 +85,9 @@ def finetune(paths: Sequence[str], settings: FineTuning, output: Path) -> list[d
     again.
 
     Raises:
-        ModelError: no SAE, one that the model's activation does not fit, one without a hook or of
-            weights processed otherwise, or one whose L0 could not be held; others beside it are
-            written.
+        ModelError: no SAE, one of another model, one that the model's activation does not fit, one
+            without a hook or of weights processed otherwise, or one whose L0 could not be held;
+            others beside it are written.
         ConfigError, DataError: a setting or text that cannot be.
     """
     places = [output / _name(path) for path in paths]
@@ -115,6 +114,11 @@ def _run(
     settings: FineTuning,
 ) -> None:
     stored = [as_writable(read_sae(path)) for path in paths]
+    doubts = [
+        unknown_model(place.name, one, settings.model)
+        for place, one in zip(places, stored, strict=True)
+    ]
+    print(*filter(None, doubts), sep="\n", end="\n" * any(doubts))
     model = load_model(
         settings.model,
         settings.device,
@@ -123,7 +127,8 @@ def _run(
         random_weights=settings.random_weights,
     )
     hooks = [
-        _fitting_hook(model, path, one, settings) for path, one in zip(paths, stored, strict=True)
+        fitting_hook(model, place.name, one, settings.hook, settings.objective, settings.processed)
+        for place, one in zip(places, stored, strict=True)
     ]
     for place, one, wanted in zip(places, stored, asked, strict=True):
         if other := trained_otherwise(one, wanted):
@@ -239,39 +244,6 @@ def _config(
         grad_clip=1.0,
         precision=settings.precision,
     )
-
-
-def _fitting_hook(
-    model: TransformerBridge, path: str, stored: StoredSAE, settings: FineTuning
-) -> str:
-    """Where it sits. Raises ModelError or ConfigError: it is not one of this model there."""
-    hook, objective = settings.hook or stored.hook, settings.objective
-    if not hook:
-        raise ModelError(f"SAE {Path(path).name!r} does not say its hook: --hook must.")
-    loaded = stored.metadata.get("model_from_pretrained_kwargs")
-    centred = loaded.get("center_writing_weights") if isinstance(loaded, Mapping) else None
-    if isinstance(centred, bool) and centred != settings.processed:
-        raise ModelError(
-            f"SAE {Path(path).name!r} says that its model had center_writing_weights {centred}, "
-            f"but processed is {settings.processed}: it must be {centred}."
-        )
-    widths = hook_widths(model, hook)
-    if widths != (stored.d_in, stored.d_out) or stored.transcoder != (PAIR in hook):
-        makes = f" and makes others of width {stored.d_out}" * stored.transcoder
-        raise ModelError(
-            f"SAE {Path(path).name!r} reads activations of width {stored.d_in}{makes}, but the "
-            f"model's at {hook!r} have width {' and '.join(map(str, dict.fromkeys(widths)))}."
-        )
-    same = block_before(hook) == block_before(stored.hook) is not None
-    if not same and stored.hook not in (None, hook):
-        raise ModelError(
-            f"SAE {Path(path).name!r} is one of {stored.hook!r}, but --hook is {hook!r}: it must "
-            "be the same activation, or be left out."
-        )
-    allowed = f"one without a downstream term, for no block comes after {hook}"
-    wanted = objective.endswith("_ds") and not later_blocks(model, [hook])
-    require(not wanted, "objective", objective, allowed)
-    return hook
 
 
 def _name(path: str) -> str:
