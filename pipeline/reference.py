@@ -2,14 +2,20 @@
 
     python -m pipeline.reference results/storyworld
     python -m pipeline.reference results/sparsifiers results/reference_sparsifiers
+    python -m pipeline.reference --again    # its own analyses, by today's code
 
 The copy has the size that git can carry: every run's record, metrics and curve, and every figure,
 table and claim. Weights are kept of what the analyses look into: similar-CE and similar-L0 triples
 of every seed, and the longest warm starts with their starts; not the dial's, which are large.
 Executed notebooks are kept as pages. Of a study that stands beside it, as the second line's, no run
 is kept: its figures, tables and pages, and metrics.csv with all that was measured.
+
+With --again nothing is trained: the analyses run as `pipeline.verify` runs them, on the records and
+shipped weights, and what they give takes the place of what was there. Figures and tables that take
+more weights, and the pages of their notebooks, stay.
 """
 
+import os
 import re
 import shutil
 import sys
@@ -24,7 +30,11 @@ from e2e_lib.errors import ResultsError, command, require
 from e2e_lib.files import project_path
 from e2e_lib.runs.read import REFERENCE
 from e2e_lib.runs.tables import metrics_table
+from pipeline import verify
+from pipeline.compare.differences import matches
+from pipeline.execution.executor import environment
 from pipeline.plan.profile import ROOT
+from pipeline.report import write_report
 
 FOLDERS = ("figures", "tables", "skipped", "site", LONGER_RUNS)
 FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")
@@ -68,17 +78,66 @@ def copy_reference(source: Path, target: Path, runs: bool = True) -> None:
         without = () if run.name in kept else WEIGHTS
         shutil.copytree(run, target / "saes" / run.name, ignore=lambda _, names, w=without: w)
     for page in source.glob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        (target / page.name).write_text(NOTEBOOK_LINK.sub("", text), encoding="utf-8")
+        copy_page(page, target)
     (target / "notebooks").mkdir()
     for page in (source / "notebooks").iterdir():
         if page.suffix in (".html", ".css"):
             shutil.copy(page, target / "notebooks" / page.name)
 
 
+def copy_page(page: Path, target: Path) -> None:
+    """Copy a page to a folder without executed notebooks, which it links no more."""
+    text = page.read_text(encoding="utf-8")
+    (target / page.name).write_text(NOTEBOOK_LINK.sub("", text), encoding="utf-8")
+
+
+def again(reference: Path, scratch: Path) -> None:
+    """Replace what the analyses of `reference` gave by what they give now, and write its report.
+
+    Raises:
+        ResultsError: it is no reference, or a notebook does not run.
+    """
+    verify.prepare(reference, scratch)
+    lacking = verify.lacking_weights(scratch)
+    todo = verify.analyses(scratch)
+    failed = verify.run_stages([stage for stage in todo if stage.name != verify.CLAIMS], scratch)
+    verify.write_metrics_table(scratch)
+    verify.carry_over(reference, scratch, lacking)
+    failed += verify.run_stages([stage for stage in todo if stage.name == verify.CLAIMS], scratch)
+    if failed:
+        raise ResultsError(f"{', '.join(failed)} failed: {reference.name!r} stays as it is.")
+    partial, trained = (*lacking.rows, *lacking.averages, *lacking.whole), verify.TRAINING
+    stays = {f"{number[:2]}_" for number in trained}  # notebooks whose page is not made again
+    for kind in ("figures", "tables", "skipped"):
+        for old in sorted((reference / kind).glob("*")):
+            names = [f"{kind}/{old.stem}{end}" for end in (".csv", ".json")]
+            if any(matches(name, partial) for name in names):
+                stays.add(old.name[:3])
+                for made in (scratch / kind).glob(f"{old.stem}.*"):
+                    made.unlink()
+            elif old.name[:3] not in {f"{name[:2]}_" for name in trained}:
+                old.unlink()
+        shutil.copytree(scratch / kind, reference / kind, dirs_exist_ok=True)
+    for name in ("metrics.csv", "claims.json"):
+        shutil.copy(scratch / name, reference)
+    executed = [p for p in (scratch / "notebooks").glob("*.ipynb") if p.name[:3] not in stays]
+    for notebook in executed:
+        shutil.copy(notebook, reference / "notebooks")
+    write_report(reference)
+    for page in reference.glob("*.html"):
+        copy_page(page, reference)
+    for notebook in executed:
+        (reference / "notebooks" / notebook.name).unlink()
+
+
 @command
 def main(arguments: list[str]) -> None:
     """The command line."""
+    if arguments == ["--again"]:
+        os.environ |= environment()
+        again(project_path(REFERENCE), project_path(verify.SCRATCH))
+        readme_block(project_path(REFERENCE), ROOT / "README.md")
+        return
     allowed = "one finished results folder, and where its copy goes if not to results/reference"
     require(len(arguments) in (1, 2), "the command line", arguments, allowed)
     source, target = (project_path(name) for name in [*arguments, REFERENCE][:2])

@@ -10,7 +10,10 @@ from e2e_lib.analysis.claims.verdicts import claims_markdown
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs.read import finished_runs
 from e2e_lib.runs.tables import metrics_table
-from pipeline.reference import FILES, copy_reference, main, runs_with_weights
+from pipeline import reference, verify
+from pipeline.compare.differences import Lacking
+from pipeline.plan.stages import Stage
+from pipeline.reference import FILES, again, copy_reference, main, runs_with_weights
 from tests.helpers.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +47,72 @@ def test_reference_keeps_every_record_and_the_matched_weights(
     assert (tmp_path / "reference_x" / "metrics.csv").read_text() == "metrics.csv"
     assert main([str(source), str(tmp_path / "elsewhere")]) == 2
     assert "the copy is 'elsewhere'" in capsys.readouterr().err
+
+
+def folder(path: Path, **texts: str) -> Path:
+    """A results folder with these texts, by kind and name: figures_20_x_csv."""
+    for name, text in texts.items():
+        kind, stem, end = name.split("__")
+        (path / kind).mkdir(parents=True, exist_ok=True)
+        (path / kind / f"{stem}.{end}").write_text(text)
+    return path
+
+
+def test_its_analyses_again_replace_what_they_can_make_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = folder(
+        tmp_path / "old",
+        figures__20_gone__csv="old", figures__20_pareto__png="old", figures__42_loudness__png="old",
+        tables__42_dial__csv="old", tables__12_beside_full__csv="old",
+        skipped__43_matrix__json="old",
+        notebooks__20_pareto__html="old", notebooks__42_loudness__html="old",
+    )  # fmt: skip
+    made = folder(
+        tmp_path / "made",
+        figures__20_pareto__png="new", figures__42_loudness__png="partial", tables__43_x__csv="new",
+        tables__42_dial__csv="partial", tables__42_decoys__csv="new",
+        tables__12_beside_full__csv="old",
+        skipped__43_y__json="new", notebooks__20_pareto__ipynb="new",
+        notebooks__42_loudness__ipynb="new",
+    )  # fmt: skip
+    for name in ("metrics.csv", "claims.json"):
+        (made / name).write_text("new")
+    ran: list[str] = []
+
+    def run(todo: list[Stage], results: Path) -> list[str]:
+        ran.extend(stage.name for stage in todo)
+        return ["20_pareto"] if fails else []
+
+    def report(results: Path) -> None:
+        assert sorted(p.name for p in results.glob("notebooks/*.ipynb")) == ["20_pareto.ipynb"]
+        (results / "notebooks" / "20_pareto.html").write_text("new")
+        (results / "index.html").write_text("x (<a href='notebooks/a.ipynb'>.ipynb</a>)")
+
+    dial = ("figures/42_loudness.[cj]s*", "tables/42_dial.*")
+    stages = [Stage(n, n, {}, (), 0.0) for n in ("20_pareto", verify.CLAIMS)]
+    for name, value in {
+        "prepare": lambda *_: None, "lacking_weights": lambda _: Lacking(whole=dial),
+        "analyses": lambda _: stages, "run_stages": run, "write_metrics_table": lambda _: None,
+        "carry_over": lambda *_: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(verify, name, value)
+    monkeypatch.setattr(reference, "write_report", report)
+    before = {p: p.read_text() for p in old.rglob("*.*")}
+    fails = True
+    with pytest.raises(ResultsError, match="20_pareto failed: 'old' stays as it is"):
+        again(old, made)
+    assert {p: p.read_text() for p in old.rglob("*.*")} == before
+    fails = False
+    again(old, made)
+    assert ran[-2:] == ["20_pareto", verify.CLAIMS], "claims last"
+    assert {p.relative_to(old).as_posix(): p.read_text() for p in old.rglob("*.*")} == {
+        "figures/20_pareto.png": "new", "figures/42_loudness.png": "old", "tables/42_dial.csv": "old",
+        "tables/42_decoys.csv": "new", "tables/43_x.csv": "new", "tables/12_beside_full.csv": "old",
+        "skipped/43_y.json": "new", "notebooks/20_pareto.html": "new",
+        "notebooks/42_loudness.html": "old", "metrics.csv": "new", "claims.json": "new",
+        "index.html": "x",
+    }  # fmt: skip
 
 
 def test_reference_is_complete_and_small() -> None:
