@@ -3,7 +3,7 @@
 | name | codes, of pre-activations z = x W_enc + b_enc | what holds L0 |
 |---|---|---|
 | `relu` | ReLU(z) | λ · Σ c^p |
-| `topk` | the k largest z of each token, where above 0 | k |
+| `topk` | the k largest z of each token, where above 0: at most k | k |
 | `batchtopk` | the k · n largest of a batch of n tokens; after training z · [z > θ], one θ | k |
 | `matryoshka` | the same, trained so that its first latents alone already reconstruct | k |
 | `jumprelu` | z · [z > θ], a trained θ for each latent | λ · Σ tanh(4 c), or another penalty |

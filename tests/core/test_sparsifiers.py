@@ -15,6 +15,8 @@ from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
 from e2e_lib.core.sparsifiers import Sparsifier, make_sparsifier
 from e2e_lib.core.train import Trainer, train
+from e2e_lib.data.models import load_model
+from e2e_lib.data.rows import load_rows
 from e2e_lib.engine.model.probes import typical_activations
 from e2e_lib.engine.sae_kernel import jump
 from e2e_lib.errors import ConfigError, ModelError
@@ -211,6 +213,28 @@ def test_l0_is_k_and_stays_so_on_held_out_text(sparsifier):
     [found] = evaluate(tiny_model(), [run.saes], rows[200:])
     tolerance = 1e-6 if sparsifier == "topk" else 0.1  # of 960 tokens
     assert found.saes[HOOK]["l0"] == pytest.approx(4, rel=tolerance)
+
+
+def test_l0_is_within_2_percent_on_text_that_set_no_threshold():
+    """Of the embedded model: 20,480 tokens for the thresholds, as many others for L0."""
+    model, hook, text = load_model("storyworld"), "blocks.2.hook_resid_pre", "storyworld"
+    rows = load_rows(model, text, text, n_train=64, n_validation=160, n_calibration=160)
+    seen, held_out = ({*map(tuple, own.tolist())} for own in (rows.calibration, rows.validation))
+    assert not seen & held_out
+    calibrated = ("batchtopk", "matryoshka", "jumprelu")
+    sizes = {"dict_ratio": 4.0, "batch_size": 8, "micro_batch_size": 8, "lr": 3e-3}
+    configs = []
+    for name in calibrated:
+        held = {"k": 8} if SPARSIFIERS[name].holds_k else {"target_l0": 8.0}
+        objective = named_objective("local", 0.0 if "k" in held else 0.3)
+        configs.append(TrainConfig(objective, (hook,), sparsifier=name, **sizes, **held))
+    runs = train(model, configs, rows.train, progress=False)
+    for run, own in zip(runs, configs, strict=True):
+        calibrate(model, run.saes, rows.calibration, own.target_l0 or None)
+    found = evaluate(model, [run.saes for run in runs], rows.validation)
+    l0 = {name: one.saes[hook]["l0"] for name, one in zip(calibrated, found, strict=True)}
+    assert l0 == pytest.approx(dict.fromkeys(calibrated, 8), rel=0.02)
+    assert 8.0 not in l0.values(), "exact on the text that set the thresholds alone"
 
 
 def test_an_sae_that_still_looks_at_its_batch_is_not_evaluated():
