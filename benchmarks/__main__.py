@@ -3,9 +3,10 @@
 Each comparison is measured in one process, a step of every side in turn: the three objectives by
 the library and plainly; e2e over local; five SAEs trained side by side over one; the precisions
 that are not the device's default; the blocks through torch.compile, where it can compile; topk and
-batchtopk over relu at equal L0; and the shape over the same with half the dictionary, context,
-blocks after the SAE or vocabulary. Each side becomes a JSON line on standard output, with its ratio
-to the comparison's first, its memory and its share of a large product's speed; then comes a table.
+batchtopk over relu at equal L0, and topk with dead latents that AuxK trains; and the shape over the
+same with half the dictionary, context, blocks after the SAE or vocabulary. Each side becomes a JSON
+line on standard output, with its ratio to the comparison's first, its memory and its share of a
+large product's speed; then comes a table.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from e2e_lib.errors import E2EError, command, require
 from e2e_lib.runs.provenance import provenance
 
 OBJECTIVES = ("local", "e2e", "e2e_ds")
+DEAD = 0.1  # share of latents that are dead where AuxK is measured
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -50,7 +52,8 @@ def comparisons(name: str, device: str = "cpu") -> Iterator[tuple[str, list[Case
     yield "default", [e2e, *(case("e2e", precision) for precision in precisions)]
     yield "eager", [e2e, case("e2e", "compiled")]
     for objective in ("local", "e2e"):
-        yield "relu", [case(objective, sparsifier=s) for s in ("relu", "topk", "batchtopk")]
+        same = [case(objective, sparsifier=s) for s in ("relu", "topk", "batchtopk")]
+        yield "relu", [*same, case(objective, sparsifier="topk", dead=DEAD)]
     halves = {
         "dict_ratio": shape.dict_ratio / 2,
         "context": shape.context // 2,

@@ -21,7 +21,7 @@ def step_flops(shape: Shape, case: Case) -> float:
     The frozen blocks before the SAE once, without gradient; those after it once clean (shared by
     all SAEs) and twice spliced (forward, and backward to their input); the unembedding once clean
     and twice spliced; of the SAE the encoder as a whole, and of the other four products the share
-    of latents that fire.
+    of latents that fire. AuxK takes the same of the dead latents, of which d/2 fire.
     """
     tokens = shape.rows * shape.context
     d_sae = int(shape.dict_ratio * shape.width)
@@ -30,6 +30,7 @@ def step_flops(shape: Shape, case: Case) -> float:
     product = 2 * tokens * shape.width * d_sae
     later = shape.blocks - shape.layer
     shared, own = shape.layer * block, product * (1 + 4 * case.active)
+    own += product * (case.dead + 4 * min(case.dead, shape.width // 2 / d_sae))
     if case.objective != "local":
         shared += later * block + head
         own += 2 * later * block + 2 * head

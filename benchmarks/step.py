@@ -33,6 +33,7 @@ from tests.helpers import oracle
 
 WARM, LEAST_ROUNDS, MOST_ROUNDS, LEAST_SECONDS = 2, 7, 41, 8.0
 PRODUCT = 2048  # rows and columns of the matrices whose product is timed in every round
+NEVER = 1e6  # what a dead latent's bias is lowered by: more than any pre-activation is
 
 Step = Callable[[], Any]
 
@@ -49,6 +50,9 @@ class Case:
     saes: int = 1  # trained side by side
     active: float = 0.01  # share of the latents that fire on a token; 0.5 as initialised
     sparsifier: str = "relu"
+    # Share of a top-k SAE's latents that are dead and learn by AuxK, as they do in a training; 0:
+    # without AuxK, work that relu has no counterpart of.
+    dead: float = 0.0
     changes: tuple[tuple[str, float], ...] = ()  # of the shape: names and other sizes
 
     def facts(self) -> dict[str, Any]:
@@ -77,7 +81,7 @@ def configs(shape: Shape, case: Case, device: str) -> list[TrainConfig]:
             precision=precision,
             sparsifier=case.sparsifier,
             k=max(1, k) if holds_k else None,
-            auxk_coeff=0.0,  # what dead latents learn: work that relu has no counterpart of
+            auxk_coeff=TrainConfig.auxk_coeff if case.dead else 0.0,
             lr=1e-9,  # the share of latents that fire must stay what it is
         )
         for i in range(case.saes)
@@ -105,6 +109,9 @@ def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Step:
             for sae in run.saes.values():
                 if sae.sparsifier.k is None:
                     sae.b_enc += bias_for(case.active, seen, sae.W_enc)
+                dead = round(case.dead * sae.d_sae)
+                sae.sparsifier.silent[:dead] = torch.inf
+                sae.b_enc[:dead] -= NEVER
     return trainer.step
 
 

@@ -30,6 +30,7 @@ def markdown(lines: list[dict[str, Any]], *, short: bool = False) -> str:
         name, threads = machine.get("gpu", machine.get("cpu")), machine["threads"]
         machines[machine["day"]] = f"{machine['day']}: {name}, threads: {threads}"
         unusual = [line[key] for key in USUAL if line[key] != USUAL[key]]
+        unusual += [f"AuxK, {100 * line['dead']:g} % dead"] if line.get("dead") else []
         changed = [f"{k} {line[k]:g}" for k in CHANGED if k in line]
         ratio, *between = (f"{x:.2f}" for x in line["ratio"])
         cells = [

@@ -14,6 +14,7 @@ from benchmarks.floor import block_parameters, step_flops
 from benchmarks.shapes import Shape, shapes
 from benchmarks.step import Case
 from benchmarks.table import main, markdown
+from e2e_lib.core.config import TrainConfig
 from e2e_lib.errors import E2EError
 from tests.helpers.tiny_models import CONFIGS, tiny_model
 
@@ -28,6 +29,9 @@ def test_multiplications_by_hand():
     assert local == block + product * 2  # one block before the SAE; 1 + 4 · 0.25 products
     e2e = step_flops(TINY, Case("tiny", "e2e", "default", 1, 0.25))
     assert e2e == local + 3 * block + head + 2 * 3 * block + 2 * head
+    for dead, selected in ((0.25, 6 / 48), (0.0625, 0.0625)):  # d/2 of 12 latents; all of 3
+        learns = Case("tiny", "local", "default", 1, 0.25, "topk", dead)
+        assert step_flops(TINY, learns) == local + product * (dead + 4 * selected)
     five = step_flops(TINY, Case("tiny", "e2e", "default", 5, 0.25))
     assert five == 4 * block + head + 5 * (product * 2 + 6 * block + 2 * head)
 
@@ -101,20 +105,23 @@ def test_a_table_holds_each_against_the_first():
     ours = shared | {"against": "plain", "ms": 100.0, "ratio": [0.333, 0.3, 0.4]}
     relu = shared | {"against": "relu", "ms": 100.0}
     topk = relu | {"sparsifier": "topk", "ms": 80.0, "ratio": [0.8, 0.7, 0.9]}
+    auxk = topk | {"dead": 0.1, "ms": 110.0, "ratio": [1.1, 1.0, 1.2]}
     whole = shared | {"against": "whole", "ms": 99.0}
     half = whole | {"context": 64, "ms": 60.0, "ratio": [0.6]}  # of before there were pairs
     machine = {"cpu": "C", "threads": 2, "day": "2026-01-02"}
-    lines = [{"hardware": machine}, plain, ours, relu, topk, whole, half]
+    lines = [{"hardware": machine}, plain, ours, relu, topk, auxk, whole, half]
     rows = markdown(lines).splitlines()
     step = "1 | 50 % | {} | 2,000 | 90 | 0.30"
     assert rows[2:] == [
         f"| s | e2e | {step.format(100)} | plain | 300 | 900 | 0.33 (0.30–0.40) | 2026-01-02 |",
         f"| s | e2e, topk | {step.format(80)} | relu | 100 | 90 | 0.80 (0.70–0.90) | 2026-01-02 |",
+        f"| s | e2e, topk, AuxK, 10 % dead | {step.format(110)} | relu | 100 | 90 "
+        "| 1.10 (1.00–1.20) | 2026-01-02 |",
         f"| s | e2e, context 64 | {step.format(60)} | whole | 99 | 90 | 0.60 | 2026-01-02 |",
         "",
         "2026-01-02: C, threads: 2.",
     ]
-    assert markdown(lines, short=True).splitlines() == [*rows[:4], *rows[5:]]
+    assert markdown(lines, short=True).splitlines() == [*rows[:5], *rows[6:]]
 
 
 def test_the_docs_have_the_table_of_the_committed_files(tmp_path):
@@ -137,6 +144,35 @@ def test_every_shape_has_its_comparisons():
     [of_cuda] = (cases for word, cases in comparisons("gpt2", "cuda") if word == "default")
     assert [case.path for case in of_cuda] == ["default", "fp32", "tf32"]
     assert shapes("cuda")["gpt2"].rows * shapes("cuda")["gpt2"].context == 8192
+
+
+@pytest.mark.parametrize("objective", ["local", "e2e"])
+def test_top_k_is_compared_with_relu_without_auxk_and_with_it(objective):
+    [cases] = (
+        cases
+        for word, cases in comparisons("storyworld")
+        if word == "relu" and cases[0].objective == objective
+    )
+    assert [(case.sparsifier, case.dead) for case in cases] == [
+        ("relu", 0), ("topk", 0), ("batchtopk", 0), ("topk", 0.1),
+    ]  # fmt: skip
+    assert {(case.objective, case.active) for case in cases} == {(objective, 0.01)}
+
+
+@pytest.mark.parametrize("objective", ["local", "e2e"])
+def test_dead_latents_stay_dead_and_learn_as_in_a_training(objective):
+    case = Case("tiny", objective, active=0.25, sparsifier="topk", dead=0.25)
+    rows = torch.randint(1, 30, (2, 10), generator=torch.Generator().manual_seed(0))
+    taken = step.default_step(tiny_model(), TINY, case, rows)
+    [run] = taken.__self__.runs
+    assert run.config.auxk_coeff == TrainConfig.auxk_coeff > 0
+    seen = []
+    backward = run.backward
+    run.backward = lambda terms, *others: seen.append(terms) or backward(terms, *others)
+    for _ in range(3):
+        taken()
+        assert run.saes[TINY.hook].sparsifier.dead.tolist() == [*range(12)]  # of 48
+    assert len(seen) == 3 and all(terms["auxiliary"] > 0 for terms in seen)
 
 
 def test_top_k_fires_as_often_as_relu_does():
