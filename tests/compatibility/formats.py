@@ -1,11 +1,14 @@
 """SAEs written here and run by the libraries whose formats they are, and the other way round.
 
-    python -m tests.compatibility.formats sae_lens=PYTHON sparsify=PYTHON dictionary_learning=PYTHON
+    python -m tests.compatibility.formats sae_lens=PYTHON sparsify=PYTHON \\
+        dictionary_learning=PYTHON e2e_sae=PYTHON
 
 PYTHON is the interpreter of an environment that has that library (with no need of this project):
-sae-lens==6.54.12, eai-sparsify==1.3.3, dictionary-learning==0.1.0 with transformers==4.46.3. Makes
-`files/` anew: the files of both sides, what the libraries compute of them, and `table.csv`, which
-`docs/formats.md` shows. The test beside this compares today's code with them and needs no library.
+sae-lens==6.54.12, eai-sparsify==1.3.3, dictionary-learning==0.1.0 with transformers==4.46.3, and
+e2e-sae==2.1.1, the authors' own, without what it requires but torch and safetensors: its module of
+SAEs needs no more. Makes the libraries' part of `files/` anew: the files of both sides, what the
+libraries compute of them, and `table.csv`, which `docs/formats.md` shows; of libraries that are not
+given all stays. The test beside this compares today's code with them and needs no library.
 """
 
 import csv
@@ -27,7 +30,7 @@ from tests.helpers.sae_stand_ins import D_OUT, D_SAE, STAND_INS, draw, inputs, r
 
 FOLDER = Path(__file__).resolve().parent / "files"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
-LIBRARIES = ("sae_lens", "dictionary_learning", "sparsify")
+LIBRARIES = ("sae_lens", "dictionary_learning", "sparsify", "e2e_sae")
 HOOK = "blocks.4.hook_resid_post"
 PAIR = "blocks.4.mlp.hook_in>blocks.4.hook_mlp_out"
 SUITES = ("gemma_scope", "gemma_scope_2", "llama_scope")
@@ -62,6 +65,8 @@ def ours() -> dict[str, StoredSAE]:
             words = {"threshold": "jumprelu", "W_skip": "skip"}
             left = [name for name, word in words.items() if word not in architecture]
             weights, hook = without(t, *left), PAIR
+        if format == "authors":
+            hook = "blocks.5.hook_resid_pre"
         return StoredSAE(
             weights, kind, 3 if kind == "topk" else None, format, architecture, hook,
             metadata={"model_name": "tiny"}, config=own if format == "dictionary_learning" else {},
@@ -79,6 +84,7 @@ def ours() -> dict[str, StoredSAE]:
             "MatryoshkaBatchTopKSAE": "jumprelu", "GatedAutoEncoder": "jumprelu",
         },
         "sparsify": {"topk": "topk", "all": "relu"},
+        "authors": {"released": "relu", "checkpoint": "relu"},
     }  # fmt: skip
     return {
         f"{format}.{architecture}": made(format, architecture, kind)
@@ -90,8 +96,11 @@ def ours() -> dict[str, StoredSAE]:
 def write_ours(folder: Path) -> None:
     """Write every one of `ours`, and stand-ins of the suites that are read only."""
     for name, stored in ours().items():
-        inner = "layers.4" if stored.format == "sparsify" else ""
-        write_sae(folder / "ours" / name / inner, stored)
+        inner = {"sparsify": "layers.4", "authors.released": "e2e_similar_ce_layer_5.pt"}
+        inner |= {"authors.checkpoint": "samples_400.pt"}
+        place = folder / "ours" / name
+        place.mkdir(parents=True, exist_ok=True)
+        write_sae(place / inner.get(name, inner.get(stored.format, "")), stored)
     for name in SUITES:
         STAND_INS[name].write(folder / "stand_ins" / name)
 
@@ -101,7 +110,8 @@ def sae_path(folder: Path, name: str) -> Path:
     path = folder / name
     while len(inside := list(path.iterdir())) == 1 and inside[0].is_dir():
         path = inside[0]
-    return path
+    files = list(path.glob("*.pt"))
+    return files[0] if files and not (path / "config.json").exists() else path
 
 
 def rows(folder: Path = FOLDER) -> Iterator[Row]:
@@ -167,9 +177,10 @@ def write_table(table: list[Row], path: Path = FOLDER / "table.csv") -> None:
 
 def main(arguments: list[str]) -> None:
     pythons = dict(argument.split("=", 1) for argument in arguments)
-    if set(pythons) != set(LIBRARIES):
+    if not pythons or not set(pythons) <= set(LIBRARIES):
         sys.exit(__doc__)
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    for own in ("ours", "stand_ins", *(f"theirs/{library}" for library in pythons)):
+        shutil.rmtree(FOLDER / own, ignore_errors=True)
     write_ours(FOLDER)
     save_file({"x": inputs()}, FOLDER / "inputs.safetensors")
     peer = Path(__file__).with_name("peer.py")

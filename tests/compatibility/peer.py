@@ -10,6 +10,8 @@ failed to load.
 
 import importlib.metadata
 import json
+import re
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +25,8 @@ Codes = tuple[Tensor, Tensor]
 Case = tuple[str, Callable[[], nn.Module], Callable[[nn.Module, Tensor], Codes]]
 D_IN, D_SAE, D_OUT = 6, 10, 4
 PACKAGES = {
-    "sae_lens": "sae-lens", "sparsify": "eai-sparsify", "dictionary_learning": "dictionary-learning"
+    "sae_lens": "sae-lens", "sparsify": "eai-sparsify",
+    "dictionary_learning": "dictionary-learning", "e2e_sae": "e2e-sae",
 }  # fmt: skip
 
 
@@ -207,6 +210,42 @@ def sparsify(folder: Path) -> Iterator[Case]:
 
     yield saved("topk", k=3)
     yield saved("all", k=D_SAE)
+
+
+# ------------------------------------------------------------------ the authors' own
+def e2e_sae(folder: Path) -> Iterator[Case]:
+    """Their class out of its module: the whole package needs a part that was not published."""
+    files = importlib.metadata.files("e2e-sae") or []
+    [file] = [file for file in files if file.as_posix() == "e2e_sae/models/sparsifiers.py"]
+    kind = runpy.run_path(str(file.locate()))["SAE"]
+
+    def both(sae: nn.Module, x: Tensor) -> Codes:
+        output, codes = sae(x)
+        return codes, output
+
+    def load(path: Path) -> nn.Module:
+        [file] = path.glob("*.pt")
+        sae, tensors = kind(D_IN, D_SAE), torch.load(file, weights_only=True)
+        # Releases lack the layer's number in the encoder; in a checkpoint a hook stands before all.
+        tensors = {re.sub("encoder.(0.)?", "encoder.0.", key): t for key, t in tensors.items()}
+        sae.load_state_dict({re.sub("^blocks[^.]*.", "", key): t for key, t in tensors.items()})
+        return sae
+
+    for path in sorted((folder / "ours").glob("authors*")):
+        yield f"ours/{path.name}", lambda path=path: load(path), both
+
+    def saved(name: str, file: str, old: str, new: str) -> Case:
+        def make() -> nn.Module:
+            sae, path = filled(kind(D_IN, D_SAE)), folder / "theirs" / "e2e_sae" / name
+            path.mkdir(parents=True)
+            held = {re.sub(old, new, key): t for key, t in sae.state_dict().items()}
+            torch.save(held, path / file)
+            return load(path)
+
+        return f"theirs/e2e_sae/{name}", make, both
+
+    yield saved("checkpoint", "samples_400000.pt", "^", "blocks-3-hook_resid_pre.")
+    yield saved("released", "e2e_similar_ce_layer_3.pt", "encoder.0", "encoder")
 
 
 @torch.no_grad()
