@@ -13,15 +13,19 @@ direction is fitted to Δx over other pairs, and none for unused kinds; the rest
 leaves as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from e2e_lib.analysis.counterfactual.swaps import Coded, Dictionary, Site, partners
+from e2e_lib.analysis.counterfactual.scale import measure_table
+from e2e_lib.analysis.counterfactual.swaps import Coded, Dictionary, Site, by_pair, partners
+from e2e_lib.analysis.counterfactual.tables import Kept, selectivity_samples
 from e2e_lib.core.sae import SAE
 
 FLOORS = ("untrained", "frozen decoder", "frozen encoder", "pca")
@@ -128,3 +132,41 @@ def oracle(site: Site, directions: Float[Tensor, "vocabulary d"] | None) -> Code
     else:
         codes = F.one_hot(site.values, len(directions)).to(codes)
     return Coded(site.activation, codes, directions, codes.sum(0))
+
+
+# ------------------------------------------------------------------ a control
+@torch.no_grad()
+def control(
+    floors: Mapping[str, Dictionary],
+    at: Mapping[str, Float[Tensor, "row d"]],
+    used: Collection[str],
+    unused: Collection[str],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Selectivity of dictionaries that know no function, from the activations at t alone.
+
+    at: by kind, clean activations at t; rows 2i and 2i + 1 are partners. Columns: dictionary,
+    value, low, high (95 % over pairs and kinds), retention (mean over kinds: of what keeps next to
+    nothing the selectivity is a ratio of noise, which may have no bound), n_pairs, passes (whether
+    1 lies within, or "not known").
+    """
+    tables = []
+    for name, own in floors.items():
+        kept = {kind: _kept(own, at[kind]) for kind in (*used, *unused)}
+        drawn = selectivity_samples(kept, used, unused, seed)
+        whole = [x.kept.sum() / x.energy.sum() for x in kept.values() if x.energy.any()]
+        row = measure_table({("selectivity", "all"): drawn}, {}, {})[["value", "low", "high"]]
+        row.insert(0, "dictionary", name)
+        n_pairs = sum(len(x.kept) for x in kept.values())
+        tables.append(row.assign(retention=np.mean(whole or [np.nan]), n_pairs=n_pairs))
+    table = pd.concat(tables, ignore_index=True)
+    within = np.where((table["low"] <= 1) & (table["high"] >= 1), "yes", "no")
+    return table.assign(passes=np.where(table["low"].isna(), "not known", within))
+
+
+def _kept(dictionary: Dictionary, x: Float[Tensor, "row d"]) -> Kept:
+    """As `measures.observe` has it of a site."""
+    codes, other = dictionary.encode(x), partners(len(x))
+    change = (codes[other] - codes) @ dictionary.dictionary
+    products = (change * (x[other] - x)).sum(-1), (x[other] - x).square().sum(-1)
+    return Kept(*(by_pair(values).double().cpu().numpy() for values in products))

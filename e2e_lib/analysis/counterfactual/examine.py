@@ -9,6 +9,7 @@ The pairs are the same for every dictionary; what the network uses is decided be
 at, by `use.use_table`'s rule on these pairs.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,9 +144,16 @@ def _at_decision(model: TransformerBridge, hook: str, rows: PairRows) -> AtDecis
 
 
 def examine(
-    exam: Exam, dictionary: Dictionary | None, *, necessary: bool = False, seed: int = 0
+    exam: Exam,
+    dictionary: Dictionary | None,
+    *,
+    necessary: bool = False,
+    least: float = -math.inf,
+    seed: int = 0,
 ) -> Samples:
-    """Every measure of a dictionary; None: of the oracle. `necessary`: necessity too, the dearest.
+    """Every measure of a dictionary; None: of the oracle.
+
+    necessary: necessity too, the dearest, if the carried function is above `least`.
 
     Raises:
         ModelError: the dictionary reads another width than the hook's.
@@ -159,10 +167,12 @@ def examine(
         )
         for kind, site in exam.sites.items()
     }
-    needed = necessities({kind: swaps[kind] for kind in exam.used}, seed) if necessary else None
     numbers = {kind: observe(swap) for kind, swap in swaps.items()}
     coded = {kind: swap.coded for kind, swap in swaps.items()}
-    found = samples(numbers, exam.used, exam.unused, needed, seed)
+    found = samples(numbers, exam.used, exam.unused, seed=seed)
+    if necessary and not found["carried_function", "all"][0] <= least:
+        needed = necessities({kind: swaps[kind] for kind in exam.used}, seed)
+        found = samples(numbers, exam.used, exam.unused, needed, seed)
     if dictionary is None:  # it has no latents for what is not used
         found |= {key: np.zeros(1) for key in found if key[0] == "waste_l0"}
     alone = dict.fromkeys(ALONE, 0.0) if dictionary is None else _latents(exam, dictionary, coded)
@@ -194,10 +204,19 @@ def mean_l0(exam: Exam, dictionary: Dictionary) -> float:
     return float((dictionary.encode(exam.activations) > 0).sum(-1).float().mean())
 
 
-def examined_floors(exam: Exam, d_sae: int, k: int, seed: int = 0) -> dict[str, Samples]:
-    """`examine` of every floor of this width and a mean of k latents on a token; no necessity."""
+def examined_floors(
+    exam: Exam, d_sae: int, k: int, seed: int = 0, *, necessary: bool = False
+) -> dict[str, Samples]:
+    """`examine` of every floor of this width and a mean of k latents on a token.
+
+    necessary: necessity too of floors that carry something: it counts what a dictionary's own full
+    swap takes, which where S is not above 0 is no decision's effect, and may take few.
+    """
     made = dictionaries.floors(exam.activations, d_sae, k, seed)
-    return {name: examine(exam, own, seed=seed) for name, own in made.items()}
+    return {
+        name: examine(exam, own, necessary=necessary, least=0.0, seed=seed)
+        for name, own in made.items()
+    }
 
 
 class Examined(NamedTuple):
@@ -232,7 +251,8 @@ def examine_all(
             continue
         k = max(1, round(float(np.mean([mean_l0(exam, sae) for sae in own.values()]))))
         floors = {
-            size: examined_floors(exam, size, k, seed) for size in {s.d_sae for s in own.values()}
+            size: examined_floors(exam, size, k, seed, necessary=necessary)
+            for size in {s.d_sae for s in own.values()}
         }
         oracle = examine(exam, None, necessary=necessary, seed=seed)
         for run, sae in own.items():
@@ -255,5 +275,5 @@ def measure_folder(folder: str | Path, exam: Exam, *, seed: int = 0) -> pd.DataF
     sae = SAE.load(folder).eval().requires_grad_(False)
     found = examine(exam, sae, necessary=True, seed=seed)
     k = max(1, round(mean_l0(exam, sae)))
-    floors = examined_floors(exam, sae.d_sae, k, seed)
+    floors = examined_floors(exam, sae.d_sae, k, seed, necessary=True)
     return measure_table(found, floors, examine(exam, None, necessary=True, seed=seed))

@@ -44,6 +44,13 @@ class PairNumbers(NamedTuple):
     pathway: Array  # (pair, block, 3): ⟨change, clean change⟩, and both squared norms
 
 
+class Kept(NamedTuple):
+    """Of `PairNumbers` what retention takes, which the activations at t alone decide."""
+
+    kept: Array
+    energy: Array
+
+
 class Necessity(NamedTuple):
     """One kind; KL by pair of the half that measures, a mean over the pair's two members."""
 
@@ -68,10 +75,7 @@ def samples(
 
     numbers: by kind; used, unused: which of the kinds the network uses, and which not.
     """
-    weights = {
-        kind: mean_and_resamples(len(own.energy), RESAMPLES, np.random.default_rng(seed))
-        for kind, own in numbers.items()
-    }
+    weights = _weights(numbers, seed)
     found: Samples = {}
     for kind, own in numbers.items():
         of = weights[kind]
@@ -89,11 +93,28 @@ def samples(
         found["side_effect", kind] = np.array([curve.side])
     for measure in dict.fromkeys(measure for measure, _ in found):
         found[measure, "all"] = _mean([own for (name, _), own in found.items() if name == measure])
-    sides = [{k: numbers[k] for k in numbers if k in kinds} for kinds in (used, unused)]
-    found["selectivity", "all"] = selectivity(
-        sides[0], sides[1], _kinds_drawn(weights, sides, seed)
-    )
+    found["selectivity", "all"] = selectivity_samples(numbers, used, unused, seed)
     return found
+
+
+def selectivity_samples(
+    numbers: Mapping[str, PairNumbers | Kept],
+    used: Collection[str],
+    unused: Collection[str],
+    seed: int = 0,
+) -> Array:
+    """`selectivity`, and behind it what resampling kinds and their pairs makes of it, (1 + n,)."""
+    sides = [{k: numbers[k] for k in numbers if k in kinds} for kinds in (used, unused)]
+    drawn = _kinds_drawn(_weights(numbers, seed), sides, seed)
+    return selectivity(sides[0], sides[1], drawn)
+
+
+def _weights(numbers: Mapping[str, PairNumbers | Kept], seed: int) -> dict[str, Array]:
+    """By kind, of its pairs: (1 + resamples, pair)."""
+    return {
+        kind: mean_and_resamples(len(own.energy), RESAMPLES, np.random.default_rng(seed))
+        for kind, own in numbers.items()
+    }
 
 
 def _ratio(above: Array, below: Array) -> Array:
@@ -116,7 +137,7 @@ def _pathway(sums: Array, weights: Array) -> Array:
 
 
 def _kinds_drawn(
-    weights: Mapping[str, Array], sides: Sequence[Mapping[str, PairNumbers]], seed: int
+    weights: Mapping[str, Array], sides: Sequence[Mapping[str, PairNumbers | Kept]], seed: int
 ) -> dict[str, Array]:
     """The weights with the kinds of either side drawn anew too, but for the first, the value's."""
     rng, found = np.random.default_rng(seed), {}
@@ -128,7 +149,9 @@ def _kinds_drawn(
 
 
 def selectivity(
-    used: Mapping[str, PairNumbers], unused: Mapping[str, PairNumbers], weights: Mapping[str, Array]
+    used: Mapping[str, PairNumbers | Kept],
+    unused: Mapping[str, PairNumbers | Kept],
+    weights: Mapping[str, Array],
 ) -> Array:
     """Retention of used kinds over that of unused ones, as if both changed the activation as much.
 
@@ -154,7 +177,7 @@ def selectivity(
 
 
 def _joined(
-    numbers: Mapping[str, PairNumbers], weights: Mapping[str, Array]
+    numbers: Mapping[str, PairNumbers | Kept], weights: Mapping[str, Array]
 ) -> tuple[Array, Array, Array, Array]:
     """Classes of ‖Δx‖, kept, energy and weights of the pairs of several kinds in a row."""
     kept = np.concatenate([own.kept for own in numbers.values()])

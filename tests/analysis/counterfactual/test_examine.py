@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from e2e_lib.analysis.counterfactual import examine, scale
+from e2e_lib.analysis.counterfactual import dictionaries, examine, scale
 from e2e_lib.data.models import load_model
 from e2e_lib.errors import DataError, ModelError
 from e2e_lib.runs.load import SavedSAE
@@ -59,6 +60,28 @@ def test_a_folder_is_examined(exam, tmp_path):
     assert_sentence(caught, "12", "64", HOOK)
 
 
+def test_a_floor_that_carries_nothing_has_no_necessity(exam, monkeypatch):
+    """N80 counts the latents of a full swap; of one that makes no effect it says nothing."""
+    both = torch.cat([torch.eye(64), -torch.eye(64)])
+    made = {
+        name: dictionaries.Linear(
+            lambda x: (x @ both.T).clamp_min(0), scale * both, torch.zeros(64)
+        )
+        for name, scale in (("whole", 1.0), ("nothing", 0.0))
+    }
+    monkeypatch.setattr(dictionaries, "floors", lambda *_: made)
+    floors = examine.examined_floors(exam, 128, k=3, necessary=True)
+    s = {name: own["carried_function", "all"][0] for name, own in floors.items()}
+    assert s["whole"] > 0.99 and s["nothing"] <= 0
+    assert ("necessity", "all") in floors["whole"] and ("necessity", "all") not in floors["nothing"]
+    floor = floors["whole"]["necessity", "all"][0]
+    four, two = ({("necessity", "all"): np.array([x])} for x in (4.0, 2.0))
+    [row] = scale.measure_table(four, floors, two).itertuples()
+    assert row.floor == floor > 4 and row.scaled == pytest.approx((floor - 4) / (floor - 2))
+    plain = examine.examined_floors(exam, 128, k=3)
+    assert not any(measure == "necessity" for own in plain.values() for measure, _ in own)
+
+
 def test_many_saes_at_once(model):
     saved = SavedSAE(small_sae(40, d_in=64), HOOK, small_sae(40).b_enc)
     rows = rows_of(("name", "coin"), 6)
@@ -105,6 +128,7 @@ def test_differences_and_means_over_seeds_by_hand():
     assert means.loc[("local", "carried_function"), "value"] == pytest.approx(0.6)
     assert means.loc[("local", "carried_function"), "scaled"] == pytest.approx(0.5)
     assert math.isnan(means.loc[("local", "waste_alive"), "scaled"])
+    assert "waste_alive" in scale.COMPARED
     assert scale.differences(runs[:0], found).empty
     one = scale.differences(runs[runs.seed == 0], found, ["waste_alive"])
     assert one.n_seeds.tolist() == [1] and one.low.isna().all(), "nothing was drawn"
