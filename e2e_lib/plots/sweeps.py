@@ -257,6 +257,7 @@ def plot_loudness(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
         style.plain_numbers(axes)
         if "wasted" in key[1]:
+            _decoys(axes, panels.get((key[0], "wasted_unused")))
             axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))
             axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     for axes in grid.ravel()[len(shown) :]:
@@ -269,3 +270,17 @@ def plot_loudness(table: pd.DataFrame) -> Figure:
         grid[0, 0].plot([], [], color=style.INK, linestyle=DASHES[kind], label=label)
     style.legend(figure, grid[0, 0], style.objectives_in(own))
     return figure
+
+
+def _decoys(axes: Axes, decoys: pd.DataFrame | None) -> None:
+    """What is wasted on the world's own unused kinds, hollow, where there is no channel."""
+    if decoys is None:
+        return
+    decoys = decoys[decoys["sparsifier"] == decoys["sparsifier"].iloc[0]]
+    for name, own in style.by_objective(decoys):
+        edge = {"markeredgecolor": style.COLOURS[name], "markeredgewidth": 1.6, "zorder": 6}
+        look = style.of(name) | edge | {"linestyle": "none", "markerfacecolor": "none"}
+        axes.plot(own["unused"], own["value"], **look)
+    look = {"linestyle": "none", "marker": "o", "mfc": "none", "color": style.INK}
+    axes.plot([], [], **look, label="on unused kinds of decision")
+    axes.legend(fontsize=8, loc="best")

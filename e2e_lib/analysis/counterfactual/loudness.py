@@ -13,6 +13,8 @@ there (`SLACK`).
 | wasted_l0 | share of L0 that falls to latents of whose direction, squared, most is the channel's |
 | wasted_alive | the same of the alive latents |
 | carried_function | S of `tables`: mean over the kinds that the network uses |
+| wasted_unused | waste_l0 of `tables`: mean over the world's own unused kinds; without a channel |
+| wasted_coin | the same of the synonyms' coin alone |
 """
 
 from collections.abc import Mapping
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from e2e_lib.analysis.counterfactual.examine import open_exam
 from e2e_lib.analysis.counterfactual.measures import exchange, observe
-from e2e_lib.analysis.counterfactual.swaps import code
+from e2e_lib.analysis.counterfactual.swaps import Dictionary, Site, code, partners
 from e2e_lib.analysis.counterfactual.tables import samples
 from e2e_lib.analysis.matched import main_runs, sweep_runs
 from e2e_lib.analysis.statistics import seed_interval
@@ -36,9 +38,10 @@ from e2e_lib.storyworld.pairs import PairRows
 
 OWN = 0.5  # share of a latent's squared direction from which on the channel is what it stands for
 # By what curves are compared at (as `matched`): the quantities there.
+DECOYS = ("wasted_unused", "wasted_coin")  # known without a channel
 QUANTITIES = {
-    "l0": ("ce_increase", "wasted_l0", "wasted_alive", "carried_function", "alive"),
-    "ce_increase": ("l0", "wasted_l0", "wasted_alive", "carried_function", "alive"),
+    "l0": ("ce_increase", "wasted_l0", "wasted_alive", "carried_function", "alive", *DECOYS),
+    "ce_increase": ("l0", "wasted_l0", "wasted_alive", "carried_function", "alive", *DECOYS),
 }
 LOGARITHMIC = (*QUANTITIES, "kl")  # of which curves are interpolated by logarithms
 KEYS = ["layer", "sparsifier", "objective", "null_scale"]
@@ -101,6 +104,29 @@ def wasted(saved: SavedSAE) -> dict[str, float]:
 
 
 @torch.no_grad()
+def decoy_waste(
+    unused: Mapping[str, Float[Tensor, "row d"]], dictionary: Dictionary
+) -> dict[str, float]:
+    """Share of the latents on at t that the other member turns off: of unused kinds, and the coin.
+
+    unused: by kind, activations at t; rows 2i and 2i + 1 are partners. NaN where no latent is on,
+    or where the coin is none of the kinds.
+    """
+    found = {}
+    for kind, x in unused.items():
+        on = dictionary.encode(x) > 0
+        off = on & ~on[partners(len(on))]
+        found[kind] = float(off.sum() / on.sum()) if on.any() else np.nan
+    known = [share for share in found.values() if not np.isnan(share)]
+    mean = float(np.mean(known)) if known else np.nan
+    return dict(zip(DECOYS, (mean, found.get("coin", np.nan)), strict=True))
+
+
+def _at_decision(site: Site) -> Float[Tensor, "row d"]:
+    return site.activation[torch.arange(len(site.at)), site.at]
+
+
+@torch.no_grad()
 def dial(
     runs: pd.DataFrame, saes: Mapping[str, SavedSAE], subject: Subject, pairs: PairRows | None
 ) -> pd.DataFrame:
@@ -117,6 +143,7 @@ def dial(
         unused = unused_share(subject, str(hook))
         exam = open_exam(subject.model, str(hook), pairs, pairs) if pairs is not None else None
         sites = {k: exam.sites[k] for k in exam.used} if exam else {}
+        quiet = {k: _at_decision(exam.sites[k]) for k in exam.unused} if exam else {}
         for run in own["run"]:
             numbers = {
                 k: observe(exchange(site, code(site, saes[run].sae))) for k, site in sites.items()
@@ -126,11 +153,13 @@ def dial(
                 if numbers
                 else [np.nan]
             )
+            decoys = {} if unused else decoy_waste(quiet, saes[run].sae)
             found.append(
                 {"run": run, "unused": unused, "carried_function": float(carried[0])}
                 | wasted(saes[run])
+                | decoys
             )
-    columns = ["run", "unused", "carried_function", "wasted_l0", "wasted_alive"]
+    columns = ["run", "unused", "carried_function", "wasted_l0", "wasted_alive", *DECOYS]
     return known.merge(pd.DataFrame(found, columns=columns), on="run")
 
 
@@ -159,7 +188,9 @@ def at_equal(runs: pd.DataFrame, match: str, at: float) -> pd.DataFrame:
     """
     rows = []
     for labels, own in runs.groupby(KEYS):
-        for quantity in QUANTITIES[match]:
+        for quantity in (name for name in QUANTITIES[match] if name in own):
+            if quantity in DECOYS and own[quantity].isna().all():
+                continue
             values = curve_values(own, match, at, quantity).to_numpy()
             values = values[np.isfinite(values)]
             interval = seed_interval(values)

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from e2e_lib import SAE, load_model
+from e2e_lib.analysis.counterfactual.dictionaries import Linear
+from e2e_lib.analysis.counterfactual.examine import open_exam
 from e2e_lib.analysis.counterfactual.loudness import (
     at_equal,
     channel_share,
+    decoy_waste,
     dial,
     dial_runs,
     shared,
@@ -18,6 +21,7 @@ from e2e_lib.analysis.counterfactual.loudness import (
     wasted,
 )
 from e2e_lib.engine.model.null_channel import NULL_WIDTH, unrotated
+from e2e_lib.plots.sweeps import plot_loudness
 from e2e_lib.runs.load import SavedSAE, Subject
 from e2e_lib.storyworld.corpus import encode
 from e2e_lib.storyworld.grammar import generate
@@ -189,5 +193,45 @@ def test_an_sae_that_keeps_x_and_drops_the_channel_carries_everything() -> None:
     assert table.loc["good", "wasted_l0"] == 0
     assert table.loc["noise", "carried_function"] < 0.5
     assert table.unused.unique() == pytest.approx([share])
+    assert table[["wasted_unused", "wasted_coin"]].isna().all(axis=None), "beside a channel"
+    bare = SAE(64, 128).requires_grad_(False)
+    runs_bare = pd.DataFrame([metrics(BASE, 0, 1.0, run="bare")]).assign(null_scale=0.0)
+    held = {"bare": SavedSAE(bare, BASE, torch.full((128,), 0.5))}
+    [row] = dial(runs_bare, held, subject, every).itertuples()
+    exam = open_exam(model, BASE, every, every)
+    at = {k: exam.others[k].activation for k in exam.unused}
+    assert {*at} == {"coin", "adverb"} and row.wasted_unused == pytest.approx(
+        decoy_waste(at, bare)["wasted_unused"]
+    )
+    assert dial(runs_bare, held, subject, None)["wasted_coin"].isna().all()
     without = dial(runs.assign(null_scale=8.0), {"good": good}, subject, None)
     assert without["carried_function"].isna().all() and len(without) == 1
+
+
+def test_waste_on_the_worlds_own_decoys_by_hand() -> None:
+    """Two pairs of the coin: of 3 and 1 latents on at t, the partner turns 1 and 0 off."""
+    x = torch.tensor([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]])
+    every, none = (Linear(torch.clone, torch.eye(3), x[0]), Linear(torch.zeros_like, x[:3], x[0]))
+    found = decoy_waste({"coin": x, "adverb": x[:2]}, every)
+    assert found["wasted_coin"] == pytest.approx(1 / 7)  # of 3, 2, 1 and 1
+    assert found["wasted_unused"] == pytest.approx((1 / 7 + 1 / 5) / 2)
+    assert all(np.isnan(list(decoy_waste({"coin": x}, none).values())))
+    other = decoy_waste({"adverb": x}, every)
+    assert np.isnan(other["wasted_coin"]) and other["wasted_unused"] == pytest.approx(1 / 7)
+    assert all(np.isnan(list(decoy_waste({}, every).values())))
+
+
+def test_decoys_are_told_without_a_channel_alone() -> None:
+    keys = [("local", scale, seed) for scale in (0.0, 8.0) for seed in (0, 1)]
+    table = table_of({key: [(4, 0.8), (16, 0.2)] for key in keys})
+    table["wasted_unused"] = np.where(table["null_scale"] == 0, 0.3 + 0.1 * table["seed"], np.nan)
+    found = at_equal(table, "l0", 8.0)
+    [row] = found[found["quantity"] == "wasted_unused"].itertuples()
+    assert (row.null_scale, row.value, row.n_seeds) == pytest.approx((0.0, 0.35, 2))
+    assert "wasted_coin" not in set(found["quantity"]), "the column is not there"
+    figure = plot_loudness(found)
+    texts = [text.get_text() for axes in figure.axes if axes.get_legend() is not None
+             for text in axes.get_legend().get_texts()]  # fmt: skip
+    assert texts == ["on unused kinds of decision"]
+    bare = plot_loudness(found[found["quantity"] != "wasted_unused"])
+    assert all(axes.get_legend() is None for axes in bare.axes)
