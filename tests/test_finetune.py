@@ -1,7 +1,10 @@
 """Fine-tuning of an SAE that is there: better, as many latents, its own format, all or nothing."""
 
 import json
+import os
+import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +14,10 @@ from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
-from e2e_lib.core.train import train
+from e2e_lib.core.train import Trainer, train
 from e2e_lib.data.formats.sae_files import format_of, read_sae, write_sae
 from e2e_lib.data.rows import load_rows
+from e2e_lib.engine.checkpoint import StoppedError
 from e2e_lib.errors import ConfigError, ModelError
 from e2e_lib.finetune import tune
 from e2e_lib.finetune.__main__ import main
@@ -152,6 +156,35 @@ def test_a_training_that_was_begun_otherwise_is_not_gone_on_with(there, tmp_path
     [card], [fresh] = (finetune([path], other, place) for place in (cut, tmp_path / "fresh"))
     assert card["after"] == fresh["after"]
     assert sorted(f.name for f in (cut / "relu").iterdir()) == ["card.json", "relu"]
+
+
+def test_stopped_in_the_middle_it_goes_on_and_ends_in_the_same_bits(there, tmp_path, monkeypatch):
+    folder, saes = there
+    paths = [str(saes[name]) for name in ("relu", "jumprelu")]
+    given = settings(folder, tokens=400, eval_tokens=400)  # five steps
+    done = []
+
+    def on_log(index, entry):
+        done.append(entry["step"])
+        if len(done) == 2 * len(paths):  # both have two steps
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "train", partial(train, on_log=on_log))
+        with pytest.raises(StoppedError) as caught:
+            finetune(paths, given, cut)
+    assert_sentence(caught, "SIGTERM", "step 2 of 5")
+    assert not list(cut.rglob("card.json")) and len(list(cut.glob("*/checkpoints*"))) == 2
+    steps, step = [], Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self: steps.append(self.done) or step(self))
+    again = finetune(paths, given, cut)
+    assert steps == [2, 3, 4], "it went on where it was"
+    for card, fresh in zip(again, finetune(paths, given, whole), strict=True):
+        assert all(card[key] == fresh[key] for key in ("before", "after", "stayed", "train_tokens"))
+    for name in ("relu", "jumprelu"):
+        one, other = (read_sae(place / name / name).weights for place in (cut, whole))
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
 
 
 def test_an_sae_of_a_format_that_is_only_read(there, tmp_path):
