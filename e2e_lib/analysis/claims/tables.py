@@ -26,6 +26,7 @@ WRITTEN: dict[str, tuple[str, tuple[str, ...]]] = {
     "23_cross_seed_similarity": ("23", ()),
     "26_first_direction": ("26", ()),
     "27_gap_to_e2e": ("27", ("against", "left_out")),
+    "27_ratios": ("27", ("grid_low", "left_out")),
     "28_differences": ("28", ()),
     "29_differences": ("29", ()),
     "41_differences": ("41", ()),

@@ -1,4 +1,4 @@
-"""Whether a claim's value has come to rest, and whether it hangs on β.
+"""Whether a claim's value has come to rest, and whether it hangs on β or the learning rate.
 
 The same measure at other numbers of training tokens, and at other weights of the downstream term.
 
@@ -10,6 +10,7 @@ The runs of the latter are the sweep's last number of tokens, too: `keep_runs` c
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,20 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from e2e_lib.analysis.claims.ledger import CLAIMS, Claim
-from e2e_lib.analysis.claims.tables import Measurement, NotTestableError, Tables
+from e2e_lib.analysis.claims.tables import (
+    Measurement,
+    NotTestableError,
+    Tables,
+    middle,
+    ranged,
+    written,
+)
 from e2e_lib.analysis.matched import main_runs, middle_layer, sweep_runs
 from e2e_lib.analysis.pareto import summary_ratios
+from e2e_lib.analysis.sweeps import AT_EQUAL_L0
 from e2e_lib.errors import ResultsError, require, reworded
 from e2e_lib.files import project_path, shown_path, write_json
+from e2e_lib.names import OBJECTIVES
 from e2e_lib.runs.read import REFERENCE, finished_runs
 from e2e_lib.runs.tables import metrics_table
 
@@ -107,6 +117,34 @@ def of_beta(claim: Claim, measured: Measurement, tables: Tables, betas: pd.DataF
     turned = [f"{beta:g}" for beta, t in zip(others["downstream_coeff"], turns, strict=True) if t]
     then = f"β {' and '.join(turned)} turns it" if turned else "none of these turns it"
     return f"{words}; at the sweep's λ and seeds it is {usual:.3g}, {', '.join(at)}: {then}."
+
+
+def of_rate(claim: Claim, measured: Measurement, tables: Tables) -> str:
+    """For which objectives that a claim names (all, where it names none) another learning rate is
+    better at the middle layer, by an interval below 1; empty where the sweep finds none. Where one
+    λ less would say otherwise, it only may be better."""
+    try:
+        table = middle(written(tables, "27_ratios"), tables.runs)
+    except NotTestableError:
+        return ""
+    better = table[(table["column"] == "lr") & (table["quantity"] == AT_EQUAL_L0)]
+    better = better[(better["high"] < 1) & (better["left_out"] == 0)]
+    words = {name: name.replace("_", "+") for name in OBJECTIVES}
+    named = [
+        o for o, name in words.items() if re.search(rf"\b{re.escape(name)}(?![\w+])", claim.claim)
+    ]
+    parts = []
+    for row in better.sort_values("value").drop_duplicates("objective").itertuples():
+        if row.objective in (named or OBJECTIVES):
+            seeds = "one seed" if row.n_seeds == 1 else f"{row.n_seeds} seeds"
+            sure = "is not" if row.grid_high < 1 else "may not be"
+            parts.append(
+                f" At a rate of {row.setting:g} {words[row.objective]} has "
+                f"{ranged(row.value, row.low, row.high)} times the CE increase at equal L0 "
+                f"({seeds}; {row.grid_low:.3g} to {row.grid_high:.3g} with one inner λ left out): "
+                f"it {sure} tuned best here."
+            )
+    return "".join(parts) * bool(measured.n_seeds)
 
 
 def keep_longer(same: Path, longer: Path, results: Path) -> Path:

@@ -28,6 +28,7 @@ from e2e_lib.analysis.claims.tokens import (
     by_tokens,
     fewer_tokens,
     of_beta,
+    of_rate,
     read_longer,
     with_longer,
 )
@@ -138,11 +139,11 @@ def ledger(
     restless = "" if sweep is None else _restless(moves)
     tokens = float(tables.runs["train_tokens"].median())
     asked = {"restless": restless, "own_tokens": tokens, "behind": behind}
-    noted = [
-        (claim, own._replace(note=own.note + of_beta(claim, own, tables, betas)), reason)
-        for claim, own, reason in found
+    notes = [of_beta(c, own, tables, betas) + of_rate(c, own, tables) for c, own, _ in found]
+    return [
+        _entry(claim, own._replace(note=own.note + note), reason, **asked)
+        for (claim, own, reason), note in zip(found, notes, strict=True)
     ]
-    return [_entry(claim, own, reason, **asked) for claim, own, reason in noted]
 
 
 def _measured(
