@@ -91,6 +91,16 @@ def copy_page(page: Path, target: Path) -> None:
     (target / page.name).write_text(NOTEBOOK_LINK.sub("", text), encoding="utf-8")
 
 
+def add_columns(table: Path, made: Path) -> None:
+    """Give a table that stays the columns that only the one made again has, empty where it lacks
+    the run of a row; as they are where their rows are no runs'."""
+    old, new = (pd.read_csv(path, dtype=str) for path in (table, made))
+    if "run" in old and "run" in new and (more := [c for c in new if c not in old]):
+        own = new.drop_duplicates("run")[["run", *more]]
+        merged = old.merge(own, on="run", how="left")
+        merged[[*new, *(c for c in old if c not in new)]].to_csv(table, index=False)
+
+
 def again(reference: Path, scratch: Path) -> None:
     """Replace what the analyses of `reference` gave by what they give now, and write its report.
 
@@ -113,8 +123,9 @@ def again(reference: Path, scratch: Path) -> None:
             names = [f"{kind}/{old.stem}{end}" for end in (".csv", ".json")]
             if any(matches(name, partial) for name in names):
                 stays.add(old.name[:3])
-                for made in (scratch / kind).glob(f"{old.stem}.*"):
-                    made.unlink()
+                if old.suffix == ".csv" and (scratch / kind / old.name).is_file():
+                    add_columns(old, scratch / kind / old.name)
+                (scratch / kind / old.name).unlink(missing_ok=True)
             elif old.name[:3] not in {f"{name[:2]}_" for name in trained}:
                 old.unlink()
         shutil.copytree(scratch / kind, reference / kind, dirs_exist_ok=True)

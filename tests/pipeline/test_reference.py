@@ -65,7 +65,7 @@ def test_its_analyses_again_replace_what_they_can_make_in_full(
         tmp_path / "old",
         figures__20_gone__csv="old", figures__20_pareto__png="old", figures__42_loudness__png="old",
         tables__42_dial__csv="old", tables__12_beside_full__csv="old",
-        skipped__43_matrix__json="old",
+        skipped__43_matrix__json="old", tables__42_runs__csv="run,l0\na,1\nb,2\n",
         notebooks__20_pareto__html="old", notebooks__42_loudness__html="old",
     )  # fmt: skip
     made = folder(
@@ -74,6 +74,7 @@ def test_its_analyses_again_replace_what_they_can_make_in_full(
         tables__42_dial__csv="partial", tables__42_decoys__csv="new",
         tables__12_beside_full__csv="old",
         skipped__43_y__json="new", notebooks__20_pareto__ipynb="new",
+        tables__42_runs__csv="run,waste,l0\nb,0.5,9\n",
         notebooks__42_loudness__ipynb="new",
     )  # fmt: skip
     for name in ("metrics.csv", "claims.json"):
@@ -89,7 +90,7 @@ def test_its_analyses_again_replace_what_they_can_make_in_full(
         (results / "notebooks" / "20_pareto.html").write_text("new")
         (results / "index.html").write_text("x (<a href='notebooks/a.ipynb'>.ipynb</a>)")
 
-    dial = ("figures/42_loudness.[cj]s*", "tables/42_dial.*")
+    dial = ("figures/42_loudness.[cj]s*", "tables/42_dial.*", "tables/42_runs.csv")
     stages = [Stage(n, n, {}, (), 0.0) for n in ("20_pareto", verify.CLAIMS)]
     for name, value in {
         "prepare": lambda *_: None, "lacking_weights": lambda _: Lacking(whole=dial),
@@ -109,6 +110,7 @@ def test_its_analyses_again_replace_what_they_can_make_in_full(
     assert {p.relative_to(old).as_posix(): p.read_text() for p in old.rglob("*.*")} == {
         "figures/20_pareto.png": "new", "figures/42_loudness.png": "old",
         "tables/42_dial.csv": "old", "tables/42_decoys.csv": "new",
+        "tables/42_runs.csv": "run,waste,l0\na,,1\nb,0.5,2\n",
         "tables/43_x.csv": "new", "tables/12_beside_full.csv": "old",
         "skipped/43_y.json": "new", "notebooks/20_pareto.html": "new",
         "notebooks/42_loudness.html": "old", "metrics.csv": "new", "claims.json": "new",
