@@ -1,6 +1,6 @@
 """Whether an SAE that is there is one of this model's, at this hook, as far as its files tell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,19 @@ def _aliases() -> dict[str, str]:
     return found
 
 
-def trained_otherwise(stored: StoredSAE, asked: Mapping[str, Any]) -> str:
-    """What an SAE's files say of the rows that it was trained on and is not what is asked for."""
-    said = {key: stored.metadata.get(key) for key in ("prepend_bos", "context_size")}
-    other = [f"{k} {v}" for k, v in said.items() if isinstance(v, int) and v != asked[k]]
-    return " and ".join(other)
+def say_unknown_models(names: Sequence[str], stored: Sequence[StoredSAE], asked: str) -> None:
+    """Print, SAE by SAE, that whether it is one of the model is not known. Raises ModelError."""
+    for name, one in zip(names, stored, strict=True):
+        if doubt := unknown_model(name, one, asked):
+            print(doubt)
+
+
+def say_other_trainings(
+    names: Sequence[str], stored: Sequence[StoredSAE], asked: Sequence[Mapping[str, Any]]
+) -> None:
+    """Print what an SAE's files say of the rows it was trained on and is not what is asked for."""
+    for name, one, wanted in zip(names, stored, asked, strict=True):
+        said = {key: one.metadata.get(key) for key in ("prepend_bos", "context_size")}
+        other = [f"{k} {v}" for k, v in said.items() if isinstance(v, int) and v != wanted[k]]
+        if other:
+            print(f"SAE {name!r} says that it was trained with {' and '.join(other)}: not so here.")

@@ -13,6 +13,7 @@ from e2e_lib.core.evaluate import Evaluation, evaluate
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.losses import named_objective
 from e2e_lib.core.sae import SAE
+from e2e_lib.core.sae_run import TrainedRun
 from e2e_lib.core.train import train
 from e2e_lib.data.formats.sae_files import as_writable, read_sae, write_sae
 from e2e_lib.data.formats.stored import StoredSAE
@@ -37,7 +38,7 @@ from e2e_lib.finetune.card import (
     state_folder,
     write_outcome,
 )
-from e2e_lib.finetune.fitting import fitting_hook, trained_otherwise, unknown_model
+from e2e_lib.finetune.fitting import fitting_hook, say_other_trainings, say_unknown_models
 from e2e_lib.names import TransformerBridge, ends
 from e2e_lib.runs.experiment import Data, Device, Model
 from e2e_lib.runs.provenance import content_digest, model_digest
@@ -114,11 +115,8 @@ def _run(
     settings: FineTuning,
 ) -> None:
     stored = [as_writable(read_sae(path)) for path in paths]
-    doubts = [
-        unknown_model(place.name, one, settings.model)
-        for place, one in zip(places, stored, strict=True)
-    ]
-    print(*filter(None, doubts), sep="\n", end="\n" * any(doubts))
+    names = [place.name for place in places]
+    say_unknown_models(names, stored, settings.model)
     model = load_model(
         settings.model,
         settings.device,
@@ -127,48 +125,20 @@ def _run(
         random_weights=settings.random_weights,
     )
     hooks = [
-        fitting_hook(model, place.name, one, settings.hook, settings.objective, settings.processed)
-        for place, one in zip(places, stored, strict=True)
+        fitting_hook(model, name, one, settings.hook, settings.objective, settings.processed)
+        for name, one in zip(names, stored, strict=True)
     ]
-    for place, one, wanted in zip(places, stored, asked, strict=True):
-        if other := trained_otherwise(one, wanted):
-            print(f"SAE {place.name!r} says that it was trained with {other}: not so here.")
-    n_train = settings.tokens // settings.context_size // settings.batch_size * settings.batch_size
-    allowed = f"at least one batch: {settings.batch_size * settings.context_size}"
-    require(n_train > 0, "tokens", settings.tokens, allowed)
-    held = -(-settings.eval_tokens // settings.context_size)
-    rows = load_rows(
-        model,
-        settings.data,
-        settings.validation or settings.data,
-        n_train=n_train,
-        n_validation=held,
-        n_calibration=held,
-        seed=settings.seed,
-        context_size=settings.context_size,
-        prepend_bos=settings.prepend_bos,
-        revision=settings.data_revision,
-    )
+    say_other_trainings(names, stored, asked)
+    rows = _rows(model, settings)
     starts = [
         {hook: SAE.from_stored(one).eval().requires_grad_(False).to(settings.device)}
         for hook, one in zip(hooks, stored, strict=True)
     ]
     before = evaluate(model, starts, rows.validation, batch_size=settings.batch_size)
     for path, hook, own, one in zip(paths, hooks, before, stored, strict=True):
-        l0, some = own.saes[hook]["l0"], one.sparsifier == "topk"
-        if not 0 < l0 < one.d_sae + some:
-            raise ModelError(
-                f"SAE {_name(path)!r} has an L0 of {l0:g} on held-out text, but to be held it must "
-                f"be above 0 and below its {one.d_sae} latents."
-            )
+        _require_l0(path, own.saes[hook]["l0"], one)
     states = [state_folder(place, one) for place, one in zip(places, asked, strict=True)]
-    with tempfile.TemporaryDirectory() as folder:
-        configs = []
-        for i, (start, own) in enumerate(zip(starts, before, strict=True)):
-            [(hook, sae)] = start.items()
-            sae.save(Path(folder, str(i)))
-            configs.append(_config(model, rows, hook, Path(folder, str(i)), sae, own, settings))
-        trained = train(model, configs, rows.train, checkpoints=states)
+    trained = _trained(model, rows, starts, before, states, settings)
     for run, own in zip(trained, before, strict=True):
         [(hook, sae)] = run.saes.items()
         l0 = own.saes[hook]["l0"]
@@ -192,6 +162,52 @@ def _run(
             f"{lost[0]}, which held-out text did not bring back, so that it is not written: give "
             "more eval_tokens, or a smaller lr."
         )
+
+
+def _rows(model: TransformerBridge, settings: FineTuning) -> Rows:
+    """Whole batches to train on, and as many rows to set thresholds as for the card."""
+    n_train = settings.tokens // settings.context_size // settings.batch_size * settings.batch_size
+    allowed = f"at least one batch: {settings.batch_size * settings.context_size}"
+    require(n_train > 0, "tokens", settings.tokens, allowed)
+    held = -(-settings.eval_tokens // settings.context_size)
+    return load_rows(
+        model,
+        settings.data,
+        settings.validation or settings.data,
+        n_train=n_train,
+        n_validation=held,
+        n_calibration=held,
+        seed=settings.seed,
+        context_size=settings.context_size,
+        prepend_bos=settings.prepend_bos,
+        revision=settings.data_revision,
+    )
+
+
+def _require_l0(path: str, l0: float, stored: StoredSAE) -> None:
+    if not 0 < l0 < stored.d_sae + (stored.sparsifier == "topk"):
+        raise ModelError(
+            f"SAE {_name(path)!r} has an L0 of {l0:g} on held-out text, but to be held it must "
+            f"be above 0 and below its {stored.d_sae} latents."
+        )
+
+
+def _trained(
+    model: TransformerBridge,
+    rows: Rows,
+    starts: Sequence[Mapping[str, SAE]],
+    before: Sequence[Evaluation],
+    states: Sequence[Path],
+    settings: FineTuning,
+) -> list[TrainedRun]:
+    """The SAEs after their training, which goes on from what `states` hold of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        configs = []
+        for i, (start, own) in enumerate(zip(starts, before, strict=True)):
+            [(hook, sae)] = start.items()
+            sae.save(Path(folder, str(i)))
+            configs.append(_config(model, rows, hook, Path(folder, str(i)), sae, own, settings))
+        return train(model, configs, rows.train, checkpoints=states)
 
 
 def _as_written(saes: Mapping[str, SAE], stored: StoredSAE, place: Path) -> dict[str, SAE]:
