@@ -3,9 +3,9 @@
 import math
 import re
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from e2e_lib.errors import is_number, require
+from e2e_lib.errors import Rule, is_number, is_text, require
 
 # For annotations: to import these takes seconds, and most of what reads SAEs runs no model.
 if TYPE_CHECKING:
@@ -54,6 +54,19 @@ FETCHED_MODELS = {"smollm2": "build/models/smollm2"}
 NULL = re.compile(r"(.+)\.null_([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)$")
 PAIR = ">"  # between the hook that a transcoder reads and the one whose activation it makes
 LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")
+
+# Parameters that say where something is: what each may be.
+NAME = Rule(  # parts of a path have at most 255 characters anywhere
+    lambda v: is_text(v) and "\0" not in v and max(map(len, v.split("/"))) < 256, "a name or a path"
+)
+Place = Annotated[str, NAME]
+Model = Annotated[str, NAME._replace(allowed="storyworld, a hub name or a folder")]
+Data = Annotated[str, NAME._replace(allowed="storyworld, a text file, a folder or a hub data set")]
+Revision = Annotated[str, NAME._replace(allowed="a commit, tag or branch of the hub")]
+DEVICE = re.compile("cpu|mps|cuda(:[0-9]{1,3})?")
+Device = Annotated[
+    str, Rule(lambda v: is_text(v) and bool(DEVICE.fullmatch(v)), "cpu, cuda, cuda:0 or mps")
+]
 
 
 def require_k(name: str, k: int | float | None, d_sae: int | None = None) -> None:

@@ -39,8 +39,7 @@ from e2e_lib.finetune.card import (
     write_outcome,
 )
 from e2e_lib.finetune.fitting import fitting_hook, say_other_trainings, say_unknown_models
-from e2e_lib.names import TransformerBridge, ends
-from e2e_lib.runs.experiment import Data, Device, Model
+from e2e_lib.names import Data, Device, Model, TransformerBridge, ends
 from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.source_code import digest
 

@@ -3,7 +3,6 @@
 No torch and no pandas until there are runs: the pipeline plans with it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -30,6 +29,11 @@ from e2e_lib.names import (
     PAIR,
     PRECISIONS,
     SPARSIFIERS,
+    Data,
+    Device,
+    Model,
+    Place,
+    Revision,
     parse_sparsity_coeffs,
     split_names,
 )
@@ -48,18 +52,7 @@ IN_OTHER_FORM = (
 )
 TEXT = ("processed", "model_revision", "data_revision", "prepend_bos", "context_size")
 WITHOUT_EFFECT = ("results_folder", "checkpoint_seconds", "processes", "tracker")
-# The types of parameters: what each may be.
-NAME = Rule(  # parts of a path have at most 255 characters anywhere
-    lambda v: is_text(v) and "\0" not in v and max(map(len, v.split("/"))) < 256, "a name or a path"
-)
-Place = Annotated[str, NAME]
-Model = Annotated[str, NAME._replace(allowed="storyworld, a hub name or a folder")]
-Data = Annotated[str, NAME._replace(allowed="storyworld, a text file, a folder or a hub data set")]
-Revision = Annotated[str, NAME._replace(allowed="a commit, tag or branch of the hub")]
-DEVICE = re.compile("cpu|mps|cuda(:[0-9]{1,3})?")
-Device = Annotated[
-    str, Rule(lambda v: is_text(v) and bool(DEVICE.fullmatch(v)), "cpu, cuda, cuda:0 or mps")
-]
+# The types of its own parameters: what each may be.
 Hooks = Annotated[
     str, Rule(lambda v: is_text(v) and HOOKS.good(v.split("+")), "hooks joined by +, each once")
 ]

@@ -26,8 +26,8 @@ from e2e_lib.errors import (
     whole,
 )
 from e2e_lib.files import project_path
-from e2e_lib.names import FETCHED_MODELS, OBJECTIVES, SPARSIFIERS
-from e2e_lib.runs.experiment import Revision, Training
+from e2e_lib.names import FETCHED_MODELS, OBJECTIVES, SPARSIFIERS, Revision
+from e2e_lib.runs.experiment import Training
 from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.plan.model_size import (
