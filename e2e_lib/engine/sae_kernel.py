@@ -37,7 +37,7 @@ class Coded(NamedTuple):
     l0: Float[Tensor, "..."]  # a token's number of codes above 0; uncounted: NaN
     auxiliary: Float[Tensor, ""] | None = None  # a loss of the sparsifier's own, weight included
     nested: tuple[Float[Tensor, "... d_out"], ...] = ()  # outputs of prefixes of the latents
-    codes: tuple[Tensor, Tensor, Tensor] | None = None  # `selected.Selected`, where few were made
+    codes: tuple[Tensor, Any] | None = None  # `selected.Selected`, where few were made
 
     def measured(self) -> "Coded":
         """What is left to look at once the gradient is known."""

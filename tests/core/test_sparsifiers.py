@@ -180,6 +180,23 @@ def test_the_largest_of_a_batch_are_found_whatever_the_sample_says(count):
             assert z[kept].min() >= z[~kept].max() or len(latents) == positive
 
 
+@pytest.mark.parametrize("width", [1, 6, 96, 127, 170, 1280])
+@pytest.mark.parametrize("k", [1, 2, 13, 96, 127])
+def test_the_largest_of_each_token_are_found_whatever_the_width(width, k):
+    from e2e_lib.engine.selected import largest_of_each
+
+    k = min(k, width)
+    torch.manual_seed(width + k)
+    risen = torch.arange(7.0 * width).view(7, width)
+    for z in (torch.randn(50, width), risen, -risen, torch.randn(50, width).round(), 0 * risen):
+        latents, starts = largest_of_each(z, k)
+        found = latents.view(len(z), k)
+        assert starts.tolist() == list(range(0, len(z) * k, k))
+        assert all(len(set(row)) == k for row in found.tolist())
+        ours, largest = z.gather(1, found).sort(-1).values, z.topk(k).values.flip(-1)
+        assert torch.equal(ours, largest)
+
+
 # ------------------------------------------------------------------ in training
 # Each sparsifier and each objective; E2E_SLOW=full: each with each.
 PAIRS = [
