@@ -80,15 +80,27 @@ def test_intervals_over_seeds_hold_the_truth_as_often_as_they_say(seeds):
     assert coverage(statistics.Interval(own.mean(axis=0), *statistics.percentiles(drawn))) < 0.87
 
 
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_hold_the_truth_however_much_of_it_the_seeds_share(seeds):
+    """What they share has a fiftieth to ten times the variance that their spread gives a mean."""
+    rng = np.random.default_rng(0)
+    for shared in (0.02, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0):
+        own = rng.normal(0, math.sqrt(seeds), (seeds, 10 * REPETITIONS))
+        alike = rng.normal(0, math.sqrt(shared), 10 * REPETITIONS)
+        found = statistics.seed_interval(own + alike, shared)
+        held = float(np.mean((found.low <= 0) & (found.high >= 0)))
+        assert 0.935 <= held <= 0.965, (shared, held)
+
+
 def test_a_t_interval_by_hand():
     found = statistics.seed_interval([1.0, 2.0, 3.0])
     assert (found.value, found.high - found.value) == (
         2,
         pytest.approx(4.3027 / math.sqrt(3), 1e-4),
     )
-    # As much variance again from what the seeds share: four times the degrees of freedom, 8.
+    # As much variance again from what the seeds share: twice the degrees of freedom, 4.
     shared = statistics.seed_interval([1.0, 2.0, 3.0], shared=1 / 3)
-    assert shared.high - 2 == pytest.approx(stats.t.ppf(0.975, 8) * math.sqrt(2 / 3))
+    assert shared.high - 2 == pytest.approx(stats.t.ppf(0.975, 4) * math.sqrt(2 / 3))
     known = stats.ttest_1samp([1.0, 2.0, 3.0], 0).confidence_interval()
     assert (found.low, found.high) == pytest.approx((known.low, known.high))
     assert statistics.seed_interval([2.0, 2.0]).high == 2
