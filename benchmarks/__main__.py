@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import quantile_test
 from tqdm import tqdm
 
 from benchmarks.floor import step_flops
 from benchmarks.shapes import shapes, write_model
 from benchmarks.step import PRODUCT, Case
 from benchmarks.table import markdown
+from e2e_lib.analysis.statistics import median_interval
 from e2e_lib.data.models import check_device
 from e2e_lib.errors import E2EError, command, require
 from e2e_lib.runs.provenance import provenance
@@ -78,8 +78,7 @@ def measured(cases: Sequence[Case], folder: Path, device: str, threads: int) -> 
 def ratio(own: Sequence[float], other: Sequence[float]) -> list[float]:
     """Median of the rounds' ratios, and its 95 % interval by the sign test."""
     ratios = [a / b for a, b in zip(own, other, strict=True)]
-    between = quantile_test(ratios, p=0.5).confidence_interval(0.95)
-    return [float(f"{x:.4g}") for x in (statistics.median(ratios), between.low, between.high)]
+    return [float(f"{x:.4g}") for x in median_interval(ratios)]
 
 
 def sides(

@@ -9,8 +9,8 @@ elements, features explained).
 - Several seeds: Student's t over one value a seed. What each seed sampled for itself (elements,
   features) is in their spread already; what all share (rows of text, prompts) is not, so that its
   resampled variance is added, with degrees of freedom as `seed_interval` says. In simulations
-  (their test) such intervals hold the truth in 94 to 96 % of cases, percentiles of resampled seeds
-  in 73 %.
+  (their test) such intervals of 3 and 5 seeds hold the truth in 94 to 96 % of cases, of 2 seeds in
+  91 to 96 %, percentiles of resampled seeds in 73 %.
 - Numbers of pairs of seeds: the same over the jackknife's pseudo-values, a seed left out at a time.
   Where pairs differ beyond what their two seeds explain, such intervals are too wide (see
   `pseudo_values`): they hold the truth in 95 to 97 % of cases, in 99 % if nothing else varies.
@@ -109,6 +109,14 @@ def over_seeds(samples: Array) -> Interval:
         warnings.simplefilter("ignore", RuntimeWarning)  # as in `percentiles`
         shared = np.nanvar(drawn.mean(axis=1), axis=0)
     return seed_interval(values, shared)
+
+
+def median_interval(values: ArrayLike) -> Interval:
+    """Median with its interval by the sign test, which rests on no distribution; ratios of times
+    have a few that are far off. NaN ends below six values, of which none has one of 95 %."""
+    x = np.asarray(values, dtype=float)
+    found = stats.quantile_test(x, p=0.5).confidence_interval(LEVEL)
+    return Interval(float(np.median(x)), float(found.low), float(found.high))
 
 
 def mean_interval(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> Interval:

@@ -7,8 +7,8 @@ Everything but products is always float32. `precision` says what these are:
     bf16    the frozen blocks' and the SAE's products in bfloat16, the unembedding's, whose small
             differences are the KL divergence, as with tf32
 
-`auto` is bf16 on CUDA and fp32 elsewhere, `native` bf16 where the machine at hand has units for it.
-On a CPU tf32 is float32. The weights that train, the optimiser, the residual stream, sums and
+`auto` is bf16 on CUDA and fp32 elsewhere, `native` bf16 where the machine is faster with it. On a
+CPU tf32 is float32. The weights that train, the optimiser, the residual stream, sums and
 losses are float32 in all three, and evaluation runs in fp32.
 
 Several processes train together through Hugging Face Accelerate (`torchrun`, `accelerate launch`,
@@ -17,11 +17,13 @@ same for any number of them, and the loop needs no more than a mean over them.
 """
 
 import ctypes
+import statistics
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ from e2e_lib.names import PRECISIONS, layer_of
 
 AUTO, NATIVE = "auto", "native"
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM processors
+TRIAL = (1024, 576, 1536)  # tokens, d_in, d_out of a product that is tried: of a model of 135 M
+PAYS = 0.8  # share of float32's time that bfloat16 may take; near 1 the rest of a step decides
 SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
@@ -42,9 +46,9 @@ def chosen_precision(precision: str, device: str) -> str:
 
     auto: bf16 on CUDA, else fp32. It depends on the name of the device alone, so that a run is
     called the same on every machine, and small models, which bf16 slows down, stay fast.
-    native: bf16 where this machine multiplies it in hardware, else fp32. That pays from about
-    GPT-2's width on (docs/benchmarks.md). Runs are called by what it was; the pipeline asks once,
-    when it begins a results folder.
+    native: bf16 where this machine has units for it and on a CPU, by trial, is faster with them,
+    else fp32. Runs are called by what it was; the pipeline asks once, when it begins a results
+    folder.
 
     >>> chosen_precision("auto", "cuda:1"), chosen_precision("auto", "cpu")
     ('bf16', 'fp32')
@@ -55,7 +59,8 @@ def chosen_precision(precision: str, device: str) -> str:
     allowed = f"one of {', '.join((AUTO, NATIVE, *PRECISIONS))}"
     require(precision in (AUTO, NATIVE, *PRECISIONS), "precision", precision, allowed)
     if precision == NATIVE:
-        return "bf16" if multiplies_bf16(device) else "fp32"
+        pays = multiplies_bf16(device) and (device != "cpu" or bf16_is_faster())
+        return "bf16" if pays else "fp32"
     return precision if precision != AUTO else "bf16" if device.startswith("cuda") else "fp32"
 
 
@@ -65,6 +70,26 @@ def multiplies_bf16(device: str) -> bool:
         there = torch.cuda.is_available()
         return there and torch.cuda.is_bf16_supported(including_emulation=False)
     return device == "cpu" and not BF16_FLAGS.isdisjoint(_processor_flags())
+
+
+@cache
+def bf16_is_faster() -> bool:
+    """Whether a product in bfloat16, conversions included, takes a CPU less time than in float32.
+
+    Its flags do not say: of two processors with AVX-512 bf16 and no AMX one took half of the time
+    for large products, the other half as much again for a training step (docs/benchmarks.md).
+    """
+    tokens, d_in, d_out = TRIAL
+    x, weights = torch.ones(tokens, d_in), torch.ones(d_in, d_out)  # no draw: seeds go on
+    ratios = [_seconds(x, weights, "bf16") / _seconds(x, weights, "fp32") for _ in range(11)]
+    return statistics.median(ratios[2:]) < PAYS
+
+
+def _seconds(x: Tensor, weights: Tensor, precision: str) -> float:
+    started = time.perf_counter()
+    with low_products(precision, x.device):
+        x @ weights
+    return time.perf_counter() - started
 
 
 def _processor_flags() -> list[str]:

@@ -122,12 +122,40 @@ def test_auto_depends_on_the_name_of_the_device_alone():
 )
 def test_native_is_what_the_processor_multiplies(monkeypatch, flags, expected):
     monkeypatch.setattr(device, "_processor_flags", flags.split)
+    monkeypatch.setattr(device, "bf16_is_faster", lambda: True)
     assert chosen_precision("native", "cpu") == expected
     assert chosen_precision("native", "mps") == "fp32"
     [one, *_] = (training := Training(precision="native")).configs()
     assert one.precision == expected and chosen_precision("auto", "cpu") == "fp32"
     assert training.name(one) == Training(precision=expected).name(one), "called by what it was"
     assert training.describe(one)["precision"] == expected
+
+
+@pytest.mark.parametrize(("slower", "expected"), [(0.3, "bf16"), (0.75, "bf16"), (1.5, "fp32")])
+def test_units_that_make_nothing_faster_are_not_used(monkeypatch, slower, expected):
+    """The two first products, which warm up, and one in between that is held up do not count."""
+    calls: list[str] = []
+
+    def seconds(x, weights, precision):
+        assert (*x.shape, weights.shape[1]) == device.TRIAL
+        calls.append(precision)
+        odd = {1: 90.0, 3: 90.0, 9: 90.0}.get(len(calls), 1.0)
+        return odd * (slower if precision == "bf16" else 1.0)
+
+    monkeypatch.setattr(device, "_processor_flags", "avx512_bf16".split)
+    monkeypatch.setattr(device, "_seconds", seconds)
+    device.bf16_is_faster.cache_clear()
+    assert chosen_precision("native", "cpu") == chosen_precision("native", "cpu") == expected
+    assert calls == ["bf16", "fp32"] * 11, "asked once"
+    device.bf16_is_faster.cache_clear()
+
+
+def test_a_trial_of_products_takes_some_time():
+    assert device._seconds(torch.ones(8, 4), torch.ones(4, 8), "bf16") > 0
+    device.bf16_is_faster.cache_clear()
+    state = torch.random.get_rng_state()
+    assert isinstance(device.bf16_is_faster(), bool)
+    assert torch.equal(torch.random.get_rng_state(), state), "what is drawn next stays the same"
 
 
 def test_native_on_cuda_asks_the_gpu(monkeypatch):

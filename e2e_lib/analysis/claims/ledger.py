@@ -45,6 +45,12 @@ class Claim:
         return "outside" if high < above or low > below else "across"
 
 
+def same_measure(one: Claim, other: Claim) -> bool:
+    """Whether two claims take the same number, whatever they say of it."""
+    keys = [(m.func, m.keywords) for m in (one.measure, other.measure) if isinstance(m, partial)]
+    return len(keys) == 2 and keys[0] == keys[1]
+
+
 def _claim(measure: str, of: dict[str, Any] | None = None, **texts: Any) -> Claim:
     return Claim(measure=partial(getattr(measures, measure), **(of or {})), **texts)
 

@@ -26,7 +26,12 @@ from e2e_lib.analysis.claims.tables import (
 )
 from e2e_lib.analysis.matched import last_block_ratios
 from e2e_lib.analysis.pareto import BEYOND
-from e2e_lib.analysis.statistics import Interval, mean_differences, seed_interval
+from e2e_lib.analysis.statistics import (
+    Interval,
+    mean_differences,
+    median_interval,
+    seed_interval,
+)
 from e2e_lib.analysis.sweeps import seconds_ratios
 from e2e_lib.names import OBJECTIVES
 
@@ -132,10 +137,13 @@ def cost_ratio(tables: Tables, objective: str) -> Measurement:
     ratio = ms[objective] / ms["local"]
     own = seconds_ratios(tables.runs)
     shared = own[objective].mean() if objective in own else nan
-    note = f"{len(ratio)} measurements of GPT-2's shape, one SAE, {lines['device'].iloc[0]}" + (
-        f"; t over them. On these runs' own model: {shared:.3g}." if shared == shared else "."
+    note = (
+        f"{len(ratio)} rounds of GPT-2's shape, one SAE, {lines['device'].iloc[0]}, in "
+        f"{lines['file'].nunique()} measurements: median of the rounds, interval by the sign test."
     )
-    return Measurement(*seed_interval(ratio), 0, 0, note)
+    if shared == shared:
+        note += f" On these runs' own model: {shared:.3g}."
+    return Measurement(*median_interval(ratio), 0, 0, note)
 
 
 def still_behind(tables: Tables, column: str, against: str = "main") -> Measurement:
@@ -254,7 +262,7 @@ def functional_difference(
     pairs = f"{int(own['n_pairs'].min())} " if "n_pairs" in own else ""
     note = (
         f"{', '.join(parts)}{differ}. {_floors(tables, measure, objective, less)}"
-        f"{resampled(seeds, f'{pairs}counterfactual pairs', shared=True)}"
+        f"{resampled(seeds, f'{pairs}counterfactual pairs and kinds of decision', shared=True)}"
     )
     return Measurement(both["value"].min(), *ends, 2 * len(own) * seeds, seeds, note)
 

@@ -176,13 +176,14 @@ def written_tables(figures: Path) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def benchmark_lines() -> pd.DataFrame:
     """Milliseconds of a step on GPT-2's shape with one SAE, late in a training, the objectives in
-    turn: columns file, repeat (the round), objective, ms, device; empty where the project's folder
-    is not there."""
-    lines = [
-        json.loads(line) | {"file": path.name}
-        for path in sorted(project_path(".").glob(BENCHMARK))
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
+    turn: columns file (and which of its measurements), repeat (the round), objective, ms, device;
+    empty where the project's folder is not there."""
+    lines: list[dict[str, Any]] = []
+    for path in sorted(project_path(".").glob(BENCHMARK)):
+        made = 0  # a file's measurements each begin with the machine
+        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            made += "hardware" in line
+            lines.append(line | {"file": f"{path.name} {made}"})
     kept = [
         line | {"repeat": repeat, "ms": ms}
         for line in lines if line.get("against") == "local"

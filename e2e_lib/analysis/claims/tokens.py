@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from e2e_lib.analysis.claims.ledger import CLAIMS, Claim
+from e2e_lib.analysis.claims.ledger import CLAIMS, Claim, same_measure
 from e2e_lib.analysis.claims.tables import (
     Measurement,
     NotTestableError,
@@ -48,6 +48,14 @@ class Longer(NamedTuple):
     tokens: float  # more
     own: Mapping[str, float]
     found: Mapping[str, float]
+
+    def of(self, claim: Claim) -> dict[float, float]:
+        """A claim's value by training tokens, empty if it is not known; claims that measure the
+        same and differ in their bounds have one value."""
+        for name in (claim.id, *(c.id for c in CLAIMS if same_measure(c, claim))):
+            if name in self.own and name in self.found:
+                return {self.own_tokens: self.own[name], self.tokens: self.found[name]}
+        return {}
 
 
 def by_tokens(
@@ -112,11 +120,21 @@ def of_beta(claim: Claim, measured: Measurement, tables: Tables, betas: pd.DataF
         return f"{words}; what another would do is not known."
     usual = known.loc[known["main"], "value"].iloc[0]
     others = known[~known["main"]]
-    turns = [claim.side(x, x) != claim.side(usual, usual) for x in others["value"]]
     at = [f"{r.value:.3g} at {r.downstream_coeff:g}" for r in others.itertuples()]
-    turned = [f"{beta:g}" for beta, t in zip(others["downstream_coeff"], turns, strict=True) if t]
+    turned = [f"{beta:g}" for beta in turning_betas(claim, betas)]
     then = f"β {' and '.join(turned)} turns it" if turned else "none of these turns it"
     return f"{words}; at the sweep's λ and seeds it is {usual:.3g}, {', '.join(at)}: {then}."
+
+
+def turning_betas(claim: Claim, betas: pd.DataFrame | None) -> list[float]:
+    """At which other β a claim's value lies on another side of a bound than the main runs' does.
+    betas: `by_beta`."""
+    known = betas[betas["id"] == claim.id] if betas is not None else pd.DataFrame({"main": []})
+    usual, others = known[known["main"].astype(bool)], known[~known["main"].astype(bool)]
+    if usual.empty:
+        return []
+    side = claim.side(*2 * [float(usual["value"].iloc[0])])
+    return [r.downstream_coeff for r in others.itertuples() if claim.side(r.value, r.value) != side]
 
 
 def of_rate(claim: Claim, measured: Measurement, tables: Tables) -> str:

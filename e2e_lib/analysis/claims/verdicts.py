@@ -30,6 +30,7 @@ from e2e_lib.analysis.claims.tokens import (
     of_beta,
     of_rate,
     read_longer,
+    turning_betas,
     with_longer,
 )
 from e2e_lib.analysis.matched import main_runs
@@ -42,12 +43,14 @@ from e2e_lib.runs import tables as runs
 HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE = "holds", "refuted", "undecided", "not testable here"
 VERDICTS = (HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE)
 AHEAD = 2  # doublings of the training tokens that a verdict has to survive
+DRAW = 0.01  # of an interval's width: what another draw of what was resampled may move an end by
 
 
 RULE = (
     f"**{HOLDS}**: the {percent(LEVEL)} interval is inside the bounds; **{REFUTED}**: outside; "
-    f"**{UNDECIDED}**: across one, of one seed or missing, or the verdict turns without one inner "
-    "λ, with the sweep's λ and seeds, or by two more doublings of the longest training, each "
+    f"**{UNDECIDED}**: across one (or nearer than {percent(DRAW)} of its width), of one seed or "
+    "missing, or the verdict turns without one inner λ, with the sweep's λ and seeds, at another β "
+    "of its sweep, or by two more doublings of the longest training, each "
     f"adding or multiplying like the last (up to {percent(MOVES)} counts as none), or nothing "
     f"tells; **{NOT_TESTABLE}**: no premise, no number, or a ceiling."
 )
@@ -59,6 +62,7 @@ def verdict(
     restless: str = "",
     own_tokens: float = math.nan,
     behind: str = "",
+    turned: str = "",
 ) -> tuple[str, str]:
     """One of `VERDICTS` by `RULE`, and why.
 
@@ -68,6 +72,7 @@ def verdict(
     tokens alone; empty if the others of its ledger are.
     behind: that the study trained on fewer tokens than the reference (`fewer_tokens`), which is
     said first of an undecided row; empty if it did not.
+    turned: the β at which the value lies on another side of a bound (`turning_betas`); empty: none.
     """
     if not math.isfinite(measured.value):
         return NOT_TESTABLE, "the value is no number"
@@ -77,14 +82,19 @@ def verdict(
         doubts.append("there is no interval")
     elif measured.n_seeds == 1:
         doubts.append("one seed says nothing of another")
+    draw = DRAW * (measured.high - measured.low)
     if side == "across":
         doubts.append("the interval reaches across a bound")
+    elif side and claim.side(measured.low - draw, measured.high + draw) != side:
+        doubts.append("the interval ends at a bound, nearer than it is known")
     elif side and claim.side(*measured.grid) not in (None, side):
         doubts.append("with one λ left out of a curve the verdict would be another")
     again = measured.by_tokens.get(own_tokens, math.nan)
     other = claim.side(again, again) if math.isnan(measured.at_tokens) else None
     if side in ("inside", "outside") and other not in (None, side):
         doubts.append(f"with other λ and seeds on as many tokens it is {again:.3g}")
+    if side in ("inside", "outside") and turned:
+        doubts.append(f"at a β of {turned} the verdict would be another")
     at = own_tokens if math.isnan(measured.at_tokens) else measured.at_tokens
     moves = moved_per_doubling(measured.by_tokens)
     turns = [claim.side(*later) != side for later in _ahead(measured, at)]
@@ -140,9 +150,10 @@ def ledger(
     tokens = float(tables.runs["train_tokens"].median())
     asked = {"restless": restless, "own_tokens": tokens, "behind": behind}
     notes = [of_beta(c, own, tables, betas) + of_rate(c, own, tables) for c, own, _ in found]
+    turned = [" and ".join(f"{b:g}" for b in turning_betas(claim, betas)) for claim in claims]
     return [
-        _entry(claim, own._replace(note=own.note + note), reason, **asked)
-        for (claim, own, reason), note in zip(found, notes, strict=True)
+        _entry(claim, own._replace(note=own.note + note), reason, turned=turn, **asked)
+        for (claim, own, reason), note, turn in zip(found, notes, turned, strict=True)
     ]
 
 
@@ -158,9 +169,8 @@ def _measured(
         own = sweep[sweep["id"] == claim.id].set_index("train_tokens")["value"]
         measured = measured._replace(by_tokens=own.to_dict())
     taken = measured.n_seeds and not measured.by_tokens  # no training takes part in some
-    if longer and taken and claim.id in longer.own and claim.id in longer.found:
-        both = {longer.own_tokens: longer.own[claim.id], longer.tokens: longer.found[claim.id]}
-        measured = measured._replace(by_tokens=both)
+    if longer and taken:
+        measured = measured._replace(by_tokens=longer.of(claim))
     return measured, ""
 
 

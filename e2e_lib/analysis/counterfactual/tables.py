@@ -16,8 +16,7 @@
 
 Sums are over a kind's pairs; the row "all" is the mean over kinds, each counting the same. A change
 has a natural zero, so its correlation is not centred: Σ⟨a, b⟩ / √(Σ‖a‖² Σ‖b‖²). Intervals are 95 %
-bootstrap over pairs within each kind, the same pairs for every dictionary; of selectivity, which
-compares kinds with each other, over kinds too.
+bootstrap over pairs within each kind, of "all" over kinds too, the same draws for every dictionary.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -92,7 +91,9 @@ def samples(
         found["necessity_random", kind] = 1 - _ratio(of @ curve.random, of @ curve.missed[0])
         found["side_effect", kind] = np.array([curve.side])
     for measure in dict.fromkeys(measure for measure, _ in found):
-        found[measure, "all"] = _mean([own for (name, _), own in found.items() if name == measure])
+        of_kinds = [own for (name, _), own in found.items() if name == measure]
+        drawn = _times(len(of_kinds), np.random.default_rng((seed, 1)))  # apart from the pairs'
+        found[measure, "all"] = _mean(of_kinds, drawn)
     found["selectivity", "all"] = selectivity_samples(numbers, used, unused, seed)
     return found
 
@@ -123,11 +124,20 @@ def _ratio(above: Array, below: Array) -> Array:
         return np.where(below > 0, above / below, np.nan)
 
 
-def _mean(values: list[Array]) -> Array:
-    """Over kinds, those without a value left out; NaN where none has one."""
+def _mean(values: list[Array], times: Array | None = None) -> Array:
+    """Over kinds, or blocks, those without a value left out; NaN where none has one.
+
+    times: (1 + n, kind): how often each counts, see `_times`; once without it.
+    """
     every = np.stack(np.broadcast_arrays(*values))
-    known = ~np.isnan(every)
-    return _ratio(np.where(known, every, 0).sum(0), known.sum(0).astype(float))
+    counts = ~np.isnan(every) * (1.0 if times is None else times.T)
+    return _ratio((np.where(counts > 0, every, 0) * counts).sum(0), counts.sum(0))
+
+
+def _times(kinds: int, rng: np.random.Generator) -> Array:
+    """How often each kind is drawn, (1 + n, kind); first, for the value, each of them once."""
+    drawn = rng.multinomial(kinds, np.full(kinds, 1 / kinds), RESAMPLES)
+    return np.concatenate([np.ones((1, kinds)), drawn])
 
 
 def _pathway(sums: Array, weights: Array) -> Array:
@@ -142,9 +152,9 @@ def _kinds_drawn(
     """The weights with the kinds of either side drawn anew too, but for the first, the value's."""
     rng, found = np.random.default_rng(seed), {}
     for side in filter(None, sides):
-        times = rng.multinomial(len(side), np.full(len(side), 1 / len(side)), RESAMPLES)
+        times = _times(len(side), rng)
         for i, kind in enumerate(side):
-            found[kind] = weights[kind] * np.concatenate([[1.0], times[:, i]])[:, None]
+            found[kind] = weights[kind] * times[:, i, None]
     return found
 
 

@@ -283,3 +283,21 @@ def test_an_interval_without_upper_end_is_none():
         table = scale.measure_table({("selectivity", "all"): samples}, {}, {})
         assert table["value"].item() == 2
         assert np.isfinite(table[["low", "high"]].to_numpy()).all() == known
+
+
+def test_an_interval_over_kinds_draws_kinds_too():
+    """One kind's pairs waste every latent, another's none: half, or all, or nothing by the draw."""
+    one = np.ones(6)
+    same = dict.fromkeys(("missed", "effect", "response", "kept", "energy", "on"), one)
+    path = np.ones((6, 1, 3))
+    numbers = {
+        name: tables.PairNumbers(**same, toggled=share * one, pathway=path)
+        for name, share in (("loud", 1.0), ("quiet", 0.0))
+    }
+    found = tables.samples(numbers, [], list(numbers))
+    assert set(found["waste_l0", "loud"]) == {1.0} and set(found["waste_l0", "quiet"]) == {0.0}
+    value, *drawn = found["waste_l0", "all"]
+    shares = [np.mean(np.array(drawn) == x) for x in (0.0, 0.5, 1.0)]
+    assert value == 0.5 and shares == pytest.approx([0.25, 0.5, 0.25], abs=0.05)
+    again = tables.samples(dict(numbers), [], list(numbers))["waste_l0", "all"]
+    assert np.array_equal(again, found["waste_l0", "all"]), "the same draws for every dictionary"
