@@ -137,10 +137,11 @@ def test_every_point_leads_to_an_sae_and_every_link_somewhere(
     assert [a["href"] for a in points] == 2 * ["#sae-a", "#sae-b", "#sae-c"]  # d has no number
     assert all("L0" in (a["aria-label"] or "") for a in points)
 
-    shown = Extra("Features", "features.html", "every feature", runs=("a", "other"))
+    shown = Extra("Features", "features.html", "every feature", ("a", "other"), ("pareto",))
     monkeypatch.setattr(report, "EXTRAS", (lambda folder: shown,))
     text = write_report(results).read_text(encoding="utf-8")
     assert "href='features.html#a'" in text and "href='#sae-b'" in text
+    assert text.count("<a href='features.html'>every point leads to its feature</a>") == 1
 
 
 def test_half_a_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
