@@ -218,6 +218,24 @@ def runs_twice(run: Any, block: Any, replace: Any) -> Any:
     return [exercise("spliced").reference(run, block, replace) for _ in range(2)][1]
 
 
+def clears_all_hooks(run: Any, block: Any, replace: Any) -> Any:
+    block.register_forward_pre_hook(lambda _, seen: (replace(seen[0]), *seen[1:]))
+    try:
+        return run()
+    finally:
+        block._forward_pre_hooks.clear()
+
+
+def writes_into_the_activation(run: Any, block: Any, replace: Any) -> Any:
+    handle = block.register_forward_pre_hook(
+        lambda _, seen: [None, seen[0].copy_(replace(seen[0]))][0]
+    )
+    try:
+        return run()
+    finally:
+        handle.remove()
+
+
 def zeroes_the_old(sae: Any) -> Any:
     new = copy.deepcopy(sae)
     sae.W_dec.data.zero_()
@@ -242,11 +260,37 @@ def bisects_for_ever(l0_of: Any, target: float, tolerance: float) -> Any:
     return tried
 
 
+def bounds_inclusive_below(low: float, high: float, above: Any, below: Any) -> str:
+    inside = (above is None or above <= low) and (below is None or high < below)
+    return "holds" if inside else exercise("judge_claim").reference(low, high, above, below)
+
+
+def refuted_just_below(low: float, high: float, above: Any, below: Any) -> str:
+    outside = above is not None and high <= above
+    return "refuted" if outside else exercise("judge_claim").reference(low, high, above, below)
+
+
+def one_sided(low: float, high: float, above: Any, below: Any) -> str:
+    said = exercise("judge_claim").reference(low, high, above, below)
+    return "undecided" if None not in (above, below) and low > below else str(said)
+
+
 @pytest.mark.parametrize(
     "name, answer, hint",
     [
         ("spliced", swallows, "raised an error, the error goes on is no"),
         ("spliced", leaves_another_forward, "whether the model is as it was is no"),
+        ("spliced", clears_all_hooks, "whether a hook that was there before stays is no"),
+        (
+            "spliced",
+            writes_into_the_activation,
+            "it raised RuntimeError: one of the variables",
+        ),
+        ("kl_loss", lambda *case: [kl(*case)], "the result is of type list, but it should be a"),
+        ("kl_loss", lambda *case: "a\nb", "the result is “a b”, but it should be a tensor"),
+        ("judge_claim", bounds_inclusive_below, "on [0.67, 1] is “holds”, but it should be “und"),
+        ("judge_claim", refuted_just_below, "on [0.1, 0.67] is “refuted”, but it should be “und"),
+        ("judge_claim", one_sided, "on [1.6, 2] is “undecided”, but it should be “refuted”"),
         ("spliced", runs_twice, "the number of calls of run() is 2, but it should be 1"),
         ("warm_start", zeroes_the_old, "what it changed in place is “W_dec”"),
         ("ce_at_l0", sorts_in_place, "what it changed in place is “l0”"),
