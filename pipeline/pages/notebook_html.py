@@ -136,13 +136,16 @@ def write_pages(folder: Path, titles: Mapping[str, str]) -> None:
     """
     names, first = list(titles), dict[str, Path]()
     for place, name in enumerate(names):
-        if not (notebook := folder / f"{name}.ipynb").is_file():
+        notebook, kind = folder / f"{name}.ipynb", name.partition("-")[0]
+        if not notebook.is_file():  # as in the committed reference
+            _shorten(notebook.with_suffix(".html"), first.get(kind))
+            first.setdefault(kind, notebook.with_suffix(".html"))
             continue
         before, after = names[max(place - 1, 0) : place], names[place + 1 : place + 2]
         beside = {"before": before, "after": after}
         turns = {k: (one[0], titles[one[0]]) if one else None for k, one in beside.items()}
-        page = write_notebook_html(notebook, **turns, like=first.get(name.partition("-")[0]))
-        first.setdefault(name.partition("-")[0], page)
+        page = write_notebook_html(notebook, **turns, like=first.get(kind))
+        first.setdefault(kind, page)
     if names:
         text = "\n".join([style("report.css", "notebook.css"), COLOURS, ""])
         write_text(folder / "page.css", text)
@@ -160,7 +163,7 @@ def write_notebook_html(
     like: a page of another run of the notebook, linked for the text and code that both have.
     """
     page = notebook.with_suffix(".html")
-    link = LIKE.format(quote(like.name), escape(like.stem)) if like else ""
+    link = _link(like) if like else ""
     body = _written(page, notebook)
     if not body or (LIKE[:16] in body and not (link and link in body)):
         body = _converted(notebook)
@@ -173,6 +176,20 @@ def write_notebook_html(
     )  # fmt: skip
     write_text(page, text)
     return page
+
+
+def _link(like: Path) -> str:
+    return LIKE.format(quote(like.name), escape(like.stem))
+
+
+def _shorten(page: Path, like: Path | None) -> None:
+    """Take from a page whose notebook is gone what the page `like` has as well, once."""
+    if like is None:
+        return
+    text, told = (one.read_text(encoding="utf-8") for one in (page, like))
+    before, start, body = text.partition(START)
+    if LIKE[:16] not in text + told:
+        write_text(page, before + start + _but_for(told, body, _link(like)))
 
 
 def _but_for(told: str, body: str, link: str) -> str:

@@ -210,6 +210,23 @@ def test_text_and_code_of_several_runs_of_a_notebook_are_shown_once(tmp_path: Pa
     assert (tmp_path / "10_train-b.html").read_text().count("shared_") == 2
 
 
+def test_pages_whose_notebooks_are_gone_show_it_once_too(tmp_path: Path) -> None:
+    for name in ("10_train-a", "10_train-b", "20_pareto"):
+        cells = [new_markdown_cell("# T\n\nBoth say."), new_code_cell("shared = 1")]
+        nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+        write_pages(tmp_path, {name: "T"})  # each alone, as pages once were
+        (tmp_path / f"{name}.ipynb").unlink()
+    pages = [tmp_path / f"{name}.html" for name in ("10_train-a", "10_train-b", "20_pareto")]
+    whole = [page.read_text() for page in pages]
+    for _ in range(2):
+        write_pages(tmp_path, {page.stem: "T" for page in pages})
+        first, second, other = (page.read_text() for page in pages)
+        assert [first, other] == [whole[0], whole[2]]
+        assert "Both say." not in second and "shared" not in second and "<h1" in second
+        assert second.count("href='10_train-a.html'>10_train-a</a>") == 1
+    assert all(text.endswith("</html>\n") for text in (first, second, other))
+
+
 def test_questions_name_what_notebooks_save_and_claims_there_are() -> None:
     sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "notebooks").glob("*.ipynb"))
     named = {n for names in PLAN["shown_by"].values() for n in names}
