@@ -242,6 +242,12 @@ def zeroes_the_old(sae: Any) -> Any:
     return new
 
 
+def rescales(sae: Any) -> Any:
+    new = copy.deepcopy(sae)
+    new.W_dec.data *= 3  # its rows are brought to length 1 in any case
+    return new
+
+
 def sorts_in_place(l0: Any, ce: Any, target: float) -> Any:
     found = exercise("ce_at_l0").reference(l0, ce, target)
     l0.sort()
@@ -292,6 +298,8 @@ def one_sided(low: float, high: float, above: Any, below: Any) -> str:
         ("judge_claim", refuted_just_below, "on [0.1, 0.67] is “refuted”, but it should be “und"),
         ("judge_claim", one_sided, "on [1.6, 2] is “undecided”, but it should be “refuted”"),
         ("spliced", runs_twice, "the number of calls of run() is 2, but it should be 1"),
+        ("topk", lambda pre, k: exercise("topk").reference(pre, 3), "(input 3 of 3; right on 2)"),
+        ("warm_start", rescales, "its W_dec has the wrong numbers"),
         ("warm_start", zeroes_the_old, "what it changed in place is “W_dec”"),
         ("ce_at_l0", sorts_in_place, "what it changed in place is “l0”"),
         ("ce_at_l0", lambda x, y, t: np.interp([t], x[::-1], y[::-1]), "is of type ndarray, but"),
@@ -320,7 +328,16 @@ def test_a_probe_without_bias_or_of_ids_is_not_right() -> None:
     def one_number(x: Any, words: Any, coin: Any) -> float:
         return max(float(((x - x.mean(0) > 0)[:, i] == (coin > 0)).float().mean()) for i in (0, 1))
 
+    def overlapping(x: Any, words: Any, coin: Any) -> float:
+        """Fitted to three quarters of the tokens, judged on the second half."""
+        three = torch.cat([x[: 3 * len(x) // 4], x[: 3 * len(x) // 4]])
+        y = 2.0 * torch.cat([coin[: 3 * len(coin) // 4]] * 2) - 1
+        weights = torch.linalg.lstsq(bias(three), y[:, None], driver="gelsd").solution[:, 0]
+        held = slice(len(x) // 2, None)
+        return float(((bias(x)[held] @ weights > 0) == (coin[held] > 0)).float().mean())
+
     for answer in (
+        overlapping,
         lambda x, words, coin: fitted(x, coin, slice(len(x) // 2, None)),
         lambda x, words, coin: fitted(bias(x), coin, slice(None)),
         lambda x, words, coin: fitted(bias(words[:, None].float()), coin, slice(None)),
