@@ -211,20 +211,26 @@ def test_text_and_code_of_several_runs_of_a_notebook_are_shown_once(tmp_path: Pa
 
 
 def test_pages_whose_notebooks_are_gone_show_it_once_too(tmp_path: Path) -> None:
-    for name in ("10_train-a", "10_train-b", "20_pareto"):
-        cells = [new_markdown_cell("# T\n\nBoth say."), new_code_cell("shared = 1")]
+    """Of two versions of a notebook, the first page of each is whole."""
+    texts = {"10_train-a": "old", "10_train-b": "new", "10_train-c": "new", "10_train-d": "old"}
+    texts["20_pareto"] = "old"
+    for name, version in texts.items():
+        cells = [new_markdown_cell("# T\n\nAll say."), new_code_cell(f"{version}_cell = 1\n" * 40)]
         nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
         write_pages(tmp_path, {name: "T"})  # each alone, as pages once were
         (tmp_path / f"{name}.ipynb").unlink()
-    pages = [tmp_path / f"{name}.html" for name in ("10_train-a", "10_train-b", "20_pareto")]
-    whole = [page.read_text() for page in pages]
+    pages = {name: tmp_path / f"{name}.html" for name in texts}
+    whole = {name: page.read_text() for name, page in pages.items()}
     for _ in range(2):
-        write_pages(tmp_path, {page.stem: "T" for page in pages})
-        first, second, other = (page.read_text() for page in pages)
-        assert [first, other] == [whole[0], whole[2]]
-        assert "Both say." not in second and "shared" not in second and "<h1" in second
-        assert second.count("href='10_train-a.html'>10_train-a</a>") == 1
-    assert all(text.endswith("</html>\n") for text in (first, second, other))
+        write_pages(tmp_path, dict.fromkeys(texts, "T"))
+        found = {name: page.read_text() for name, page in pages.items()}
+        same = [name for name in texts if found[name] == whole[name]]
+        assert same == ["10_train-a", "10_train-b", "20_pareto"]
+        for name, like in (("10_train-c", "10_train-b"), ("10_train-d", "10_train-a")):
+            assert "All say." not in found[name] and "<h1" in found[name]
+            assert f"{texts[name]}_cell" not in found[name]
+            assert found[name].count(f"href='{like}.html'>{like}</a>") == 1
+    assert all(text.endswith("</html>\n") for text in found.values())
 
 
 def test_questions_name_what_notebooks_save_and_claims_there_are() -> None:
