@@ -191,6 +191,7 @@ TOPK = Exercise(
     lambda: [
         (_seeded(2, 4, 7).requires_grad_(), 3),
         (_seeded(5, 6, seed=3).sub(0.9).requires_grad_(), 4),  # fewer than k are above 0
+        (_seeded(4, 8, seed=5).requires_grad_(), 2),
     ],
     (
         Mistake(
@@ -247,6 +248,7 @@ def _first_of_two(answer: Callable[..., Any], case: Case) -> Observed:
     if types != ["torch.float32 on cpu"]:
         return seen
     seen["its output"] = copy(_seeded(4, D_IN)).output.detach()
+    seen |= {f"its {name}": value.detach().clone() for name, value in copy.named_parameters()}
     seen["whether it trains"] = all(value.requires_grad for value in copy.parameters())
     seen |= changed(case, before)
     with torch.no_grad():

@@ -21,6 +21,7 @@ from e2e_lib.teach.exercise import Case, Exercise, Mistake
 from e2e_lib.teach.observed import Observed, written
 
 GOOD = 0.9  # of the best label's F1, from which on a rule fits
+NAMED = 0.5  # F1 of a rule that says when a latent fires; where all labels are poor, so is GOOD
 HIGH, LOW = 0.7, 0.4  # precision and recall that say what is wrong with one that does not
 WORDS = {index: word for word, index in TOKEN_IDS.items()}
 
@@ -178,12 +179,14 @@ def _graded(answer: Callable[..., Any], case: Case) -> Observed:
     if all((says := answer(t)) is None or says is ... for t in hunt.tokens[hunt.half]):
         written(None)  # neither yes nor no, anywhere: not written yet
     said, score = hunt.said(answer), hunt.score(answer)
-    if score.f1 >= GOOD * hunt.best[1] and score.f1 > 0:
+    if score.f1 >= max(NAMED, GOOD * hunt.best[1]):
         word = "fits"
     elif said.all():
         word = "says yes everywhere"
     elif not said.any():
         word = "never says yes"
+    elif score.f1 >= GOOD * hunt.best[1] > 0:
+        word = "no worse than any label, but poor: perhaps no name fits it"
     elif score.precision >= HIGH and score.recall < score.precision:
         word = "is too narrow"
     elif score.recall >= HIGH and score.precision < score.recall:
@@ -200,7 +203,9 @@ def _report(answer: Callable[..., Any], case: Case) -> str:
     words, best = hunt.best
     try:
         own = hunt.score(answer)
-    except (Exception, SystemExit):  # said already
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever it is, it was said already
         return f"  The best label on this text: {words}, F1 {best:.2f}."
     return (
         f"  On held-out text: precision {own.precision:.2f}, recall {own.recall:.2f}, F1 "

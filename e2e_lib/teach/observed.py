@@ -55,7 +55,7 @@ def written(result: Any) -> Any:
 
 def parts(result: Any) -> Observed:
     """The things that an answer returned, by name."""
-    if isinstance(result, tuple | list):
+    if isinstance(result, tuple | list) and len(result) != 1:
         own = {f"thing {i} of the result": value for i, value in enumerate(result, 1)}
         return {"the number of things returned": len(result), **own}
     return {"the number of things returned": 1, "the result": result}
@@ -202,7 +202,7 @@ def kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, str):
-        return f"“{value[:60]}”"
+        return f"“{' '.join(value.split())[:60]}”"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Real):
@@ -261,19 +261,21 @@ def watched(answer: Callable[..., Any], case: tuple[Any, ...]) -> Observed:
     def replace(x: Tensor) -> Tensor:
         return x @ weight
 
-    seen = parts(written(answer(run, own.blocks[1], replace)))
+    block = own.blocks[1]
+    theirs = block.register_forward_pre_hook(lambda *_: None)  # somebody else's
+    seen = parts(written(answer(run, block, replace)))
     seen |= gradients(seen, {"the SAE's weights": weight})
+    seen["whether a hook that was there before stays"] = theirs.id in block._forward_pre_hooks
+    theirs.remove()
     seen["the number of hooks left on the model"] = _hook_count(own)
     seen["the number of calls of run()"] = len(runs)
     seen["whether the model is as it was"] = torch.equal(own(tokens), clean)
     for error, what in ((_Interrupted, "was interrupted"), (ArithmeticError, "raised an error")):
-        own = copy.deepcopy(model)
+        own, after = copy.deepcopy(model), f"after a run that {what}"
         through = _stopped(answer, error, own.blocks[1], replace)
-        seen[f"the number of hooks left after a run that {what}"] = _hook_count(own)
-        seen[f"whether, after a run that {what}, the error goes on"] = through
-        seen[f"whether, after a run that {what}, the model is as it was"] = torch.equal(
-            own(tokens), clean
-        )
+        seen[f"the number of hooks left {after}"] = _hook_count(own)
+        seen[f"whether, {after}, the error goes on"] = through
+        seen[f"whether, {after}, the model is as it was"] = torch.equal(own(tokens), clean)
     return seen
 
 

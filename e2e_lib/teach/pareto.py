@@ -250,6 +250,9 @@ JUDGE_CLAIM = Exercise(
         (0.1, 0.3, 0.67, 1.5),
         (0.2, 0.45, None, 0.45),  # an end just on a bound, from inside and from outside
         (0.45, 0.9, None, 0.45),
+        (0.67, 1.0, 0.67, None),
+        (0.1, 0.67, 0.67, 1.5),
+        (1.6, 2.0, 0.67, 1.5),
         (math.nan, math.nan, 2.0, None),
         (-0.2, -0.1, 0.0, None),  # a bound of 0 is a bound, and beside None there is no other
         (-0.3, -0.1, None, 0.0),

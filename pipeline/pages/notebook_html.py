@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -32,6 +33,7 @@ COLOURED = set(re.findall(r"\.highlight \.(\w+)", COLOURS))
 TEXT = re.compile(r'(<div class="text_cell_render">)(.*?)(</div>)', re.S)
 HEADINGS = re.compile(r"<h[1-6].*?</h[1-6]>", re.S)
 LIKE = "<p class='like'>Text and code are those of <a href='{}'>{}</a>, but for what is here.</p>"
+LITTLE = 0.7  # of a page: where as much is its own, it is shown whole
 HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.S)
 
 
@@ -134,15 +136,17 @@ def write_pages(folder: Path, titles: Mapping[str, str]) -> None:
 
     titles: of all pages in the order in which a reader turns them, by name.
     """
-    names, first = list(titles), dict[str, Path]()
+    names, whole = list(titles), defaultdict[str, list[Path]](list)
     for place, name in enumerate(names):
-        if not (notebook := folder / f"{name}.ipynb").is_file():
+        notebook, kind = folder / f"{name}.ipynb", name.partition("-")[0]
+        if not notebook.is_file():  # as in the committed reference
+            _shorten(notebook.with_suffix(".html"), whole[kind])
             continue
         before, after = names[max(place - 1, 0) : place], names[place + 1 : place + 2]
         beside = {"before": before, "after": after}
         turns = {k: (one[0], titles[one[0]]) if one else None for k, one in beside.items()}
-        page = write_notebook_html(notebook, **turns, like=first.get(name.partition("-")[0]))
-        first.setdefault(name.partition("-")[0], page)
+        page = write_notebook_html(notebook, **turns, like=next(iter(whole[kind]), None))
+        whole[kind] += [page] if not whole[kind] else []
     if names:
         text = "\n".join([style("report.css", "notebook.css"), COLOURS, ""])
         write_text(folder / "page.css", text)
@@ -160,7 +164,7 @@ def write_notebook_html(
     like: a page of another run of the notebook, linked for the text and code that both have.
     """
     page = notebook.with_suffix(".html")
-    link = LIKE.format(quote(like.name), escape(like.stem)) if like else ""
+    link = _link(like) if like else ""
     body = _written(page, notebook)
     if not body or (LIKE[:16] in body and not (link and link in body)):
         body = _converted(notebook)
@@ -173,6 +177,25 @@ def write_notebook_html(
     )  # fmt: skip
     write_text(page, text)
     return page
+
+
+def _link(like: Path) -> str:
+    return LIKE.format(quote(like.name), escape(like.stem))
+
+
+def _shorten(page: Path, whole: list[Path]) -> None:
+    """Take from a page whose notebook is gone what one of the `whole` ones has as well; where that
+    is little, as of another version of the notebook, it is one of them."""
+    text = page.read_text(encoding="utf-8")
+    if LIKE[:16] in text:  # it was made so before
+        return
+    before, start, body = text.partition(START)
+    short = [_but_for(one.read_text(encoding="utf-8"), body, _link(one)) for one in whole]
+    best = min(short, key=len, default=body)
+    if len(best) < LITTLE * len(body):
+        write_text(page, before + start + best)
+    else:
+        whole.append(page)
 
 
 def _but_for(told: str, body: str, link: str) -> str:

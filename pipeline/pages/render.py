@@ -29,6 +29,7 @@ class Extra(NamedTuple):
     file: str  # "" where it could not be made
     text: str  # one sentence: what is to be seen there, or why it is not
     runs: Collection[str] = ()  # runs that it shows, each at FILE#RUN
+    figures: Collection[str] = ()  # figures whose points it shows as links
 
 
 def render(template: str, **values: Any) -> str:

@@ -218,9 +218,33 @@ def runs_twice(run: Any, block: Any, replace: Any) -> Any:
     return [exercise("spliced").reference(run, block, replace) for _ in range(2)][1]
 
 
+def clears_all_hooks(run: Any, block: Any, replace: Any) -> Any:
+    block.register_forward_pre_hook(lambda _, seen: (replace(seen[0]), *seen[1:]))
+    try:
+        return run()
+    finally:
+        block._forward_pre_hooks.clear()
+
+
+def writes_into_the_activation(run: Any, block: Any, replace: Any) -> Any:
+    handle = block.register_forward_pre_hook(
+        lambda _, seen: [None, seen[0].copy_(replace(seen[0]))][0]
+    )
+    try:
+        return run()
+    finally:
+        handle.remove()
+
+
 def zeroes_the_old(sae: Any) -> Any:
     new = copy.deepcopy(sae)
     sae.W_dec.data.zero_()
+    return new
+
+
+def rescales(sae: Any) -> Any:
+    new = copy.deepcopy(sae)
+    new.W_dec.data *= 3  # its rows are brought to length 1 in any case
     return new
 
 
@@ -242,12 +266,40 @@ def bisects_for_ever(l0_of: Any, target: float, tolerance: float) -> Any:
     return tried
 
 
+def bounds_inclusive_below(low: float, high: float, above: Any, below: Any) -> str:
+    inside = (above is None or above <= low) and (below is None or high < below)
+    return "holds" if inside else exercise("judge_claim").reference(low, high, above, below)
+
+
+def refuted_just_below(low: float, high: float, above: Any, below: Any) -> str:
+    outside = above is not None and high <= above
+    return "refuted" if outside else exercise("judge_claim").reference(low, high, above, below)
+
+
+def one_sided(low: float, high: float, above: Any, below: Any) -> str:
+    said = exercise("judge_claim").reference(low, high, above, below)
+    return "undecided" if None not in (above, below) and low > below else str(said)
+
+
 @pytest.mark.parametrize(
     "name, answer, hint",
     [
         ("spliced", swallows, "raised an error, the error goes on is no"),
         ("spliced", leaves_another_forward, "whether the model is as it was is no"),
+        ("spliced", clears_all_hooks, "whether a hook that was there before stays is no"),
+        (
+            "spliced",
+            writes_into_the_activation,
+            "it raised RuntimeError: one of the variables",
+        ),
+        ("kl_loss", lambda *case: [kl(*case)], "the result is of type list, but it should be a"),
+        ("kl_loss", lambda *case: "a\nb", "the result is “a b”, but it should be a tensor"),
+        ("judge_claim", bounds_inclusive_below, "on [0.67, 1] is “holds”, but it should be “und"),
+        ("judge_claim", refuted_just_below, "on [0.1, 0.67] is “refuted”, but it should be “und"),
+        ("judge_claim", one_sided, "on [1.6, 2] is “undecided”, but it should be “refuted”"),
         ("spliced", runs_twice, "the number of calls of run() is 2, but it should be 1"),
+        ("topk", lambda pre, k: exercise("topk").reference(pre, 3), "(input 3 of 3; right on 2)"),
+        ("warm_start", rescales, "its W_dec has the wrong numbers"),
         ("warm_start", zeroes_the_old, "what it changed in place is “W_dec”"),
         ("ce_at_l0", sorts_in_place, "what it changed in place is “l0”"),
         ("ce_at_l0", lambda x, y, t: np.interp([t], x[::-1], y[::-1]), "is of type ndarray, but"),
@@ -276,7 +328,16 @@ def test_a_probe_without_bias_or_of_ids_is_not_right() -> None:
     def one_number(x: Any, words: Any, coin: Any) -> float:
         return max(float(((x - x.mean(0) > 0)[:, i] == (coin > 0)).float().mean()) for i in (0, 1))
 
+    def overlapping(x: Any, words: Any, coin: Any) -> float:
+        """Fitted to three quarters of the tokens, judged on the second half."""
+        three = torch.cat([x[: 3 * len(x) // 4], x[: 3 * len(x) // 4]])
+        y = 2.0 * torch.cat([coin[: 3 * len(coin) // 4]] * 2) - 1
+        weights = torch.linalg.lstsq(bias(three), y[:, None], driver="gelsd").solution[:, 0]
+        held = slice(len(x) // 2, None)
+        return float(((bias(x)[held] @ weights > 0) == (coin[held] > 0)).float().mean())
+
     for answer in (
+        overlapping,
         lambda x, words, coin: fitted(x, coin, slice(len(x) // 2, None)),
         lambda x, words, coin: fitted(bias(x), coin, slice(None)),
         lambda x, words, coin: fitted(bias(words[:, None].float()), coin, slice(None)),

@@ -45,7 +45,28 @@ def test_a_rule_is_judged_on_one_s_own_feature(capsys: pytest.CaptureFixture[str
     assert "it raised AttributeError: 'Token' object has no attribute 'rol'" in said
     check("rule", lambda t: sys.exit(), verbs)  # and the kernel lives on
     assert "it raised SystemExit" in capsys.readouterr().out
+    check("rule", lambda t: exec("raise GeneratorExit"), verbs)
+    assert "it raised GeneratorExit" in capsys.readouterr().out
     assert len(own.examples(5)) == 5 and ">" in own.examples(weakest=True)[0]
+
+
+def test_where_no_label_fits_no_rule_is_right_that_is_not_better(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A latent that fires at random, on a tenth of the words; one that never fires."""
+    [(own,)] = exercise("rule").inputs()
+    chance = torch.rand(own.codes.shape, generator=torch.Generator().manual_seed(0))
+    noise = Hunt(own.text, (chance < 0.1).float())
+    assert 0 < noise.best[1] < 0.5
+    check("rule", noise.best_rule, noise)
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "✗ rule: the rule is “no worse than any label, but poor: perhaps no name"
+    )
+    quiet = Hunt(own.text, torch.zeros(own.codes.shape))
+    for answer in (quiet.best_rule, lambda t: True, lambda t: t.role == "name"):
+        check("rule", answer, quiet)
+        assert capsys.readouterr().out.startswith("✗ rule: ")
 
 
 def test_a_hunt_is_on_the_labelled_rows() -> None:

@@ -36,6 +36,9 @@ def results(tmp_path: Path) -> Path:
     put(folder / "failed" / "x.json", {"name": "x", "error": "ValueError: no"})
     keys = ("local-2", "e2e-2", "e2e_ds-2")
     write_browser(folder, [features(key) for key in keys], torch.tensor([[0, 1, 2]]), str, "By n.")
+    points = [f"2,p,{key},o,0,{i},0.1,{x},{i},{i}" for x, key in enumerate(keys) for i in (0, 1)]
+    header = "layer,pair,run,objective,seed,latent,frequency,x,y,region"
+    (folder / "figures" / "24_umap.csv").write_text("\n".join([header, *points]))
     formulas = "## One\n$$\\mathcal L=\\lVert c\\rVert_1$$ of $\\hat x$\n## Two\n[a link](x)"
     outputs = [
         new_output("stream", text="printed"),

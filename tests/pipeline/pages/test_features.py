@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from e2e_lib.analysis.interpret.browser import Dictionary, write_browser
-from pipeline.pages.features import write_features
+from e2e_lib.errors import ResultsError
+from pipeline.pages.features import EDGE, HEIGHT, WIDTH, write_features
 from pipeline.pages.render import PAGES
 from tests.helpers.javascript import Script
 from tests.helpers.pages import Page, put
@@ -85,6 +86,64 @@ def test_the_page_reads_what_the_library_writes(script: Script, tmp_path: Path) 
     script.set("written", json.loads(text.partition(" = ")[2].rstrip(";\n")))
     for i, (seen, true) in enumerate(zip(script("unfolded(written)"), own, strict=True)):
         assert seen == true | {"near": [[[own[i]["id"], 1], [own[1 - i]["id"], 0]]]}
+
+
+def mapped(folder: Path, *rows: str) -> str:
+    """The page of three dictionaries and of a map with these rows."""
+    put(folder / "site" / "features.json", {"about": "", "dictionaries": DICTIONARIES[:3]})
+    for one in DICTIONARIES[:3]:
+        (folder / "site" / f"features_{one['key']}.js").touch()
+    (folder / "figures").mkdir(exist_ok=True)
+    header = "layer,pair,run,objective,seed,latent,frequency,x,y,region"
+    (folder / "figures" / "24_umap.csv").write_text("\n".join([header, *rows]))
+    made = write_features(folder)
+    page = (folder / made.file).read_text(encoding="utf-8")
+    assert bool(made.figures) == ("sides" in page), "the report links what is there"
+    return page
+
+
+def test_every_point_of_a_map_leads_to_its_feature(script: Script, tmp_path: Path) -> None:
+    page = mapped(
+        tmp_path,
+        "1,e2e - local,e2e-run.1,e2e,0,17,0.1,-2,8,0",
+        "1,e2e - local,e2e-run.1,e2e,0,3,0.1,2,4,2",
+        "1,e2e - local,local-run.1,local,0,5,0.1,0,6,0",
+        "9,e2e - local,not on the page,e2e,0,5,0.1,0,6,0",
+    )
+    index = json.loads(page.partition('id="index">')[2].partition("</script>")[0])
+    [own] = index["maps"]
+    assert own["name"] == "e2e and local, layer 1"
+    right, bottom = WIDTH - EDGE, HEIGHT - EDGE
+    script.set("map", own)
+    points = script("pointsOf(map)")
+    assert points == [  # the largest y is at the top
+        {"key": "e2e-1", "id": 17, "x": EDGE, "y": EDGE, "region": 0},
+        {"key": "e2e-1", "id": 3, "x": right, "y": bottom, "region": 2},
+        {"key": "local-1", "id": 5, "x": WIDTH // 2, "y": HEIGHT // 2, "region": 0},
+    ]
+    script.set("points", points)
+    for start, arrow, end in (
+        (0, "ArrowRight", 2), (2, "ArrowRight", 1), (2, "ArrowLeft", 0), (1, "ArrowLeft", 2),
+        (0, "ArrowLeft", 0), (0, "ArrowDown", 0), (1, "ArrowUp", 1),
+    ):  # fmt: skip
+        assert script(f"points.indexOf(beyond(points, points[{start}], '{arrow}'))") == end
+    for one in points:
+        script.set("address", f"#{one['key'].partition('-')[0]}-{one['id']}-1")
+        found = script("target(address, all, 2)")
+        assert found == {"key": one["key"], "id": one["id"]}
+
+
+def test_a_page_without_a_map_has_none_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    assert '"maps":[]' in mapped(tmp_path, "9,e2e - local,not on the page,e2e,0,5,0.1,0,6,0")
+    one = mapped(tmp_path, "1,e2e - local,e2e-run.1,e2e,0,17,0.1,-2,8,0")
+    assert f'"points":[17,{EDGE},{EDGE},0]' in one
+    for row in (
+        "1,e2e - local,e2e-run.1,e2e,0,17,0.1,nan,8,0",
+        "1,2",
+        "1,a,e2e-run.1,e,0,x,,1,1,0",
+    ):
+        with pytest.raises(ResultsError, match=r"'figures/24_umap\.csv' is damaged"):
+            mapped(tmp_path, row)
 
 
 def test_the_page_has_labels_and_its_neighbours_alone(tmp_path: Path) -> None:

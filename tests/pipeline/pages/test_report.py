@@ -137,10 +137,11 @@ def test_every_point_leads_to_an_sae_and_every_link_somewhere(
     assert [a["href"] for a in points] == 2 * ["#sae-a", "#sae-b", "#sae-c"]  # d has no number
     assert all("L0" in (a["aria-label"] or "") for a in points)
 
-    shown = Extra("Features", "features.html", "every feature", runs=("a", "other"))
+    shown = Extra("Features", "features.html", "every feature", ("a", "other"), ("pareto",))
     monkeypatch.setattr(report, "EXTRAS", (lambda folder: shown,))
     text = write_report(results).read_text(encoding="utf-8")
     assert "href='features.html#a'" in text and "href='#sae-b'" in text
+    assert text.count("<a href='features.html'>every point leads to its feature</a>") == 1
 
 
 def test_half_a_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
@@ -207,6 +208,29 @@ def test_text_and_code_of_several_runs_of_a_notebook_are_shown_once(tmp_path: Pa
     assert linked_to.count("10_train-a.html") == 3, "the ways above and below, and whose code it is"
     write_pages(tmp_path, {"10_train-b": "T"})
     assert (tmp_path / "10_train-b.html").read_text().count("shared_") == 2
+
+
+def test_pages_whose_notebooks_are_gone_show_it_once_too(tmp_path: Path) -> None:
+    """Of two versions of a notebook, the first page of each is whole."""
+    texts = {"10_train-a": "old", "10_train-b": "new", "10_train-c": "new", "10_train-d": "old"}
+    texts["20_pareto"] = "old"
+    for name, version in texts.items():
+        cells = [new_markdown_cell("# T\n\nAll say."), new_code_cell(f"{version}_cell = 1\n" * 40)]
+        nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+        write_pages(tmp_path, {name: "T"})  # each alone, as pages once were
+        (tmp_path / f"{name}.ipynb").unlink()
+    pages = {name: tmp_path / f"{name}.html" for name in texts}
+    whole = {name: page.read_text() for name, page in pages.items()}
+    for _ in range(2):
+        write_pages(tmp_path, dict.fromkeys(texts, "T"))
+        found = {name: page.read_text() for name, page in pages.items()}
+        same = [name for name in texts if found[name] == whole[name]]
+        assert same == ["10_train-a", "10_train-b", "20_pareto"]
+        for name, like in (("10_train-c", "10_train-b"), ("10_train-d", "10_train-a")):
+            assert "All say." not in found[name] and "<h1" in found[name]
+            assert f"{texts[name]}_cell" not in found[name]
+            assert found[name].count(f"href='{like}.html'>{like}</a>") == 1
+    assert all(text.endswith("</html>\n") for text in found.values())
 
 
 def test_questions_name_what_notebooks_save_and_claims_there_are() -> None:

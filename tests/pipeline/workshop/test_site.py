@@ -1,8 +1,10 @@
 """The workshop without an installation: Binder, Colab, Pages. What can be known without them."""
 
+import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -12,13 +14,16 @@ import pytest
 import yaml
 
 from e2e_lib.errors import ConfigError
+from e2e_lib.source_code import code_cells, imported
 from pipeline.plan.profile import ROOT
 from pipeline.workshop import site
 from pipeline.workshop.site import EXTRA, FIRST, Repository, known_repository
-from tests.helpers.pages import Page
+from tests.helpers.axe import checked
+from tests.helpers.pages import Page, browser
 
 OURS = Repository("someone/something")
 FACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PATHS = [*(ROOT / "notebooks" / f"{name}.ipynb" for name in FIRST), *site.masters()]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/pages.yml").read_text())
 
 
@@ -26,6 +31,38 @@ def test_the_light_extra_is_a_part_of_analysis() -> None:
     extras = FACTS["optional-dependencies"]
     assert set(extras[EXTRA]) < set(extras["analysis"])
     assert not [line for line in extras[EXTRA] if line.startswith("umap")]
+
+
+def foreign_imports(source: str) -> set[str]:
+    """Packages that executing this source imports; what functions import when called is none."""
+    plain = "\n".join(x for x in source.splitlines() if not x.startswith(("%", "!")))
+    waiting: list[ast.AST] = [ast.parse(plain)]
+    names: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+        checked_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not checked_only and not isinstance(node, ast.FunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"e2e_lib"}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_light_extra_has_what_a_notebook_imports(path: Path) -> None:
+    """By reading, its own cells and the library's modules behind them; tests/check_pack.py runs
+    them so."""
+    lines = FACTS["dependencies"] + FACTS["optional-dependencies"][EXTRA]
+    installed = {re.split(r"[^\w-]", line)[0].lower().replace("-", "_") for line in lines}
+    imported_as = {"pyyaml": "yaml", "pillow": "PIL"}
+    allowed = {imported_as.get(name, name) for name in installed}
+    allowed |= {"pyarrow", "IPython"}  # of `datasets`, and of the kernel
+    cells = code_cells(path)
+    sources = [*cells, *(file.read_text() for file in imported("\n".join(cells)))]
+    found = set().union(*map(foreign_imports, sources))
+    assert {"torch", "numpy"} <= found <= allowed, found - allowed
 
 
 def test_binder_installs_the_lock_s_versions_and_no_cuda(tmp_path: Path) -> None:
@@ -97,6 +134,19 @@ def test_the_site_s_links_lead_to_files(tmp_path: Path) -> None:
     beside = re.findall(r"""(?:href|src)=["']([^"'#:]+)["'#]""", report)
     assert beside and all((tmp_path / "report" / path).exists() for path in beside)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(browser() is None, reason="no chromium, chromium-browser or google-chrome")
+def test_axe_finds_nothing_but_minor_things_on_the_first_page_slides_and_guide(
+    tmp_path: Path,
+) -> None:
+    site.write_site(OURS, tmp_path / "site")
+    names = ("index", "slides", "guide", "report/12_cards")
+    pages = checked([tmp_path / f"site/{name}.html" for name in names], tmp_path / "profile")
+    assert len(pages) == 2 * len(names)
+    found = [(page["page"], one) for page in pages for one in page["found"]]
+    assert not [(page, one) for page, one in found if one["impact"] != "minor"]
 
 
 def test_what_colab_opens_fetches_the_package_and_holds_no_solution(tmp_path: Path) -> None:
