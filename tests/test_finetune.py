@@ -142,6 +142,19 @@ def test_what_is_done_is_not_done_again_unless_something_changed(there, tmp_path
         finetune([path], replace(given, lr=1e-3), tmp_path)
 
 
+def test_what_is_asked_tells_hub_names_apart(there):
+    """Of one last part; what lies here is told by its content, and named without its folder."""
+    folder, saes = there
+    asked = [
+        tune._asked(str(saes["relu"]), settings(folder, data=data, validation=held))
+        for data, held in (("a/text", "b/held"), ("b/text", "b/held"), ("a/text", "a/held"))
+    ]
+    assert asked[0] != asked[1] != asked[2] != asked[0]
+    assert asked[0]["data"] == "a/text" and asked[0]["model"] == "model"
+    models = [replace(settings(folder), model=f"{name}/tiny") for name in "ab"]
+    assert len({tune._asked(str(saes["relu"]), own)["model"] for own in models}) == 2
+
+
 def test_a_training_that_was_begun_otherwise_is_not_gone_on_with(there, tmp_path, monkeypatch):
     folder, saes = there
     path, cut = str(saes["relu"]), tmp_path / "cut"
