@@ -208,7 +208,9 @@ def no_text(tokenizer: Any, name: str, rows: Int[Tensor, "rows pos"], tally: Tal
     again = (some[:, 1:] == some[:, :-1]) & torch.isin(some[:, 1:], padding)
     share = float(again.sum()) / some.numel()
     words = "repeat an end-of-text or padding token, of which no mask tells"
-    return f"{found}; {share:.0%} of its tokens {words}" if share >= SAID else found
+    found += f"; {share:.0%} of its tokens {words}" if share >= SAID else ""
+    ended = bool(torch.isin(some[:, 1:], torch.tensor(ends, dtype=torch.long)).any())
+    return found if ended else f"{found}; no document ends in its rows: each row counts as one"
 
 
 def read_in_words(tally: Tally, opened: Opened) -> str:
