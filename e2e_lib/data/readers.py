@@ -178,7 +178,8 @@ def is_wrapped(lines: list[str]) -> bool:
         return False  # lines of one length are rows of something made, not wrapped
     width = lengths[int(0.98 * (len(lengths) - 1))]
     full = np.mean([len(a) + 1 + len(b.split()[0]) > width for a, b in pairs])
-    return width in WRAP_WIDTHS and bool(full >= WRAP_SHARE)
+    records = np.mean([b[:1].isdigit() for _, b in pairs])  # logs and tables: as long as each other
+    return width in WRAP_WIDTHS and bool(full >= WRAP_SHARE and records < 0.5)
 
 
 def _lines(path: Path) -> Iterator[str]:

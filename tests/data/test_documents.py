@@ -73,6 +73,23 @@ def test_a_wrapped_book_without_a_blank_line_is_one_document(tmp_path):
     assert len(documents(path)) == 1
 
 
+LOGS = [
+    f"2024-01-{1 + i % 28:02d} 12:{i % 60:02d} request {i * 7919 % 1000} was served by a worker"
+    for i in range(99)
+]
+TABLE = [
+    f"{i},{i * 7919 % 100003},{i * 31 % 977 / 7:.3f},name{i % 17},and,some,more value"
+    for i in range(99)
+]
+
+
+@pytest.mark.parametrize("lines", [LOGS, TABLE])
+def test_lines_of_records_are_documents(tmp_path, lines):
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(lines))
+    assert documents(path) == lines
+
+
 @pytest.mark.parametrize("lines", [texts(200, 9), texts(300, 30), ["w1 w2 w3"] * 50, PARAGRAPHS])
 def test_lines_that_are_not_wrapped_are_documents(tmp_path, lines):
     path = tmp_path / "lines.txt"
@@ -239,11 +256,13 @@ def test_text_and_rows_are_said_not_to_be_comparable(tmp_path):
     assert "one of the two" not in rows_of(train).read[1]
 
 
-def test_rows_without_an_end_of_text_token_are_said_to_be_documents(tmp_path):
+def test_rows_without_an_end_of_text_token_are_told(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"input_ids": [0, 1 + i % 29, 3]} for i in range(99)])
     held = write_jsonl(tmp_path / "b.jsonl", [{"input_ids": [5, 6, 0]}] * 60)
     rows = rows_of(path, held, context_size=3, n_train=9)
-    assert "each row counts as one" in rows.read[0] and "each row" not in rows.read[1]
+    assert "where documents end is not known" in rows.read[0] and "is not" not in rows.read[1]
+    long = write_jsonl(tmp_path / "c.jsonl", [{"text": " ".join(texts(99))}])
+    assert "is not known" not in rows_of(long, held, n_train=2).read[0], "a text has its end"
 
 
 @pytest.mark.parametrize("kinds", [("a", "b"), ("b", "a")])
