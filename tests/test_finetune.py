@@ -29,6 +29,7 @@ from tests.helpers.tiny_models import (
     assert_sentence,
     copied_folder,
     random_tokens,
+    small_sae,
     tiny_model,
     write_jsonl,
 )
@@ -357,6 +358,18 @@ def test_an_output_in_the_saes_own_place(there, output):
 def test_a_damaged_card_is_none(tmp_path, content):
     (tmp_path / "card.json").write_text(content)
     assert read_card(tmp_path) == {}
+
+
+def test_a_card_counts_with_a_whole_sae_beside_it(tmp_path):
+    place, card = tmp_path / "relu", {"format": "saelens"}
+    place.mkdir()
+    (place / "card.json").write_text(json.dumps(card))
+    assert read_card(place) == {}
+    (place / "relu").mkdir()
+    (place / "relu" / "cfg.json").write_text("{}")
+    assert read_card(place) == {}, "its weights are gone"
+    small_sae().save(place / "relu")
+    assert read_card(place) == card
 
 
 def test_two_of_one_name_and_one_without_a_hook(there, tmp_path):
