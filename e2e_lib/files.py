@@ -15,13 +15,21 @@ from safetensors import SafetensorError
 from e2e_lib.errors import ResultsError, first_sentence, reworded
 
 
+def expanded(path: str | Path) -> Path:
+    """A path whose `~` is the home folder; where nobody is called so, a name like any other."""
+    path = Path(path)
+    with suppress(RuntimeError):
+        path = path.expanduser()
+    return path
+
+
 def project_path(path: str | Path) -> Path:
     """An absolute path as it is; a relative one under the project's root.
 
     The root is the folder of the nearest pyproject.toml above the working directory, else above
     the package, else the working directory: notebooks and the pipeline start in different folders.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_absolute():
         return path
     here = Path.cwd()
@@ -45,6 +53,11 @@ def shown_path(path: Path) -> str:
     """A path as notebooks print it: relative to the project, so that no machine's folders show."""
     root = project_path(".")
     return os.path.relpath(path, root) if path.is_relative_to(root) else path.name
+
+
+def shown_name(name: str) -> str:
+    """A model's or text's local path by its last part: no folder of a machine is in results."""
+    return Path(name).name if name.count("/") > 1 or name.startswith(("/", ".", "~")) else name
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 from e2e_lib.data.text import open_source, source_pair
 from e2e_lib.errors import ConfigError, ResultsError, command, first_sentence, require, reworded
-from e2e_lib.files import project_path, write_json, write_text, writing
+from e2e_lib.files import expanded, project_path, write_json, write_text, writing
 from e2e_lib.names import FETCHED_MODELS
 from e2e_lib.runs.experiment import Training
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
@@ -149,7 +149,7 @@ def _local(value: str) -> str:
 
     One part alone gets ./ before it: nobody may take a folder `gpt2` for the hub's model.
     """
-    path = Path(value).expanduser()
+    path = expanded(value)
     if not value or value in EMBEDDED_MODELS or not path.exists():
         return value
     local = os.path.relpath(path, ROOT)
@@ -167,7 +167,7 @@ def number_of_cores(text: str) -> int:
 def results_folder(text: str, profile: Profile, own_model: bool) -> Path:
     """Where the run writes: results/PROFILE, or results/PROFILE-MODEL with a model of one's own."""
     if text:
-        return Path(text).expanduser().resolve()
+        return expanded(text).resolve()
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(profile.training.model).name)
     return ROOT / "results" / (f"{profile.name}-{model}" if own_model else profile.name)
 

@@ -27,7 +27,7 @@ from e2e_lib.data.packing import Tally, row_blocks, token_stream
 from e2e_lib.data.rows import read_in_words
 from e2e_lib.data.text import TextSource, open_source
 from e2e_lib.errors import ConfigError, DataError, command, require
-from e2e_lib.files import source_path, write_json
+from e2e_lib.files import expanded, source_path, write_json
 
 SHARD_TOKENS = 50_000_000  # of a parquet file: 100 to 200 MB
 
@@ -131,7 +131,7 @@ def main(arguments: list[str]) -> None:
         given.prepend_bos,
         given.revision,
     )
-    output = Path(given.output).expanduser()
+    output = expanded(given.output)
     rows = tokenise(source, given.tokenizer, output, max_tokens=given.max_tokens)
     print(f"{rows:,} rows of {source.context_size} tokens in {given.output}")
 

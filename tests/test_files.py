@@ -1,6 +1,7 @@
 """Where files are, and that they are whole."""
 
 import json
+from pathlib import Path
 
 from e2e_lib import files
 
@@ -26,3 +27,12 @@ def test_paths_are_relative_to_the_project(tmp_path, monkeypatch):
     assert files.source_path("gpt2") == "gpt2"
     (project / "model").mkdir()
     assert files.source_path("model") == str(project / "model")
+
+
+def test_the_home_folder_of_nobody_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.expanded("~/a") == tmp_path / "a"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~no one").mkdir()
+    assert files.expanded("~no one/a.txt") == Path("~no one/a.txt")
+    assert files.expanded("~no one").is_dir()

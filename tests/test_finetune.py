@@ -29,6 +29,7 @@ from tests.helpers.tiny_models import (
     assert_sentence,
     copied_folder,
     random_tokens,
+    small_sae,
     tiny_model,
     write_jsonl,
 )
@@ -140,6 +141,19 @@ def test_what_is_done_is_not_done_again_unless_something_changed(there, tmp_path
     assert finetune([path], given, tmp_path) == [card]
     with pytest.raises(TypeError):
         finetune([path], replace(given, lr=1e-3), tmp_path)
+
+
+def test_what_is_asked_tells_hub_names_apart(there):
+    """Of one last part; what lies here is told by its content, and named without its folder."""
+    folder, saes = there
+    asked = [
+        tune._asked(str(saes["relu"]), settings(folder, data=data, validation=held))
+        for data, held in (("a/text", "b/held"), ("b/text", "b/held"), ("a/text", "a/held"))
+    ]
+    assert asked[0] != asked[1] != asked[2] != asked[0]
+    assert asked[0]["data"] == "a/text" and asked[0]["model"] == "model"
+    models = [replace(settings(folder), model=f"{name}/tiny") for name in "ab"]
+    assert len({tune._asked(str(saes["relu"]), own)["model"] for own in models}) == 2
 
 
 def test_a_training_that_was_begun_otherwise_is_not_gone_on_with(there, tmp_path, monkeypatch):
@@ -344,6 +358,18 @@ def test_an_output_in_the_saes_own_place(there, output):
 def test_a_damaged_card_is_none(tmp_path, content):
     (tmp_path / "card.json").write_text(content)
     assert read_card(tmp_path) == {}
+
+
+def test_a_card_counts_with_a_whole_sae_beside_it(tmp_path):
+    place, card = tmp_path / "relu", {"format": "saelens"}
+    place.mkdir()
+    (place / "card.json").write_text(json.dumps(card))
+    assert read_card(place) == {}
+    (place / "relu").mkdir()
+    (place / "relu" / "cfg.json").write_text("{}")
+    assert read_card(place) == {}, "its weights are gone"
+    small_sae().save(place / "relu")
+    assert read_card(place) == card
 
 
 def test_two_of_one_name_and_one_without_a_hook(there, tmp_path):

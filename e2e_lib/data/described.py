@@ -6,6 +6,7 @@ Each is honoured or refused in one sentence; none is passed over.
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from e2e_lib.data.held_out import Document
-from e2e_lib.data.readers import Record
+from e2e_lib.data.readers import Record, split_of
 from e2e_lib.errors import DataError, ModelError, is_integer, reworded
 from e2e_lib.files import project_path
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
@@ -40,12 +41,13 @@ class Description:
 
 
 def read_description(path: Path) -> Description | None:
-    """The description beside a file, in a folder, or in the folder above its data/.
+    """The description beside a file or in a folder, or above while that is data/ or a split's.
 
     Raises:
         DataError: it is damaged or says too little, or there are two that differ.
     """
-    for folder in (path, path.parent, path.parent.parent) if path.is_file() else (path,):
+    folder = path.parent if path.is_file() else path
+    while True:
         there = [name for name in DESCRIPTIONS if (folder / name).is_file()]
         found = [description_in(name, folder / name) for name in there]
         if len({(own.context_size, own.prepend_bos) for own in found}) > 1:
@@ -55,9 +57,9 @@ def read_description(path: Path) -> Description | None:
             )
         if found:
             return found[0]
-        if folder != path and folder.name != "data":
-            break
-    return None
+        if folder.name != "data" and not split_of(folder.name):
+            return None
+        folder = folder.parent
 
 
 def description_in(name: str, file: Path) -> Description:
@@ -74,8 +76,11 @@ def description_in(name: str, file: Path) -> Description:
             raise ValueError(f"{context} must be a whole number of at least 1")
         if not (first is None or isinstance(first, bool | int | str)):
             raise ValueError(f"{begins} must say whether or how every row begins")
+        vocabulary = facts.get("vocabulary")
+        if not (vocabulary is None or isinstance(vocabulary, str)):
+            raise ValueError("vocabulary must be a digest")
         return Description(
-            name, facts[tokenizer], facts.get("vocabulary"), width,
+            name, facts[tokenizer], vocabulary, width,
             first is not None and first is not False,
         )  # fmt: skip
 
@@ -91,7 +96,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """The tokenizer of a hub model, of a folder or an embedded model, as it is on the disk.
 
     Raises:
-        ModelError: there is none of this name, or it is damaged.
+        ModelError: there is none of this name, it is damaged, or a token that it names as the end
+            or the beginning of text is in no vocabulary of its files.
     """
     from transformers import AutoTokenizer
 
@@ -99,7 +105,38 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     place = str(path) if path.is_dir() else name
     what = f"tokenizer is {name!r}, but it could not be loaded: a hub name needs a network"
     with reworded(ModelError, f"{what} or a cached copy, a folder sound files"):
-        return AutoTokenizer.from_pretrained(place, revision=revision or "main", **NO_CODE)
+        found = AutoTokenizer.from_pretrained(place, revision=revision or "main", **NO_CODE)
+    own = _vocabulary(place, revision or "main")
+    for key in ("eos_token", "bos_token"):
+        token = getattr(found, key)
+        if own and token is not None and token not in own:
+            raise ModelError(
+                f"tokenizer is {name!r}, but its {key} {token!r} is in no vocabulary of its files: "
+                "it would get a number that no model has learnt."
+            )
+    return found
+
+
+def _vocabulary(place: str, revision: str) -> set[str]:
+    """The tokens in a tokenizer's files; none where there is no tokenizer.json that says them.
+
+    transformers adds what is named as a special token and is not among them.
+    """
+    from transformers.utils import cached_file
+
+    names = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json")
+    quiet = dict.fromkeys(("missing_entries", "connection_errors", "gated_repo"), False)
+    options: Any = {f"_raise_exceptions_for_{key}": value for key, value in quiet.items()}
+    found: list[Any] = []
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        for name in names:
+            path = cached_file(place, name, revision=revision, **options)
+            found.append(json.loads(Path(path).read_text(encoding="utf-8")) if path else {})
+        whole, config, added, words = found
+        known = [word if isinstance(word, str) else word[0] for word in whole["model"]["vocab"]]
+        marked = [*whole["added_tokens"], *config.get("added_tokens_decoder", {}).values()]
+        return {*known, *added, *words, *(token["content"] for token in marked)}
+    return set()
 
 
 def check_description(
@@ -107,12 +144,12 @@ def check_description(
 ) -> None:
     """Raise DataError unless rows so described are what is asked for."""
     says = f"data {data!r}: its {found.file} says"
-    own = vocabulary_digest(tokenizer)
-    if found.vocabulary is None and found.tokenizer != tokenizer.name_or_path:
+    own = theirs = vocabulary_digest(tokenizer)
+    if found.vocabulary is not None:
+        theirs = found.vocabulary
+    elif found.tokenizer != tokenizer.name_or_path:
         with reworded(DataError, f"{says} that {found.tokenizer!r} made the rows, to compare with"):
             theirs = vocabulary_digest(load_tokenizer(found.tokenizer))
-    else:
-        theirs = found.vocabulary or own
     if theirs != own:
         raise DataError(
             f"{says} that the tokenizer {found.tokenizer!r} made the rows, but the model has "

@@ -6,6 +6,7 @@ weights by rules that fit most architectures. Each of these gives numbers, of an
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,8 @@ def probe_rows(d_vocab: int, n_ctx: int | None) -> Rows:
 def check_files(name: str, folder: Path) -> None:
     """Raise ModelError unless a folder's weights are its own files, there once, and no codes.
 
-    Of two sets a library takes one; what lies elsewhere can change unseen; whole numbers are those
-    of a quantised model, without the scales that they want.
+    Of two sets, or of two tensors of one name, a library takes one; what lies elsewhere can change
+    unseen; whole numbers are those of a quantised model, without the scales that they want.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     files = {whole.name}
@@ -141,15 +142,24 @@ def check_files(name: str, folder: Path) -> None:
                 f"the files of {index.name}: one of the two must go."
             )
     with reworded(ModelError, f"model is {name!r}, but its weights could not be loaded"):
+        seen: Counter[str] = Counter()
         for file in sorted(files):
             with safe_open(folder / file, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118
+                    seen[key] += 1
                     kind = tensors.get_slice(key).get_dtype()
                     if "F" not in kind and not COMPUTED.search(key):
                         raise ModelError(
                             f"model is {name!r}, but its {key} is of {kind}: weights must be "
                             "floating-point numbers, for nothing here reads quantised ones."
                         )
+        bare = {key.partition(".")[2] for key in seen}  # as the model without its head is saved
+        for key in sorted(seen):
+            if seen[key] > 1 or key in bare:
+                raise ModelError(
+                    f"model is {name!r}, but its weights hold {key} twice, of which a library "
+                    "takes one: the other must go."
+                )
 
 
 def check_names(

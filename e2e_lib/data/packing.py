@@ -153,7 +153,7 @@ def token_stream(
             own = bool(ids.max() == tokenizer.eos_token_id)
             raise DataError(
                 f"data {source.name!r} holds token ids from {ids.min()} to {ids.max()}"
-                f"{f', which is {tokenizer.eos_token!r} of its tokenizer,' * own}, but the "
+                f"{f', which is {tokenizer.eos_token!r} of its tokenizer' * own}, but the "
                 f"model's vocabulary is 0 to {d_vocab - 1}."
             )
         tally.lengths.append(len(ids))
@@ -180,7 +180,14 @@ def _tokenised(
                 yield [*ids, eos] if len(ids) else []
         texts.clear()
 
+    kinds: set[bool] = set()
     for document in documents:
+        kinds.add(isinstance(document, str))
+        if len(kinds) > 1:
+            raise DataError(
+                f"data {source.name!r} holds both texts and rows of token ids, of which nobody can "
+                "say whether they are the same documents: one of the two must go."
+            )
         if not isinstance(document, str):
             yield _without_first(document, tokenizer, source)
             continue

@@ -7,6 +7,7 @@ that says something else by now.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +16,21 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from e2e_lib.errors import DataError
+from e2e_lib.errors import DataError, reworded
 
 READERS = (".jsonl", ".json", ".txt", ".parquet", ".arrow")
 # What is read of a record; other columns are nobody's business.
 COLUMNS = ("text", "input_ids", "attention_mask", "token_type_ids", "position_ids")
 Record = dict[str, Any]
-END_LINES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")  # alone on a line
+# Alone on a line: </s>, <|endoftext|>, <|end_of_text|>, <eos>, [EOS], and those like them.
+END_LINE = re.compile(
+    r"\s*(</s>|[<\[][|｜]?(end.?of.?(text|document|sentence)|eo[dst])[|｜]?[>\]])\s*", re.I
+)
 LINES = "every line of a .txt is a document"
 PARAGRAPHS = "the lines of a .txt are wrapped: its paragraphs are the documents"
 MARKED = "a .txt has end-of-text lines: what lies between them is a document"
 # Lines are wrapped if the next one's first word would seldom have fitted within their width.
-WRAP_WIDTHS, WRAP_SHARE, WRAP_LINES = range(40, 121), 0.85, 8
+WRAP_WIDTHS, WRAP_SHARE, WRAP_LINES = range(30, 161), 0.85, 8
 LINES_JUDGED = 20_000  # of a .txt
 # What a split is called in the names of files and folders; an own name in NAME-00000-of-00003.
 SPLITS = {
@@ -34,10 +38,12 @@ SPLITS = {
     "validation": {"validation", "valid", "val", "dev"},
     "test": {"test", "testing", "eval", "evaluation"},
 }
-SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
+SHARD = re.compile(r"(\w+)-(\d{5})-of-(\d{5})")
 # What stands beside data: nobody would take it for text that was left out.
 BESIDE = re.compile(
-    r"\..*|readme.*|license.*|(tokenise|sae_lens|dataset_infos?|dataset_dict|state)\.json", re.I
+    r"\..*|(readme|license)(\.(md|rst|txt))?"
+    r"|(tokenise|sae_lens|dataset_infos?|dataset_dict|state)\.json",
+    re.I,
 )
 
 
@@ -52,13 +58,15 @@ def records(path: Path) -> Iterator[Record]:
     if suffix == ".txt":
         return ({"text": text} for text in text_documents(path))
     if suffix in (".jsonl", ".json"):
-        return map(_object, _json_lines(path) if suffix == ".jsonl" else _json(path))
+        rows = _json_lines(path) if suffix == ".jsonl" else _json(path)
+        return (_object(row, path.name) for row in rows)
     return _table_rows(path)
 
 
-def _object(value: Any) -> Record:
+def _object(value: Any, name: str) -> Record:
     if not isinstance(value, dict):
-        raise DataError(f"data holds {str(value)[:60]!r}, but each row must be a JSON object.")
+        shown = str(value)[:60]
+        raise DataError(f"data {name!r} holds {shown!r}, but each row must be a JSON object.")
     return value
 
 
@@ -132,11 +140,11 @@ def text_documents(path: Path) -> Iterator[str]:
     """The documents of a .txt by `text_rule`; empty ones too, for the caller to count."""
     rule = text_rule(path)
     if rule == LINES:
-        yield from _lines(path)
+        yield from (line for line in _lines(path) if not END_LINE.fullmatch(line))
         return
     part: list[str] = []
-    for line in _lines(path):
-        ends = not line.strip() if rule == PARAGRAPHS else line.strip() in END_LINES
+    for line in _lines(path):  # an end may come first behind the lines that were judged
+        ends = END_LINE.fullmatch(line) or (rule == PARAGRAPHS and not line.strip())
         if not ends:
             part.append(line)
         elif part:
@@ -151,7 +159,7 @@ def text_rule(path: Path) -> str:
     lines = list(islice(_lines(path), LINES_JUDGED))
     if sum(line.count("\0") for line in lines) > sum(map(len, lines)) / 5:
         raise DataError(f"data {path.name!r} is UTF-16 without a mark, but text must be UTF-8.")
-    if any(line.strip() in END_LINES for line in lines):
+    if any(map(END_LINE.fullmatch, lines)):
         return MARKED
     return PARAGRAPHS if is_wrapped(lines) else LINES
 
@@ -164,13 +172,14 @@ def is_wrapped(lines: list[str]) -> bool:
     >>> is_wrapped(wrap(text, 60)), is_wrapped([text[: i * 7 % 61] for i in range(200)])
     (True, False)
     """
-    pairs = [(a, b) for a, b in pairwise(lines) if a.strip() and b.strip()]
+    pairs = [(a.rstrip(), b) for a, b in pairwise(lines) if a.strip() and b.strip()]
     lengths = sorted(len(a) for a, _ in pairs)
     if len(pairs) < WRAP_LINES or len(set(lengths)) < 3:
         return False  # lines of one length are rows of something made, not wrapped
     width = lengths[int(0.98 * (len(lengths) - 1))]
     full = np.mean([len(a) + 1 + len(b.split()[0]) > width for a, b in pairs])
-    return width in WRAP_WIDTHS and bool(full >= WRAP_SHARE)
+    records = np.mean([b[:1].isdigit() for _, b in pairs])  # logs and tables: as long as each other
+    return width in WRAP_WIDTHS and bool(full >= WRAP_SHARE and records < 0.5)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -189,29 +198,62 @@ def read_folder(folder: Path) -> Folder:
     """The files in a folder, in its data/, and in folders in these two that are named as a split.
 
     Where no name tells a split, every file is of `train`.
+
+    Raises:
+        DataError: a folder may not be looked into.
     """
     by_split: dict[str, list[Path]] = {}
     others: list[str] = []
-    for place in (folder, folder / "data"):
-        for path in sorted(place.iterdir()) if place.is_dir() else ():
-            named = path.is_dir() and split_of(path.name)
-            if BESIDE.fullmatch(path.name) or path == folder / "data":
-                continue
-            if path.is_dir() and not named:
-                others.append(f"{path.name}/")
-            for file in sorted(path.iterdir()) if named else [] if path.is_dir() else [path]:
-                if BESIDE.fullmatch(file.name):
-                    continue
-                if file.suffix.lower() not in READERS or not file.is_file():
-                    others.append(file.name)
-                    continue
-                by_split.setdefault(named or split_of(file.stem), []).append(file)
+    with reworded(DataError, f"data folder {folder.name!r} cannot be read"):
+        for named, path in _entries(folder):
+            wanted = path.suffix.lower() in READERS and path.is_file()
+            if wanted and path.name in (_saved(path.parent) or {path.name}):
+                by_split.setdefault(named or split_of(path.stem), []).append(path)
+            else:
+                others.append(f"{path.name}/" if path.is_dir() else path.name)
     unnamed = by_split.pop("", [])
     if by_split:
         others += [file.name for file in unnamed]
     elif unnamed:
         by_split = {"train": unnamed}
     return Folder(by_split, others)
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
+    """What lies where data may, but for what stands beside them, with the split of its folder."""
+    for place in (folder, folder / "data"):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            if BESIDE.fullmatch(path.name) or path == folder / "data":
+                continue
+            named = split_of(path.name) if path.is_dir() else ""
+            for file in sorted(path.iterdir()) if named else [path]:
+                if not BESIDE.fullmatch(file.name):
+                    yield named, file
+
+
+def _saved(folder: Path) -> set[str]:
+    """The files of the table that `datasets` saved here, if one is; beside them it keeps caches."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return {str(file["filename"]) for file in facts["_data_files"]}
+    return set()
+
+
+def lacking(files: list[Path]) -> list[str]:
+    """In words, of which files others are not here, by the number that their names tell.
+
+    >>> lacking([Path(f"train-0000{k}-of-00003.parquet") for k in (0, 2)])
+    ['2 of the 3 files train-…-of-00003 are here']
+    """
+    here: dict[tuple[str, str], set[str]] = {}
+    for file in files:
+        if shard := SHARD.fullmatch(file.stem):
+            here.setdefault((shard[1], shard[3]), set()).add(shard[2])
+    return [
+        f"{len(own)} of the {int(total)} files {name}-…-of-{total} are here"
+        for (name, total), own in here.items()
+        if len(own) < int(total)
+    ]
 
 
 def split_of(name: str) -> str:

@@ -81,8 +81,9 @@ def load_rows(
     paper = pair.training(n_paper, seed + 42)[0].long() if n_paper else held[:0]
     rows, tally = pair.training(n_train, seed)
     words = [read_in_words(*one) for one in zip((tally, held_tally), pair.opened, strict=True)]
-    words[0] += no_text(model.tokenizer, train, rows, tally)
-    words[1] += no_text(model.tokenizer, validation, held, held_tally) + pair.unlike()
+    words[0] += no_text(model.tokenizer, train, rows, tally) + pair.endless(0, rows)
+    words[1] += no_text(model.tokenizer, validation, held, held_tally) + pair.endless(1, held)
+    words[1] += pair.unlike()
     read = f"training text {words[0]}", f"held-out text {words[1]}"
     return Rows(rows, held[:n_validation], paper, held[n_validation:], read)
 
@@ -170,6 +171,13 @@ class _Pair:
         if not self.kinds[0].isdisjoint(self.kinds[1]):
             return ""
         return "; one of the two is text, the other token ids: documents of both go unseen"
+
+    def endless(self, side: int, rows: Int[Tensor, "rows pos"]) -> str:
+        """What is to be said of ready-made rows of one source in which no document ends."""
+        ends = torch.tensor(self.ends, dtype=torch.long)
+        if True in self.kinds[side] or bool(torch.isin(rows[:ROWS_LOOKED_AT, 1:], ends).any()):
+            return ""
+        return "; no end-of-text token is in its rows: where documents end is not known"
 
     def _packed(
         self,

@@ -18,7 +18,7 @@ from e2e_lib.data import described, held_out, readers
 from e2e_lib.data.held_out import Document, Part
 from e2e_lib.data.readers import Folder, read_folder
 from e2e_lib.errors import DataError, reworded
-from e2e_lib.files import project_path, source_path
+from e2e_lib.files import expanded, project_path, source_path
 
 # The modules that make documents of a file: what `datasets` keeps of one is theirs alone.
 CODE = tuple(Path(str(module.__file__)) for module in (described, held_out, readers))
@@ -190,8 +190,15 @@ def open_source(source: TextSource) -> Opened:
     Raises:
         DataError: there is nothing of this name, no such split, or nothing in it.
     """
-    path = Path(source.name).expanduser()
+    path = expanded(source.name)
     if source.name == "storyworld":
+        from e2e_lib.storyworld.grammar import SPLITS
+
+        if source.split not in SPLITS:
+            raise DataError(
+                f"data is 'storyworld', but it has no split {source.split!r}: it has "
+                f"{', '.join(SPLITS)}."
+            )
         return Opened(source, [])
     if path.is_dir():
         return _open_folder(path, source)
@@ -222,7 +229,7 @@ def _open_folder(path: Path, source: TextSource) -> Opened:
         )
     files = folder.splits[source.split]
     with reworded(DataError, f"data {source.name!r} cannot be read"):
-        notes = [*_rules(files), *_left_out(folder, source.split)]
+        notes = [*_rules(files), *readers.lacking(files), *_left_out(folder, source.split)]
         return Opened(source, files, False, described.read_description(path), notes)
 
 

@@ -3,11 +3,11 @@
 import argparse
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import e2e_lib.finetune
 from e2e_lib.errors import command
+from e2e_lib.files import expanded
 from e2e_lib.finetune.page import write_card_page
 from e2e_lib.finetune.tune import FineTuning, finetune
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
             default = None if needed else own.default
             parser.add_argument(name, type=kind, required=needed, default=default, dest=own.name)
     given = vars(parser.parse_args(arguments))
-    paths, output = given.pop("sae"), Path(given.pop("output")).expanduser()
+    paths, output = given.pop("sae"), expanded(given.pop("output"))
     for card in finetune(paths, FineTuning(**given), output):
         name, before, after = card["asked"]["sae"], card["before"], card["after"]
         write_card_page(output / name, card)

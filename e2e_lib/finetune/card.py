@@ -13,7 +13,7 @@ import pandas as pd
 
 from e2e_lib.core.evaluate import Evaluation
 from e2e_lib.core.sae_run import TrainedRun
-from e2e_lib.data.formats.sae_files import FORMATS, write_sae
+from e2e_lib.data.formats.sae_files import FORMATS, format_of, write_sae
 from e2e_lib.data.formats.stored import StoredSAE
 from e2e_lib.files import write_json, writing
 from e2e_lib.runs.provenance import provenance
@@ -94,10 +94,10 @@ def write_outcome(
 
 
 def read_card(place: Path) -> Card:
-    """The card in a folder; nothing where there is no whole one, or no SAE beside it."""
+    """The card in a folder; nothing where there is no whole one, or no whole SAE beside it."""
     try:
         card: Card = json.loads((place / "card.json").read_text("utf-8"))
-        return card if sae_place(place, card["format"]).exists() else {}
+        return card if format_of(sae_place(place, card["format"])) == card["format"] else {}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 

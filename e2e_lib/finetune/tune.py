@@ -31,6 +31,7 @@ from e2e_lib.errors import (
     require,
     whole,
 )
+from e2e_lib.files import expanded
 from e2e_lib.finetune.calibrate import calibrate
 from e2e_lib.finetune.card import (
     read_card,
@@ -94,7 +95,7 @@ def finetune(paths: Sequence[str], settings: FineTuning, output: Path) -> list[d
     different = len(places) > 0 and len(set(places)) == len(places)
     require(different, "SAE", [p.name for p in places], "paths that end in different names")
     for path, place in zip(paths, places, strict=True):
-        own, out = Path(path).expanduser().resolve(), place.resolve()
+        own, out = expanded(path).resolve(), place.resolve()
         apart = not (own.is_relative_to(out) or out.is_relative_to(own))
         allowed = f"apart from SAE {place.name!r}, which it would change"
         require(apart, "output", output.name, allowed)
@@ -263,7 +264,7 @@ def _config(
 
 def _name(path: str) -> str:
     # As it is called, for a name tells a hook: of a link its own, which the hub's cache has too.
-    named = Path(path).expanduser().absolute()
+    named = expanded(path).absolute()
     plain = named if named.name not in ("", "..") else named.resolve()
     return plain.name.removesuffix(".pt")
 
@@ -272,8 +273,9 @@ def _asked(path: str, settings: FineTuning) -> dict[str, Any]:
     """What decides the result: the SAE's content, every setting, the code."""
     values = asdict(settings)
     local = {key: values.pop(key) for key in ("model", "data", "validation")}
-    shown = {key: Path(value).name for key, value in local.items()}
     contents = {key: content_digest(local[key]) for key in ("data", "validation") if local[key]}
     contents["model"] = model_digest(settings.model)
-    contents["sae"] = content_digest(str(Path(path).expanduser().resolve()))
+    # No folder is shown; of a hub name both parts tell it from others.
+    shown = {k: Path(value).name if contents.get(k) else value for k, value in local.items()}
+    contents["sae"] = content_digest(str(expanded(path).resolve()))
     return {"sae": _name(path)} | shown | values | {"contents": contents, "code": digest([CODE])}

@@ -23,7 +23,7 @@ from e2e_lib.errors import (
     require,
     whole,
 )
-from e2e_lib.files import project_path
+from e2e_lib.files import project_path, shown_name
 from e2e_lib.names import (
     EVERY_OBJECTIVE,
     PAIR,
@@ -51,6 +51,9 @@ IN_OTHER_FORM = (
     *("train_tokens", "eval_tokens", "init_from", "model", "train_data", "validation_data"),
 )
 TEXT = ("processed", "model_revision", "data_revision", "prepend_bos", "context_size")
+# Weights without which an objective is another one, or none.
+NEEDED = {"e2e": ("e2e_kl_coeff",), "e2e_ds": ("ds_kl_coeff", "downstream_coeff")}
+NEEDED |= {"finetune_ds": ("downstream_coeff",)}
 WITHOUT_EFFECT = ("results_folder", "checkpoint_seconds", "processes", "tracker")
 # The types of its own parameters: what each may be.
 Hooks = Annotated[
@@ -122,6 +125,15 @@ class Training(Hyperparameters):
         topk = self.sparsifier == "topk" and PAIR in self.hook
         allowed = "another, as batchtopk: SAELens' files, which runs are, hold no topk transcoder"
         require(not topk, "sparsifier", self.sparsifier, allowed)
+        for objective in self.grids:
+            for name in NEEDED.get(objective, ()):
+                allowed = f"above 0: without this term {objective} is another objective"
+                require(getattr(self, name) > 0, name, getattr(self, name), allowed)
+        least = min(map(min, self.grids.values()))
+        allowed = "above 0 where target_l0 steers it: what is multiplied must not be 0"
+        require(least > 0 or not self.target_l0, "sparsity_coeffs", self.sparsity_coeffs, allowed)
+        pairs = all(PAIR in hook for hook in self.hook_names)
+        require(pairs or not self.skip, "skip", self.skip, "false where a hook is no pair, IN>OUT")
         batch = self.batch_size * self.context_size
         allowed = f"at least one batch: batch_size · context_size = {batch}"
         require(self.train_tokens >= batch, "train_tokens", self.train_tokens, allowed)
@@ -163,11 +175,11 @@ class Training(Hyperparameters):
     def source(self) -> dict[str, Any]:
         """Metadata that goes into each SAE's cfg.json."""
         return {
-            "model_name": self._shown(self.model),
+            "model_name": shown_name(self.model),
             "hook_head_index": None,
             "context_size": self.context_size,
             "prepend_bos": self.prepend_bos,
-            "dataset_path": self._shown(self.train_data),
+            "dataset_path": shown_name(self.train_data),
             "model_from_pretrained_kwargs": {},
             "neuronpedia_id": None,
         }
@@ -190,7 +202,7 @@ class Training(Hyperparameters):
         """What all its runs are described by, whatever their objective: part of `describe`."""
         sources = ("model", "train_data", "validation_data")
         return {
-            **{name: self._shown(getattr(self, name)) for name in sources},
+            **{name: shown_name(getattr(self, name)) for name in sources},
             "contents": dict(self._contents),
             **{name: getattr(self, name) for name in TEXT},
             "train_tokens": self.train_rows * self.context_size,
@@ -242,8 +254,7 @@ class Training(Hyperparameters):
             saved = (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
             allowed = "a finished run with weights, or a folder with a saved SAE for each hook"
             require(saved, "init_from", self.init_from, allowed)
-            config = read_config(folder)
-            d_in, d_sae = config["d_in"], config["d_sae"]
+            d_in, d_sae = map(read_config(folder).__getitem__, ("d_in", "d_sae"))
             same = int(self.dict_ratio * d_in) == d_sae
             allowed = f"that of init_from, which has {d_sae} latents for {d_in}"
             require(same, "dict_ratio", self.dict_ratio, allowed)
@@ -252,16 +263,17 @@ class Training(Hyperparameters):
 
     def describe(self, config: TrainConfig) -> dict[str, Any]:
         """Every value that decides a run's result, as JSON; names the run."""
+        from e2e_lib.runs.read import config_dict, finished
+
         shared = self.shared
-        if config.init_from:  # a start of the same name may hold other weights
+        if config.init_from:  # a start of the same name may hold another SAE
             from e2e_lib.data.formats.saelens import WEIGHTS
 
-            shared["contents"]["init_from"] = {
-                hook: content_digest(str(Path(folder) / WEIGHTS))
-                for hook, folder in config.init_from.items()
-            }
-        from e2e_lib.runs.read import config_dict
-
+            found = shared["contents"]["init_from"] = {}
+            for hook, folder in config.init_from.items():
+                own = Path(folder)
+                run = finished(own) or finished(own.parent)  # of which the weights say it all
+                found[hook] = content_digest(str(own / WEIGHTS if run else own))
         return {"objective_name": config.objective.name, **shared, **config_dict(config)}
 
     def _others(self) -> dict[str, Any]:
@@ -286,8 +298,3 @@ class Training(Hyperparameters):
         from e2e_lib.runs.read import finished
 
         return [c for c in configs if not finished(results / "saes" / self.name(c))]
-
-    @staticmethod
-    def _shown(name: str) -> str:
-        """A local path by its last part: folders of a machine do not belong in results."""
-        return Path(name).name if name.count("/") > 1 or name.startswith(("/", ".", "~")) else name

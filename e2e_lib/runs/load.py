@@ -57,27 +57,37 @@ def load_subject(
         n_rows: rows of text.
 
     Raises:
-        ResultsError: the runs were trained on a model with another name or other weights, or
-            evaluated on a text of this name that was another; or the folder holds no finished run.
+        ResultsError: the runs were trained on a model with another name or other weights, on this
+            text, or evaluated on a text of this name that was another; or the folder holds no
+            finished run.
         ModelError, DataError: model or text cannot be read.
     """
     config = run_config(results)
     if lacking := [name for name in ("context_size", "processed") if name not in config]:
         raise ResultsError(f"the runs in {results.name!r} do not say their {', '.join(lacking)}.")
-    digest = model_digest(model)
-    name = Path(model).name if digest else model
-    recorded = (Path(str(config["model"])).name, config.get("contents", {}).get("model"))
-    if (Path(name).name, digest) != recorded:
+    digest, contents = model_digest(model), config.get("contents", {})
+    name, recorded = Path(model).name if digest else model, str(config["model"])
+    known = Path(recorded).name if contents.get("model") else recorded
+    if (name, digest) != (known, contents.get("model")):
         raise ResultsError(
             f"model is {name!r}, but the runs in {results.name!r} were trained on "
-            f"{config['model']!r}" + (" with other weights." if recorded[0] == name else ".")
+            f"{recorded!r}" + (" with other weights." if known == name else ".")
         )
-    contents, text = config.get("contents", {}), Path(validation_data).name
-    evaluated = (Path(str(config.get("validation_data"))).name, contents.get("validation"))
-    if text == evaluated[0] and evaluated[1] not in (None, content_digest(validation_data)):
+    text, evaluated = Path(validation_data).name, str(config.get("validation_data"))
+    own = content_digest(validation_data)
+    if text == Path(evaluated).name and contents.get("validation") not in (None, own):
         raise ResultsError(
             f"validation_data is {text!r}, but the runs in {results.name!r} were evaluated on "
             "other text of that name: give that text, or train again."
+        )
+    learnt, held = (
+        contents.get(key) == own if own else config.get(f"{key}_data") == validation_data
+        for key in ("train", "validation")
+    )
+    if learnt and not held:
+        raise ResultsError(
+            f"validation_data is {text!r}, but that is the text on which the runs in "
+            f"{results.name!r} were trained: give what they were evaluated on, {evaluated!r}."
         )
     language_model = load_model(
         model,

@@ -13,7 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from e2e_lib.errors import DataError, reworded
 from e2e_lib.files import project_path
+from e2e_lib.names import FETCHED_MODELS, split_names
 from e2e_lib.source_code import library_digest
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 
@@ -39,21 +41,30 @@ def content_digest(name: str) -> str | None:
     Of a file, of what a folder holds, of the folder in `FOLDER:SPLIT`, of each of several with
     commas between them. Text from `storyworld` is made by the package, whose version and commit
     are recorded, and what the hub serves is told by its revision: None too.
+
+    Raises:
+        DataError: a file may not be read.
     """
     if name in EMBEDDED_MODELS:
         return None
     path, (base, _, split) = project_path(name), name.rpartition(":")
-    if path.exists():
-        return _digest(path)
+    with reworded(DataError, f"what lies at {name!r} cannot be read"):
+        if path.exists():
+            return _digest(path)
     if base and split.isidentifier():
         return content_digest(base)
-    found = filter(None, map(content_digest, name.split(",") if "," in name else ()))
+    found = filter(None, map(content_digest, split_names(name) if "," in name else ()))
     return ",".join(found) or None
 
 
 def model_digest(name: str) -> str | None:
-    """`content_digest` of a language model; of an embedded one, that of the shipped weights."""
-    return _digest(EMBEDDED_MODELS[name]) if name in EMBEDDED_MODELS else content_digest(name)
+    """`content_digest` of a language model; of an embedded one, that of the shipped weights.
+
+    A word for a fetched model is its folder, as in `models.model_path`.
+    """
+    if name in EMBEDDED_MODELS:
+        return _digest(EMBEDDED_MODELS[name])
+    return content_digest(name) or content_digest(FETCHED_MODELS.get(name, name))
 
 
 def _digest(path: Path) -> str | None:

@@ -26,7 +26,7 @@ from e2e_lib.data.formats.saelens import CONFIG, WEIGHTS, read_config
 from e2e_lib.engine.model.probes import check_hook, hook_width
 from e2e_lib.errors import ModelError, reworded
 from e2e_lib.files import project_path
-from e2e_lib.names import TransformerBridge, layer_of
+from e2e_lib.names import TransformerBridge, layer_of, split_names
 from e2e_lib.runs.experiment import Training
 
 RELEASED = re.compile(r"(local|e2e|downstream)_similar_(ce|l0)_layer_(\d+)$")
@@ -65,7 +65,7 @@ def released_paths(names: str, revision: str = "main") -> list[Path]:
         ModelError: a name that is neither, or one without SAEs.
     """
     found: list[Path] = []
-    for name in map(str.strip, names.split(",")):
+    for name in _several(names):
         folder = project_path(name)
         folder = folder if folder.is_dir() else _download(name, revision)
         files = sorted(folder.rglob("*.pt"))
@@ -139,8 +139,13 @@ def training_of(found: ReleasedSAE, **shared: Any) -> Training:
 
 def shown(names: str) -> str:
     """`names` for a run's record: of a folder the last part, for those of a machine stay there."""
-    parts = [name.strip() for name in names.split(",")]
+    parts = _several(names)
     return ",".join(Path(n).name if project_path(n).is_dir() else n for n in parts)
+
+
+def _several(names: str) -> list[str]:
+    """The names that commas are between; of a folder they are its name's."""
+    return [names] if project_path(names).is_dir() else split_names(names)
 
 
 def check_fit(model: TransformerBridge, found: ReleasedSAE) -> None:

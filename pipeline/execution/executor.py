@@ -20,6 +20,7 @@ from typing import IO
 import yaml
 
 from e2e_lib.errors import ConfigError, require
+from e2e_lib.files import expanded
 from pipeline.execution.lock import VARIABLE
 from pipeline.plan.profile import ROOT
 
@@ -40,7 +41,7 @@ def cluster_folder(text: str) -> Path | None:
     if not text:
         return None
     known = sorted(path.parent.name for path in CLUSTERS.glob("*/config.yaml"))
-    folder = CLUSTERS / text if text in known else Path(text).expanduser().resolve()
+    folder = CLUSTERS / text if text in known else expanded(text).resolve()
     allowed = f"{', '.join(known)} or a folder with a config.yaml"
     require((folder / "config.yaml").is_file(), "CLUSTER", text, allowed)
     package = f"snakemake-executor-plugin-{executor_of(folder)}"

@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 from e2e_lib.core.config import Hyperparameters
 from e2e_lib.errors import ConfigError, Rule, is_integer, is_number, require, require_known
+from e2e_lib.names import split_names
 from e2e_lib.runs.experiment import Training
 
 FIELD = re.compile(r"\n    (\w+): \w+ = (.+)  # (.+)")
@@ -39,6 +40,16 @@ TYPES = {
     "float": Rule(is_number, "a number"),
     "bool": Rule(lambda v: isinstance(v, bool), "true or false"),
 }
+# Numbers of things, of which there must be one; no other number may be below 0, but for a -1 that
+# a comment explains, and "at least 2" in a comment is a rule.
+COUNTED = re.compile(r"n_(?!browsed)\w+|\w+_(rows|pairs|examples)|examples|resamples|window")
+ROWS = ("n_rows", "ablation_rows")
+# What texts may be, of which a comma is between the words.
+WORDS_OF = {
+    "backend": ("storyworld", "endpoint", "local", "auto"),
+    "objectives": ("finetune", "finetune_ds", "e2e", "e2e_ds"),
+    "ranking": ("exact", "attribution"),
+}
 INTERPRETABILITY, AUTO = "28_interpretability", "auto"  # its backend, chosen by the environment
 
 Parameter = str | int | float | bool
@@ -47,10 +58,20 @@ NotebookParameters = dict[str, dict[str, Parameter]]
 
 def notebook_types(notebook: Path) -> dict[str, str]:
     """Names and types (`str`, `int`, `float`, `bool`) of a notebook's parameters."""
+    return {name: facts["inferred_type_name"] for name, facts in _inspected(notebook).items()}
+
+
+def row_parameters(notebook: Path) -> dict[str, int]:
+    """The parameters that say how many rows of held-out text a notebook reads, and how many."""
+    found = _inspected(notebook)
+    return {name: int(found[name]["default"]) for name in ROWS if name in found}
+
+
+def _inspected(notebook: Path) -> dict[str, Any]:
     import papermill  # slow to import, and most profiles set nothing here
 
-    found = papermill.inspect_notebook(literal(notebook))
-    return {name: facts["inferred_type_name"] for name, facts in found.items()}
+    found: dict[str, Any] = papermill.inspect_notebook(literal(notebook))
+    return found
 
 
 def literal(path: Path) -> str:
@@ -91,9 +112,17 @@ def _checked(notebook: str, own: Mapping[str, Any]) -> dict[str, Parameter]:
     check_parameters(path, own)
     types, found = notebook_types(path), dict[str, Parameter]()
     for name, value in own.items():
+        place = f"{name} of {notebook}"
         if name in SET_BY_PIPELINE:
-            raise ConfigError(f"{name} of {notebook} is set by the pipeline, from other keys.")
-        found[name] = TYPES[types[name]].checked(f"{name} of {notebook}", value)
+            raise ConfigError(f"{place} is set by the pipeline, from other keys.")
+        found[name] = given = TYPES[types[name]].checked(place, value)
+        if isinstance(given, str):
+            known = _known_words(name)
+            good = not known or not given or {*split_names(given)} <= {*known}
+            require(good, place, given, f"some of {', '.join(known)}, joined by commas")
+        elif not isinstance(given, bool):
+            low = _least(path, name)
+            require(given >= low, place, given, f"at least {low}")
     if notebook == INTERPRETABILITY and found.get("backend") == AUTO:
         # Imports torch, which few profiles need here.
         from e2e_lib.analysis.interpret.endpoint import chosen_backend
@@ -102,6 +131,23 @@ def _checked(notebook: str, own: Mapping[str, Any]) -> dict[str, Parameter]:
         # later has the notebook run again, and one that is named by half is an error at once.
         found["backend"] = chosen_backend()
     return found
+
+
+def _least(notebook: Path, name: str) -> int:
+    """The least that a number may be which a notebook takes as its parameter."""
+    comment = _inspected(notebook)[name]["help"]
+    if said := re.search(r"at least (\d+)", comment):
+        return int(said[1])
+    return -1 if "-1:" in comment else int(bool(COUNTED.fullmatch(name)))
+
+
+def _known_words(name: str) -> tuple[str, ...]:
+    """The words that a parameter takes; none where it may be any text."""
+    if name == "kinds":
+        from e2e_lib.storyworld.pairs import KINDS
+
+        return tuple(KINDS)
+    return WORDS_OF.get(name, ())
 
 
 def _nested(value: Any) -> bool:

@@ -63,7 +63,7 @@ def _sources(profile: Profile) -> list[tuple[str, str, str]]:
     sources = [("model_revision", "model", training.model)]
     if len(data) == 1:  # a commit of one data set means nothing to another
         sources.append(("data_revision", "dataset", data.pop()))
-    if profile.released and "," not in profile.released:
+    if profile.released and ("," not in profile.released or not on_hub(profile.released)):
         sources.append(("released_revision", "model", profile.released))
     return sources
 

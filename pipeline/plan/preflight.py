@@ -1,7 +1,8 @@
 """One step of everything that a training will do, on a model nobody here has tried, before it all.
 
 An architecture may load and then fail, hours later, in the kernel: at a hook of a late layer, in
-an objective whose turn comes last. So whatever the kernel calls is called once, on a few tokens.
+an objective whose turn comes last. So whatever the kernel calls is called once, on a few tokens,
+and as much held-out text is read as any analysis will ask for.
 `shrunk` is the longer trial: every notebook of a profile, in a few steps.
 """
 
@@ -12,15 +13,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from e2e_lib.errors import E2EError, ModelError, command, reworded
+from e2e_lib.data.text import named_split
+from e2e_lib.errors import DataError, E2EError, ModelError, command, reworded
 from e2e_lib.names import TransformerBridge
 from e2e_lib.runs.experiment import Training
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.plan.grid import jobs
 from pipeline.plan.model_size import evenly
-from pipeline.plan.notebook_parameters import joined
+from pipeline.plan.notebook_parameters import NOTEBOOKS, joined, row_parameters
+from pipeline.plan.pins import on_hub
 from pipeline.plan.profile import ROOT, Profile, read_profile
-from pipeline.plan.stages import Stage
+from pipeline.plan.stages import WITH_MODEL, Stage, stages
 
 ROWS, TOKENS = 2, 8  # rows, for one alone is no batch
 # A profile cut down to a few steps: does the whole path work, with this model and this text?
@@ -70,12 +73,12 @@ def shrunk(profile: Profile) -> Profile:
 
 
 def tried_apart(profile: Profile, results: Path, todo: Sequence[Stage]) -> None:
-    """`try_model` in a process of its own, which gives memory and GPU back, if there is need.
+    """`try_model` and `enough_text` in a process of its own, which gives memory and GPU back.
 
     Embedded models are known, and what is trained already needs no trial.
 
     Raises:
-        ModelError: what `try_model` raises, or the process was killed.
+        ModelError: what these two raise, or the process was killed.
     """
     pending = [s for s in todo if s.saes and not (results / "done" / f"{s.name}.json").exists()]
     if not pending or profile.released or profile.training.model in EMBEDDED_MODELS:
@@ -89,8 +92,8 @@ def tried_apart(profile: Profile, results: Path, todo: Sequence[Stage]) -> None:
         raise ModelError(said if known else f"model {profile.training.model!r} fails: {said}.")
 
 
-def try_model(profile: Profile) -> None:
-    """Train and evaluate for one step at each hook and objective of the profile.
+def try_model(profile: Profile) -> TransformerBridge:
+    """Train and evaluate for one step at each hook and objective of the profile; the model.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -112,6 +115,43 @@ def try_model(profile: Profile) -> None:
             _one_step(model, small(one), training.context_size)
     hooks = ", ".join(dict.fromkeys(hook for hook, _ in tried))
     print(f"Tried one step at {hooks}: {time.monotonic() - start:.0f} s.", flush=True)
+    return model
+
+
+def enough_text(model: TransformerBridge, profile: Profile, todo: Sequence[Stage]) -> None:
+    """Read held-out text as the stage does that reads most of it: it may come last of all.
+
+    Of a stream from the hub there is enough.
+
+    Raises:
+        DataError: there is less of it.
+    """
+    from e2e_lib.data.rows import held_out_rows  # slow to import
+
+    training = profile.training
+    if on_hub(named_split(training.validation_data)[0]):
+        return
+    trained = (job.training for job in jobs(profile))
+    wanted = {max(own.eval_rows + own.calibration_rows for own in trained): ""}
+    for stage in todo:
+        reads = stage.notebook in WITH_MODEL
+        known = row_parameters(NOTEBOOKS / f"{stage.notebook}.ipynb") if reads else {}
+        for name in known:
+            rows = int((known | stage.parameters)[name])
+            wanted.setdefault(rows, f"{name} of {stage.name} asks for too much: ")
+    most = max(wanted)
+    try:
+        held_out_rows(
+            model,
+            training.train_data,
+            training.validation_data,
+            most,
+            context_size=training.context_size,
+            prepend_bos=training.prepend_bos,
+            revision=training.data_revision,
+        )
+    except DataError as error:
+        raise DataError(f"{wanted[most]}{error}") from error
 
 
 def small(training: Training) -> Training:
@@ -151,9 +191,9 @@ def _one_step(model: TransformerBridge, training: Training, context_size: int) -
 
 @command
 def main(arguments: list[str]) -> None:
-    """Try the model of the profile.json in a results folder."""
-    profile, _ = read_profile(Path(arguments[0]) / "profile.json")
-    try_model(profile)
+    """Try the model and the text of the profile.json in a results folder."""
+    profile, results = read_profile(Path(arguments[0]) / "profile.json")
+    enough_text(try_model(profile), profile, stages(profile, results))
 
 
 if __name__ == "__main__":

@@ -201,7 +201,8 @@ def _is_copy(model: Any, original: str) -> bool:
         f"./{original} for the folder of that name, or that folder renamed for the hub's model"
     )
     require(not in_the_way, "MODEL", model, allowed)
-    known = original in EMBEDDED_MODELS and isinstance(model, str) and project_path(model).is_dir()
+    known = original in EMBEDDED_MODELS and isinstance(model, str)
+    known = known and (project_path(model) / "config.json").is_file()  # no home folder is read
     return known and content_digest(model) == model_digest(original)
 
 

@@ -8,11 +8,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from e2e_lib.data.described import vocabulary_digest
+from e2e_lib.data.described import load_tokenizer, vocabulary_digest
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
 from e2e_lib.data.text import TextSource
-from e2e_lib.errors import DataError
+from e2e_lib.errors import DataError, ModelError
 from pipeline.tokenise import tokenise
 from tests.helpers.tiny_models import (
     D_VOCAB,
@@ -63,6 +63,24 @@ def test_a_tokenizer_without_an_end_of_text_token_separates_no_texts(tmp_path, s
         load_rows(model, str(texts(tmp_path)), str(tmp_path / "text.jsonl"), n_train=2,
                   n_validation=1, context_size=8)  # fmt: skip
     assert_sentence(caught, "end-of-text token", "eos_token or bos_token")
+
+
+@pytest.mark.parametrize("key", ["eos_token", "bos_token"])
+@pytest.mark.parametrize("added", [False, True])
+def test_a_token_that_is_named_and_in_no_vocabulary(tmp_path, key, added):
+    """transformers gives it a number: with a padded embedding, that of a row nobody trained."""
+    folder = copied_folder(tmp_path / "model")
+    file, words = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: "<|stop|>"}))
+    if added:
+        own = json.loads(words.read_text())
+        own["added_tokens"].append(own["added_tokens"][0] | {"id": D_VOCAB, "content": "<|stop|>"})
+        words.write_text(json.dumps(own))
+        assert getattr(load_tokenizer(str(folder)), f"{key}_id") == D_VOCAB
+        return
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder))
+    assert_sentence(caught, key, "'<|stop|>'", "in no vocabulary")
 
 
 def test_a_tokenizer_with_a_beginning_token_alone_separates_by_it(tmp_path):
@@ -169,6 +187,31 @@ def test_a_description_that_does_not_fit(tmp_path, changes, asked, parts):
     with pytest.raises(DataError) as caught:
         rows_of(described(tmp_path, **changes), **asked)
     assert_sentence(caught, *parts)
+
+
+@pytest.mark.parametrize("place", ["data", "train", "data/validation", "data/my_train"])
+def test_a_description_tells_of_the_folders_below_it(tmp_path, place):
+    """Of data/ and of a split's folder, given alone, as of a file in it."""
+    file = described(tmp_path, vocabulary="another") / "data" / "train-00000-of-00001.parquet"
+    folder = tmp_path / "rows" / place
+    folder.mkdir(parents=True, exist_ok=True)
+    file.rename(folder / file.name)
+    for name in (folder, folder / file.name):
+        with pytest.raises(DataError) as caught:
+            rows_of(name)
+        assert_sentence(caught, "tokenise.json", "another one")
+    other = tmp_path / "rows" / "elsewhere"
+    folder.rename(other)
+    assert rows_of(other).train.shape == (4, 8), "a folder of another name is its own"
+
+
+@pytest.mark.parametrize(
+    ("digest", "words"), [("", "another one"), (5, "must be a digest"), ([], "must be a digest")]
+)
+def test_a_digest_that_is_none_is_not_the_models(tmp_path, digest, words):
+    with pytest.raises(DataError) as caught:
+        rows_of(described(tmp_path, vocabulary=digest))
+    assert_sentence(caught, "tokenise.json", words)
 
 
 def test_rows_that_are_shorter_than_described(tmp_path):

@@ -58,10 +58,36 @@ def test_paragraphs_of_a_wrapped_book_are_its_documents(tmp_path, width, gap):
     assert "paragraphs are the documents" in open_source(TextSource(str(path))).notes[0]
 
 
+@pytest.mark.parametrize("width", [34, 132])
+def test_narrow_wide_and_padded_lines_are_wrapped_too(tmp_path, width):
+    lines = [textwrap.wrap(p, width) for p in PARAGRAPHS]
+    for pad in (0, width):
+        path = tmp_path / f"{pad}.txt"
+        path.write_text("\n\n".join("\n".join(one.ljust(pad) for one in own) for own in lines))
+        assert len(documents(path)) == len(PARAGRAPHS)
+
+
 def test_a_wrapped_book_without_a_blank_line_is_one_document(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text(textwrap.fill(" ".join(PARAGRAPHS), 65))
     assert len(documents(path)) == 1
+
+
+LOGS = [
+    f"2024-01-{1 + i % 28:02d} 12:{i % 60:02d} request {i * 7919 % 1000} was served by a worker"
+    for i in range(99)
+]
+TABLE = [
+    f"{i},{i * 7919 % 100003},{i * 31 % 977 / 7:.3f},name{i % 17},and,some,more value"
+    for i in range(99)
+]
+
+
+@pytest.mark.parametrize("lines", [LOGS, TABLE])
+def test_lines_of_records_are_documents(tmp_path, lines):
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(lines))
+    assert documents(path) == lines
 
 
 @pytest.mark.parametrize("lines", [texts(200, 9), texts(300, 30), ["w1 w2 w3"] * 50, PARAGRAPHS])
@@ -72,11 +98,24 @@ def test_lines_that_are_not_wrapped_are_documents(tmp_path, lines):
     assert open_source(TextSource(str(path))).notes == ["every line of a .txt is a document"]
 
 
-@pytest.mark.parametrize("end", ["<|endoftext|>", "</s>"])
+@pytest.mark.parametrize(
+    "end", ["<|endoftext|>", "</s>", "[EOS]", "<|end_of_document|>", "<｜end▁of▁sentence｜>"]
+)
 def test_end_of_text_lines_stand_between_documents(tmp_path, end):
     path = tmp_path / "stories.txt"
     path.write_text(f"w1 w2\nw3\n{end}\n\nw4\n\nw5\n{end}\n{end}\nw6")
     assert documents(path) == ["w1 w2\nw3", "w4\n\nw5", "w6"]
+
+
+@pytest.mark.parametrize("gap", ["\n", "\n\n"])
+def test_an_end_of_text_line_behind_those_that_are_judged_is_no_text(tmp_path, monkeypatch, gap):
+    monkeypatch.setattr("e2e_lib.data.readers.LINES_JUDGED", 40)
+    wide = textwrap.wrap(" ".join(texts(90)), 60)
+    first = "\n".join(["w1 w2"] * 50 if gap == "\n" else wide)
+    path = tmp_path / "a.txt"
+    path.write_text(gap.join([first, "</s>", "w3"]))
+    assert len(wide) > 40 and documents(path)[-1] == "w3"
+    assert not any("</s>" in str(d) for d in documents(path))
 
 
 @pytest.mark.parametrize("raw", [b"w1\r\nw2\r\n", b"\xef\xbb\xbfw1\nw2", b"w1\rw2\r"])
@@ -217,6 +256,27 @@ def test_text_and_rows_are_said_not_to_be_comparable(tmp_path):
     assert "one of the two" not in rows_of(train).read[1]
 
 
+def test_rows_without_an_end_of_text_token_are_told(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"input_ids": [0, 1 + i % 29, 3]} for i in range(99)])
+    held = write_jsonl(tmp_path / "b.jsonl", [{"input_ids": [5, 6, 0]}] * 60)
+    rows = rows_of(path, held, context_size=3, n_train=9)
+    assert "where documents end is not known" in rows.read[0] and "is not" not in rows.read[1]
+    long = write_jsonl(tmp_path / "c.jsonl", [{"text": " ".join(texts(99))}])
+    assert "is not known" not in rows_of(long, held, n_train=2).read[0], "a text has its end"
+
+
+@pytest.mark.parametrize("kinds", [("a", "b"), ("b", "a")])
+def test_texts_and_rows_of_ids_in_one_source_are_refused(tmp_path, kinds):
+    """They may be the same documents, of which one would be held out and one trained on."""
+    both = dict(zip(kinds, ("text", "input_ids"), strict=True))
+    for name, column in both.items():
+        rows = texts(90) if column == "text" else [[1 + i % 29, 2, 0] for i in range(90)]
+        write_jsonl(tmp_path / f"{name}.jsonl", [{column: row} for row in rows])
+    with pytest.raises(DataError) as caught:
+        rows_of(tmp_path, n_train=60)
+    assert_sentence(caught, tmp_path.name, "both texts and rows of token ids")
+
+
 # ------------------------------------------------------------------ folders
 @pytest.mark.parametrize(
     ("names", "splits", "others"),
@@ -236,6 +296,33 @@ def test_splits_of_a_folder(tmp_path, names, splits, others):
     found = read_folder(tmp_path)
     assert {split: len(files) for split, files in found.splits.items()} == splits
     assert found.others == others
+
+
+def test_of_a_saved_table_the_files_count_that_it_names(tmp_path):
+    """`datasets` keeps what `map` makes of it beside it, in files of the same kind."""
+    kept = datasets.DatasetDict({s: datasets.Dataset.from_dict({"text": texts(60, n)})
+                                 for s, n in (("train", 6), ("validation", 9))})  # fmt: skip
+    kept.save_to_disk(tmp_path / "text")
+    datasets.load_from_disk(str(tmp_path / "text")).map(lambda row: {"text": row["text"] + " w29"})
+    caches = [file.name for file in (tmp_path / "text").rglob("cache-*.arrow")]
+    assert len(caches) == 2 and documents(tmp_path / "text") == texts(60, 6)
+    assert len(read_folder(tmp_path / "text" / "train").splits["data"]) == 1
+    assert set(caches) <= set(read_folder(tmp_path / "text").others)
+
+
+def test_files_that_a_name_counts_and_that_are_not_here_are_told(tmp_path):
+    for name in ("train-00000-of-00003", "train-00002-of-00003", "test-00000-of-00001"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": name + t} for t in texts(300)])
+    rows = rows_of(tmp_path, f"{tmp_path}:test")
+    assert "2 of the 3 files train-…-of-00003 are here" in rows.read[0]
+    assert "are here" not in rows.read[1]
+
+
+@pytest.mark.parametrize("name", ["readme_stories", "licenses", "README of 1990"])
+def test_a_text_that_is_called_like_what_stands_beside_texts_is_read(tmp_path, name):
+    for own in (name, "a"):
+        write_jsonl(tmp_path / f"{own}.jsonl", [{"text": own}])
+    assert sorted(map(str, documents(tmp_path))) == sorted([name, "a"])
 
 
 def test_a_folder_of_one_split_needs_no_name_for_it(tmp_path):
@@ -324,7 +411,7 @@ def test_rows_of_another_form_are_refused_in_a_sentence(tmp_path, content):
     (tmp_path / "a.jsonl").write_text(content)
     with pytest.raises(DataError) as caught:
         documents(tmp_path / "a.jsonl", seed=0)
-    assert_sentence(caught, "data")
+    assert_sentence(caught, "data", "a.jsonl")
 
 
 def test_ids_of_a_json_table_and_of_one_row(tmp_path):

@@ -128,6 +128,30 @@ def test_weights_that_are_there_twice(tmp_path):
     refused(folder, "names no weights")
 
 
+def test_a_tensor_that_two_files_hold(tmp_path):
+    """As an older shard may; of the two a library takes one, and says nothing."""
+    folder = copied_folder(tmp_path / "model", "llama")
+    tensors = load_file(folder / "model.safetensors")
+    names = [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
+    own = {"lm_head.weight": tensors["lm_head.weight"] * 3}
+    save_file(own, folder / names[1], {"format": "pt"})
+    (folder / "model.safetensors").rename(folder / names[0])
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, names[0])}
+    index["weight_map"]["model.norm.weight"] = names[1]
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(folder, "lm_head.weight twice", "the other must go")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_tensor_with_the_models_prefix_and_without(tmp_path, architecture):
+    """Either is how a model may be saved; both are two models."""
+    folder = copied_folder(tmp_path / "model", architecture)
+    names = [k for k in load_file(folder / "model.safetensors") if ".1.mlp." in k]
+    bare = {name.split(".", 1)[1]: name for name in names}
+    rewrite(folder, lambda t: t | {k: t[name] * 3 for k, name in bare.items()})
+    refused(folder, "twice", sorted(bare)[0])
+
+
 def test_weights_that_are_whole_numbers(tmp_path):
     def coded(tensors):
         return {k: (t * 50).to(torch.int8) if t.ndim == 2 else t for k, t in tensors.items()}

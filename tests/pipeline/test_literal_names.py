@@ -11,8 +11,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from pipeline.plan.notebook_parameters import check_parameters
-from pipeline.plan.profile import ROOT
-from pipeline.run import main, words_of
+from pipeline.plan.profile import ROOT, Profile
+from pipeline.run import main, results_folder, words_of
 from pipeline.run_notebook import run_notebook
 from pipeline.tokenise import main as tokenise
 from tests.helpers.small_project import FEW, SmallProject
@@ -110,3 +110,17 @@ def test_the_home_folder_in_every_argument_of_tokenise(
     folder = tmp_path / "rows::{y}[z]*"
     assert (folder / "data" / "train-00000-of-00001.parquet").is_file()
     assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("variable", ["MODEL", "TRAIN", "VALIDATION", "--results", "--cluster"])
+def test_the_home_folder_of_nobody(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, variable: str
+) -> None:
+    given = [f"{variable}=~no_such_user/x"]
+    given += ["TRAIN=a.txt", "VALIDATION=b.txt"] if variable == "MODEL" else []
+    given += ["device=cuda:77"] if variable == "--results" else []  # nothing is to run
+    assert main(["--profile", "smoke", *given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    results = Profile.__new__(Profile)
+    assert results_folder("~no_such_user/x", results, False) == Path.cwd() / "~no_such_user/x"

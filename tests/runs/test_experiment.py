@@ -158,6 +158,37 @@ def test_a_name_covers_the_weights_it_starts_from(tmp_path):
     assert run_name(described) in names
 
 
+def test_a_name_covers_the_configuration_it_starts_from(tmp_path):
+    """The same tensors are another SAE where its file says that the input's bias is taken off."""
+    plan, names = small_training(sparsity_coeffs="e2e:0.1"), set()
+    for place in ("own/sae", "run"):
+        folder = tmp_path / place
+        small_sae(24).save(folder)
+        if place == "run":
+            write_json(folder / "run.json", {"status": "ok"})
+        warm = replace(plan, init_from=str(folder))
+        for change in ({}, {"apply_b_dec_to_input": True}):
+            path = folder / "cfg.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | change))
+            names.add(plan.name(warm.configs(warm.starts(tmp_path))[0]))
+    assert len(names) == 3, "of a run the weights say it all"
+
+
+def test_a_word_for_a_fetched_model_is_the_content_of_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "e2e_lib").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert model_digest("smollm2") is None
+    folder = tmp_path / "build" / "models" / "smollm2"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    before = model_digest("smollm2")
+    assert before == model_digest("build/models/smollm2") is not None
+    (folder / "model.safetensors").write_text("{ }")
+    assert model_digest("smollm2") not in (None, before)
+
+
 def test_objectives_choose_among_the_lambdas():
     chosen = small_training(objectives=" e2e, local", sparsity_coeffs="local:1;e2e:2;e2e_ds:3")
     assert chosen.grids == {"local": [1.0], "e2e": [2.0]}

@@ -114,3 +114,35 @@ def test_a_text_that_was_another_when_the_runs_were_evaluated(
     with pytest.raises(ResultsError) as caught:
         load_subject(results, "storyworld", str(text), 1)
     assert_sentence(caught, "validation_data", "'held.jsonl'", "other text of that name")
+
+
+def change(results: Path, contents: dict[str, str | None], **values: str) -> None:
+    """Other words in what the runs say of their model and text."""
+    for path in results.glob("saes/*/run.json"):
+        record = json.loads(path.read_text())
+        record["config"] |= values
+        record["config"]["contents"] |= contents
+        path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("model", ["others/story", "story", "someone/story-2"])
+def test_a_hub_model_has_both_parts_of_its_name(results: Path, model: str) -> None:
+    change(results, {"model": None}, model="someone/story")
+    with pytest.raises(ResultsError, match=f"model is '{model}', but .* on 'someone/story'"):
+        load_subject(results, model, "storyworld", 1)
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_the_text_that_was_trained_on_is_not_held_out(
+    results: Path, tmp_path: Path, local: bool
+) -> None:
+    name = "someone/stories"
+    if local:
+        (tmp_path / "a.jsonl").write_text('{"text": "w1 w2"}\n')
+        name = str(tmp_path / "a.jsonl")
+    contents = {"train": content_digest(name), "validation": "other" if local else None}
+    shown = "a.jsonl" if local else name
+    change(results, contents, train_data=shown, validation_data="someone/held")
+    with pytest.raises(ResultsError) as caught:
+        load_subject(results, "storyworld", name, 1)
+    assert_sentence(caught, "on which the runs", "were trained", "'someone/held'")

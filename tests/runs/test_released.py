@@ -15,6 +15,7 @@ from e2e_lib.analysis.claims import verdicts
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.sae import SAE
 from e2e_lib.errors import ModelError
+from e2e_lib.runs.provenance import content_digest
 from e2e_lib.runs.read import run_config
 from e2e_lib.runs.released import (
     as_trained,
@@ -149,6 +150,18 @@ def test_several_sets_at_once(tmp_path):
     assert len(released_paths(names)) == 19
     assert shown(names) == "one,res_sce-ajt"
     assert shown("apollo-research/e2e-saes-gpt2") == "apollo-research/e2e-saes-gpt2"
+
+
+def test_commas_are_between_names_and_may_be_in_one(tmp_path):
+    """What is between them counts, with spaces too; of a folder's name they are letters."""
+    one = write_release(tmp_path / "a,b", D_IN, D_SAE, described=False)
+    assert len(released_paths(str(one))) == 18 and shown(str(one)) == one.name
+    two = [write_release(tmp_path / name, D_IN, D_SAE, described=False) for name in "cd"]
+    both = ", ".join(map(str, two))
+    assert len(released_paths(both)) == 36
+    before = content_digest(both)
+    (two[1] / "more.txt").write_text("x")
+    assert content_digest(both) != before, "of the second too"
 
 
 def test_a_hub_name_is_read_from_the_local_cache(tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ the verb that agrees, the answer to the patch prefix the one that does not.
 import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -20,8 +19,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from e2e_lib.analysis.agreement.storyworld import StoryPrompt, story_prompts
+from e2e_lib.data.readers import records
 from e2e_lib.data.text import import_datasets
 from e2e_lib.errors import DataError, closest, reworded
+from e2e_lib.files import project_path
 from e2e_lib.storyworld.corpus import TOKEN_IDS
 from e2e_lib.storyworld.lexicon import END_OF_TEXT
 
@@ -130,8 +131,7 @@ def file_prompts(
 
 
 def _rows(source: str, file: str, revision: str, n: int) -> list[Mapping[str, Any]]:
-    datasets = import_datasets()
-    folder = Path(source).expanduser()
+    folder = project_path(source)
     what = (
         f"agreement data is {source!r}, but it must be a folder, its address or a hub data set "
         f"with a file {file} of JSON lines"
@@ -139,13 +139,12 @@ def _rows(source: str, file: str, revision: str, n: int) -> list[Mapping[str, An
     with reworded(DataError, what):
         if source.startswith(("https://", "http://")):
             return _read_lines(f"{source.rstrip('/')}/{file}", n)
-        datasets.disable_progress_bars()
+        # `datasets` would see a pattern in the folder's name, and keep a copy of what was there.
         if folder.is_dir() or source.startswith((".", "/", "~")):
-            rows = datasets.load_dataset("json", data_files=str(folder / file), split="train")
-        else:
-            rows = datasets.load_dataset(
-                source, data_files=file, revision=revision or None, split="train"
-            )
+            return list(islice(records(folder / file), n))
+        rows = import_datasets().load_dataset(
+            source, data_files=file, revision=revision or None, split="train"
+        )
     return list(rows.select(range(min(n, len(rows)))))
 
 

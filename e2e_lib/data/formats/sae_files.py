@@ -11,6 +11,7 @@ from torch import Tensor
 from e2e_lib.data.formats import authors, dictionary_learning, saelens, scopes, sparsify
 from e2e_lib.data.formats.stored import StoredSAE
 from e2e_lib.errors import ModelError, reworded
+from e2e_lib.files import expanded
 
 
 class Format(NamedTuple):
@@ -69,7 +70,7 @@ def read_sae(path: str | Path) -> StoredSAE:
         ModelError: the format is none of `FORMATS`, a file is damaged, tensors are not what the
             configuration says, or it says what cannot be folded or is not known.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     with reworded(ModelError, f"{str(path)[:80]!r} is no place for an SAE"):  # too long, say
         name = format_of(path)
     return FORMATS[name].read(path)
@@ -99,7 +100,7 @@ def write_sae(
         ModelError: the format is none of `WRITTEN`, or cannot say what the SAE is.
         ResultsError: it cannot be written to.
     """
-    path, name = Path(path).expanduser(), format or stored.format
+    path, name = expanded(path), format or stored.format
     write = FORMATS[name].write if name in FORMATS else None
     if write is None:
         raise ModelError(

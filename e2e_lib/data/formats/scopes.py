@@ -166,7 +166,7 @@ def read_llama(folder: Path) -> StoredSAE:
         "b_enc": found["encoder.bias"],
         "W_dec": found["decoder.weight"].float().T / scale,
         "b_dec": found["decoder.bias"].float() / scale,
-        "threshold": torch.full((d_sae,), threshold * scale),
+        "threshold": torch.full((d_sae,), threshold * scale, dtype=torch.float64),
     }
     dtype = found["decoder.weight"].dtype
     return StoredSAE(

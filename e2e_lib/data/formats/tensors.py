@@ -150,7 +150,7 @@ def read_pt(path: Path) -> dict[Any, Tensor]:
                 f"SAE file {path.name!r} holds {str(key)[:80]!r} of shape {tuple(tensor.shape)}, "
                 f"which is no tensor of plain numbers."
             )
-    return named
+    return {key: tensor.detach() for key, tensor in named.items()}  # they may want gradients
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Agreement prompts: StoryWorld's own, and the paper's data set in a small file of its form."""
 
+import os
 import threading
 from collections import Counter
 from functools import partial
@@ -144,6 +145,18 @@ def test_a_folder_on_a_server(folder, monkeypatch):
     for task in near:
         assert far[task].tokens.equal(near[task].tokens) and len(far[task].tokens) == 1
         assert far[task].correct.equal(near[task].correct)
+
+
+@pytest.mark.parametrize("name", ["[ab]", "a::b", "{task}", "*"])
+def test_a_folder_is_read_as_it_is_called_and_as_it_is_now(tmp_path, name):
+    for place, word in ((name, "w3"), ("a", "w9"), (name, "w4")):
+        (tmp_path / place).mkdir(exist_ok=True)
+        file = write_jsonl(tmp_path / place / "simple_train.json", [row(f"w1 {word}")])
+        os.utime(file, (1e9, 1e9))
+        if place == name:
+            given = str(tmp_path / name), build_tokenizer(), 9
+            found = agreement.file_prompts(*given, tasks=["simple"])
+            assert found["simple"].tokens.tolist() == [[0, 1, int(word[1:])]]
 
 
 class Pieces:

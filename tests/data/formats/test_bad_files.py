@@ -180,6 +180,12 @@ BAD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
     "a cross-layer Gemma": (
         "gemma_scope_2", tensors(w_dec=torch.ones(D_SAE, 2, D_IN)), ("W_dec", "[10, 2, 6]"),
     ),
+    "a Llama whose norm is next to 0": (
+        "llama_scope", config(dataset_average_activation_norm={"in": 1e-300}), ("not finite",),
+    ),
+    "a threshold that no float32 holds": (
+        "llama_scope", config(jump_relu_threshold=1e39), ("not finite", "threshold"),
+    ),
     "a topk Llama": ("llama_scope", config(act_fn="topk"), ("act_fn", "topk")),
     "a Llama by token": (
         "llama_scope", config(norm_activation="token-wise"), ("norm_activation",),

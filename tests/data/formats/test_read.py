@@ -190,6 +190,14 @@ def test_metadata_without_a_version_is_read(tmp_path):
     assert read_sae(path).hook == STAND_INS["saelens standard"].hook
 
 
+def test_tensors_that_want_gradients_are_numbers_all_the_same(tmp_path):
+    """As `torch.save` keeps a module's parameters."""
+    folder = STAND_INS["dictionary_learning AutoEncoder"].write(tmp_path)
+    tensors = torch.load(folder / "ae.pt", weights_only=True)
+    torch.save({k: torch.nn.Parameter(t) for k, t in tensors.items()}, folder / "ae.pt")
+    assert not any(t.requires_grad for t in read_sae(folder).weights.values())
+
+
 def test_every_format_has_a_stand_in():
     assert {name.split(",")[0].split(" ")[0] for name in STAND_INS} == set(FORMATS)
 

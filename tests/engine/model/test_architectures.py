@@ -6,13 +6,18 @@ E2E_ARCHITECTURES=full measures all of them, in minutes, and writes docs/archite
 import os
 
 import pytest
+import torch
 
+from e2e_lib.core.hooks import clean_pass, spliced_pass
+from e2e_lib.core.losses import Objective, compute
 from e2e_lib.data.models import load_model
 from e2e_lib.engine.model.probes import hook_width
 from e2e_lib.errors import ModelError
 from e2e_lib.files import project_path, replace_block
+from e2e_lib.names import resid_pre
 from tests.helpers.agreement import Agreement, agreement
-from tests.helpers.architectures import ARCHITECTURES, architecture_folder
+from tests.helpers.architectures import ARCHITECTURES, BLOCKS, architecture_folder
+from tests.helpers.tiny_models import random_tokens, small_sae
 
 FULL = os.environ.get("E2E_ARCHITECTURES") == "full"
 # Each has one thing that others have not.
@@ -79,6 +84,29 @@ def test_the_committed_table_has_every_architecture() -> None:
     text = project_path("docs/architectures.md").read_text(encoding="utf-8")
     for name in ARCHITECTURES:
         assert f"\n| {name} | raw | fast" in text and f"\n| {name} | processed |" in text
+
+
+@pytest.mark.parametrize("layer", range(BLOCKS))
+@pytest.mark.parametrize("name", NO_GRADIENT)
+def test_a_gradient_by_finite_differences(name: str, layer: int) -> None:
+    """Of the KL of an e2e SAE to its decoder's bias, where nothing else can be asked."""
+    model, tokens = load_model(str(architecture_folder(name))), random_tokens(2, 20)
+    sae, at, step = small_sae(24, d_in=model.cfg.d_model), resid_pre(layer), 3e-3
+
+    def kl() -> torch.Tensor:
+        clean = clean_pass(model, tokens, [at])
+        passes = [spliced_pass(model, clean, {at: sae})]
+        return compute([Objective(0.0, kl_coeff=1.0)], clean, passes)[0]["kl"]
+
+    [gradient] = torch.autograd.grad(kl(), sae.b_dec)
+    start = sae.b_dec.detach().clone()
+    for _ in range(3):
+        direction, ends = torch.randn_like(start), []
+        for sign in (1, -1):
+            sae.b_dec.data = start + sign * step * direction
+            ends.append(float(kl().detach()))
+        slope = (ends[0] - ends[1]) / (2 * step)
+        assert slope == pytest.approx(float(gradient @ direction), abs=2e-3)
 
 
 def test_a_hook_that_is_never_reached() -> None:

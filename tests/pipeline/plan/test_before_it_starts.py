@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
 from e2e_lib.engine.model.probes import activation_scale
-from e2e_lib.errors import ConfigError, ModelError
+from e2e_lib.errors import ConfigError, DataError, ModelError
 from e2e_lib.names import parse_sparsity_coeffs
 from e2e_lib.runs.experiment import Training
+from e2e_lib.runs.provenance import content_digest
 from pipeline.plan.grid import jobs
 from pipeline.plan.model_size import auto_grid
 from pipeline.plan.profile import load_profile, read_yaml
@@ -47,6 +48,17 @@ ALL = ["local", "e2e", "e2e_ds"]
         (["VALIDATION=./no_such"], ["./no_such", "folder"]),
         (["TRAIN=README.md"], ["README.md", ".jsonl"]),
         (["context_size=4096"], ["context_size is 4096", "128"]),
+        (["e2e_kl_coeff=0.0"], ["e2e_kl_coeff is 0", "above 0", "e2e is another"]),
+        (["ds_kl_coeff=0.0"], ["ds_kl_coeff is 0", "above 0", "e2e_ds is another"]),
+        (["downstream_coeff=0"], ["downstream_coeff is 0", "above 0", "e2e_ds is another"]),
+        (["sweeps={downstream_coeff: {values: [0.0]}}"], ["downstream_coeff is 0", "another"]),
+        (["skip=true"], ["skip is True", "IN>OUT"]),
+        (["TRAIN=storyworld:foo"], ["no split 'foo'", "train, validation"]),
+        (["VALIDATION=storyworld:test"], ["no split 'test'", "train, validation"]),
+        (
+            ["target_l0=8.0", "sparsity_coeffs={local: [0], e2e: [1], e2e_ds: [1]}", "sweeps={}"],
+            ["sparsity_coeffs is 'local:0", "above 0 where target_l0 steers it"],
+        ),
     ],
 )
 def test_the_command_refuses_in_one_sentence_and_writes_nothing(
@@ -77,6 +89,48 @@ def test_texts_are_looked_at_before_anything_starts(
         assert main(["--profile", "smoke", "--results", str(tmp_path / "r"), setting]) == 2
         assert words in capsys.readouterr().err
         assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "parts"),
+    [
+        ("28_interpretability: {n_rows: 0}", ["n_rows of 28", "is 0", "at least 1"]),
+        ("29_faithfulness: {ranking_examples: 0}", ["ranking_examples of 29", "at least 1"]),
+        ("42_loudness: {n_pairs: 1}", ["n_pairs of 42", "is 1", "at least 2"]),
+        ("26_pca_direction: {layer: -2}", ["layer of 26", "is -2", "at least -1"]),
+        ("12_finetune: {share: -0.1}", ["share of 12", "-0.1", "at least 0"]),
+        ("24_umap: {umap_seed: -1}", ["umap_seed of 24", "at least 0"]),
+        ("12_finetune: {objectives: 'finetune,local'}", ["finetune,local", "finetune_ds, e2e"]),
+        ("28_interpretability: {backend: openai}", ["'openai'", "storyworld, endpoint, local"]),
+        ("43_sparsifiers: {kinds: 'coin,colours'}", ["'coin,colours'", "some of coin, adverb"]),
+    ],
+)
+def test_what_an_analysis_would_refuse_is_refused_before_it_all(own: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_profile("smoke", parse_overrides([f"notebook_parameters={{{own}}}"]))
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+@pytest.mark.parametrize("name", ["home", "locked"])
+def test_a_folder_that_is_no_model_is_not_read_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """MODEL=~ would be hours of reading; and what may not be read is said."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "a.bin").write_text("x")
+    if name == "home":
+        monkeypatch.setattr("e2e_lib.runs.provenance._content", lambda files: 1 / 0)
+        given = {"train_data": "storyworld", "validation_data": "storyworld"}
+        with pytest.raises(ModelError, match="folder without a config"):
+            load_profile("smoke", {"model": str(tmp_path / "home"), **given})
+        return
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(DataError, match="cannot be read"):
+        content_digest(str(tmp_path / "home"))
 
 
 def test_the_last_layer_is_trained_where_its_objective_can_be() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from e2e_lib.errors import E2EError, ModelError
+from e2e_lib.errors import DataError, E2EError, ModelError
 from pipeline.plan.model_size import model_shape
-from pipeline.plan.preflight import small, tried_apart, try_model
+from pipeline.plan.preflight import enough_text, small, tried_apart, try_model
 from pipeline.plan.profile import Profile, load_profile
 from pipeline.plan.stages import stages
 from tests.helpers.architectures import BLOCKS, WIDTH, architecture_folder, configuration
-from tests.helpers.tiny_models import assert_sentence
+from tests.helpers.tiny_models import assert_sentence, tiny_model, write_jsonl
 
 TEXT = {"train_data": "a.txt", "validation_data": "b.txt"}
 COEFFS = {"sparsity_coeffs": {"local": [0.5, 1], "e2e": [0.5], "e2e_ds": [2]}}
@@ -89,3 +89,23 @@ def test_it_is_tried_in_a_process_of_its_own_where_there_is_something_to_train(
     known = load_profile("smoke")  # on the embedded model
     tried_apart(known, tmp_path / "other", stages(known, "results/x"))
     assert capfd.readouterr().out == ""
+
+
+def test_there_is_text_for_what_reads_most_of_it(tmp_path: Path) -> None:
+    """An analysis that would be refused after hours of training."""
+    texts = [{"text": " ".join(f"w{1 + (i * j) % 29}" for j in range(1, 30))} for i in range(60)]
+    held = str(write_jsonl(tmp_path / "held.jsonl", texts))
+    few = {name: {"n_rows": 8} for name in ("25_activations", "42_loudness", "43_sparsifiers")}
+    few |= {"26_pca_direction": {"n_rows": 8, "ablation_rows": 200}}
+    words = "n_rows of 28_interpretability asks for too much: data"
+    for rows, said in ((512, words), (100, "ablation_rows of 26_pca_direction"), (99, "")):
+        own = few | {"28_interpretability": {"n_rows": rows}}
+        own |= {"26_pca_direction": {"n_rows": 8, "ablation_rows": 8}} if rows == 99 else {}
+        profile = profile_on("GPT2", validation_data=held, eval_tokens=64, notebook_parameters=own)
+        todo = stages(profile, "results/x")
+        if not said:
+            enough_text(tiny_model(), profile, todo)
+            continue
+        with pytest.raises(DataError) as caught:
+            enough_text(tiny_model(), profile, todo)
+        assert_sentence(caught, said, held)
