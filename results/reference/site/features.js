@@ -47,9 +47,24 @@ function unfolded({ columns, words }) {
   });
 }
 
+/** The points of a map: which feature of which dictionary stands where; in the data they lie flat. */
+const pointsOf = ({ sides }) => sides.flatMap(({ key, points }) => points.flatMap((id, i) =>
+  (i % 4 ? [] : [{ key, id, x: points[i + 1], y: points[i + 2], region: points[i + 3] }])));
+
+/** Of points, the nearest in an arrow key's direction: further that way than across; else `from`. */
+function beyond(points, from, arrow) {
+  const ahead = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[arrow];
+  const away = ({ x, y }) => {
+    const along = (x - from.x) * ahead[0] + (y - from.y) * ahead[1];
+    const across = Math.abs((x - from.x) * ahead[1]) + Math.abs((y - from.y) * ahead[0]);
+    return along > 0 && across <= along ? along + across : Infinity;
+  };
+  return points.reduce((best, one) => (away(one) < away(best) ? one : best), from);
+}
+
 function startPage() {
   const at = (id) => document.getElementById(id);
-  const { dictionaries, middle } = JSON.parse(at("index").textContent);
+  const { dictionaries, middle, maps, shapes } = JSON.parse(at("index").textContent);
   const about = new Map(dictionaries.map((one) => [one.key, one]));
 
   const made = new Map();
@@ -92,7 +107,7 @@ function startPage() {
     const tallest = Math.max(...bars, 1), width = 240, height = 60, step = width / bars.length;
     const said = `${bars.reduce((a, b) => a + b, 0)} activations above 0, up to ${most}`;
     const picture = { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said };
-    return element("figure", {}, element("svg", picture, ...bars.map((count, i) => element("rect", {
+    return element("figure", {}, element("svg:svg", picture, ...bars.map((count, i) => element("svg:rect", {
       x: i * step, width: step - 1, y: height * (1 - count / tallest), height: height * count / tallest }))),
       element("figcaption", {}, `0 to ${most}; the tallest bar: ${tallest} tokens`));
   }
@@ -122,11 +137,48 @@ function startPage() {
       element("h4", {}, "Direct effect on logits"), logits(feature));
   }
 
+  /** The map of the dictionary that is listed, of several the one that was chosen. */
+  function drawMap() {
+    const key = at("dictionary").value, own = maps.filter(({ sides }) => sides.some((s) => s.key === key));
+    const named = own.map(({ name }) => name), kept = Math.max(0, named.indexOf(at("map").value));
+    at("mapped").hidden = !own.length;
+    if (!own.length) return;
+    at("map").replaceChildren(...named.map((name, i) => element("option", { selected: i === kept }, name)));
+    load(own[kept].sides.map((side) => side.key), () => {
+      const points = pointsOf(own[kept]), label = new Map();
+      for (const { key: side } of own[kept].sides)
+        for (const one of featuresOf(side)) label.set(address(side, one.id), one.label || "no explanation");
+      const links = points.map((one, i) => {
+        const href = address(one.key, one.id), said = `${about.get(one.key).name} · feature ${one.id}: ` +
+          (label.get(href) || "does not fire on this text") + (one.region ? `; in region ${one.region}` : "");
+        const kind = `point ${about.get(one.key).objective}${one.region ? " region" : ""}`;
+        const say = () => (at("said").textContent = said);
+        return element("svg:a", { href, class: kind, "aria-label": said, tabindex: i ? -1 : 0,
+          pointerover: say, focus: say, keydown: (event) => {
+            if (!event.key.startsWith("Arrow")) return;
+            event.preventDefault();
+            links[points.indexOf(beyond(points, one, event.key))].focus();
+          } }, element("svg:path", { d: shapes[about.get(one.key).objective],
+          transform: `translate(${one.x} ${one.y}) scale(0.7)` }));
+      });
+      at("points").replaceChildren(...links);
+      mark();
+    });
+  }
+
+  /** On the map, the feature that is shown below. */
+  function mark() {
+    for (const one of at("points").children)
+      one.classList.toggle("same", one.getAttribute("href") === at("feature").dataset.shown);
+  }
+
   function show(key, id) {
     const title = `${about.get(key).name}, feature ${id}`, none = `${title}: it does not fire on this text.`;
     const feature = featuresOf(key).find((one) => one.id === id), others = FEATURES[key].others;
     at("feature").replaceChildren(feature ? card(key, feature) : element("p", { tabindex: -1 }, none));
     document.title = title;
+    at("feature").dataset.shown = address(key, id);
+    mark();
     if (feature) load(others, () => {
       if (document.title !== title) return; // another was chosen while data came
       feature.near.forEach(([[number, cosine], ...more], i) => {
@@ -154,6 +206,7 @@ function startPage() {
     at("dictionary").value = to.key;
     load([to.key], () => {
       let found = list();
+      drawMap();
       const hidden = to.id !== null && !found.some((one) => one.id === to.id);
       if (hidden) at("search").value = "", found = list();
       if (to.id !== null || found.length) show(to.key, to.id ?? found[0].id);
@@ -162,6 +215,7 @@ function startPage() {
   }
 
   for (const id of ["search", "order"]) at(id).addEventListener("input", list);
+  at("map").addEventListener("input", drawMap);
   at("dictionary").addEventListener("change", () => (location.hash = about.get(at("dictionary").value).run));
   addEventListener("hashchange", follow);
   follow();
