@@ -61,7 +61,7 @@ WARM = (  # shorter warm starts
         *("figures/30_moved_features.csv", "figures/30_seed_agreement.csv"),
         "tables/30_agreement_gain.csv",
     ),
-    ("figures/30_*.json",),
+    ("figures/30_moved_features.json", "figures/30_seed_agreement.json"),
 )
 DIAL = ("tables/42_runs.csv",), (), ("figures/42_loudness.[cj]s*", "tables/42_dial.*")
 SEEDS = (  # matched runs
