@@ -88,6 +88,10 @@ AUTOENCODE = Exercise(
             _codes_by(_encode, lambda c, W, b: c @ F.normalize(W, dim=0) + b),
         ),
         Mistake(
+            "you divided by the norm of the whole matrix; each row has its own.",
+            _codes_by(_encode, lambda c, W, b: c @ (W / W.norm()) + b),
+        ),
+        Mistake(
             "the codes need a ReLU: without it almost none is 0, and nothing is sparse.",
             _codes_by(lambda x, W, b, _: x @ W + b, _decode),
         ),

@@ -25,6 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from e2e_lib.errors import first_sentence
 from e2e_lib.teach.observed import Observed, called, difference
 
+_NOTHING = (
+    "it returned nothing (None): is a return missing, or did a loop end without finding anything?"
+)
 Case: TypeAlias = tuple[Any, ...]  # the arguments of one call
 Answer: TypeAlias = Callable[..., Any]
 
@@ -106,7 +109,7 @@ def judge(exercise: Exercise, answer: Any, cases: Sequence[Case] | None = None) 
     except TooSlow:
         return Verdict(SLOW, _too_slow(exercise))
     if "unwritten" in seen[0]:
-        return Verdict(UNWRITTEN)
+        return Verdict(WRONG, _NOTHING) if _says_something(answer) else Verdict(UNWRITTEN)
     differences = _compared(expected, seen)
     if not any(differences):
         return _by_speed(exercise, answer)
@@ -122,6 +125,12 @@ def judge(exercise: Exercise, answer: Any, cases: Sequence[Case] | None = None) 
     on = f" (input {place + 1} of {len(seen)}; right on {right})" if right else ""
     words = "it returned nothing" if "unwritten" in seen[place] else differences[place]
     return Verdict(WRONG, f"{_named(exercise, words)}{on}.")
+
+
+def _says_something(answer: Answer) -> bool:
+    """Whether a function has more in it than the cell that was handed out: it names something."""
+    code = getattr(inspect.unwrap(answer), "__code__", None)
+    return code is not None and bool({*code.co_names, *code.co_cellvars} - {"NotImplementedError"})
 
 
 def _named(exercise: Exercise, words: str) -> str:

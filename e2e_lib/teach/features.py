@@ -186,7 +186,7 @@ def _graded(answer: Callable[..., Any], case: Case) -> Observed:
     elif not said.any():
         word = "never says yes"
     elif score.f1 >= GOOD * hunt.best[1] > 0:
-        word = "no worse than any label, but poor: perhaps no name fits it"
+        word = "as poor as the best label: perhaps no name fits it"
     elif score.precision >= HIGH and score.recall < score.precision:
         word = "is too narrow"
     elif score.recall >= HIGH and score.precision < score.recall:
@@ -206,11 +206,14 @@ def _report(answer: Callable[..., Any], case: Case) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException:  # whatever it is, it was said already
-        return f"  The best label on this text: {words}, F1 {best:.2f}."
-    return (
+        return "" if hunt is _names() else f"  The best label here: {words}, F1 {best:.2f}."
+    graded = (
         f"  On held-out text: precision {own.precision:.2f}, recall {own.recall:.2f}, F1 "
-        f"{own.f1:.2f}. The best label: {words}, F1 {best:.2f}."
+        f"{own.f1:.2f}."
     )
+    if hunt is _names() and own.f1 < NAMED:
+        return graded  # the label is the answer
+    return f"{graded} The best label: {words}, F1 {best:.2f}."
 
 
 RULE = Exercise(
@@ -229,11 +232,12 @@ RULE = Exercise(
             lambda t: t.role in ("name", "pronoun", "subject", "verb", "determiner"),
         ),
         Mistake(
-            'it says yes everywhere: did you call what you should compare? t.role == "name".',
+            'it says yes everywhere: a rule compares something, as t.kind == "animal" does.',
             lambda t: True,
         ),
         Mistake(
-            "it never says yes: is the value spelled as the label has it? Print a few tokens.",
+            "it never says yes: is the value spelled as the label has it? Print a few, for "
+            "example made_up.tokens[0][:9].",
             lambda t: t.role == "names",
         ),
         Mistake(

@@ -15,6 +15,7 @@ from e2e_lib.analysis.claims.verdicts import HOLDS, REFUTED, UNDECIDED, verdict
 from e2e_lib.teach.exercise import Case, Exercise, Mistake
 from e2e_lib.teach.observed import Observed, changed, frozen, number, written
 
+HALVE = "(with one λ on either side: math.sqrt(low * high))"
 FEW, MOST = 20, 60  # trainings that a good search needs at most, and that the check allows
 LEAST, LARGEST = 1e-6, 1e6  # λ that anybody would try
 
@@ -71,7 +72,7 @@ def _searched(answer: Callable[..., Any], case: Case) -> Observed:
     there = [abs(l0 - target) <= 1 for l0 in found[:-1]]
     return number(result) | {
         "whether it goes to a larger λ from an L0 that is too large": all(moves[:1]),
-        "whether it trains every λ only once": not many or len(set(tried)) == len(tried),
+        f"whether it tries no λ again {HALVE}": not many or len(set(tried)) == len(tried),
         "whether it stops when L0 is within the tolerance": not (many and any(there)),
         f"whether it needs at most {FEW} trainings": not many,
         "whether it returns λ, not an L0": result not in found or result in tried,

@@ -137,6 +137,10 @@ def _logs(clean: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
     return clean.log_softmax(-1), own.log_softmax(-1)
 
 
+def _by_logs(p: Tensor, q: Tensor) -> Tensor:
+    return (p * (p - q)).sum(-1).mean()
+
+
 def _kl(p: Tensor, q: Tensor) -> Tensor:
     """KL of every token, from logarithms."""
     return (p.exp() * (p - q)).sum(-1)
@@ -151,6 +155,10 @@ KL_LOSS = Exercise(
             "it is the other way round: KL(clean ‖ spliced) weighs by the clean model's "
             "probabilities. (F.kl_div takes the spliced log-probabilities first.)",
             lambda clean, own: _kl(*_logs(clean, own)[::-1]).mean(),
+        ),
+        Mistake(
+            "you weighted by log p; the weight is p itself: log_softmax(-1).exp().",
+            lambda clean, own: _by_logs(*_logs(clean, own)),
         ),
         Mistake(
             "you averaged over the vocabulary; KL sums over it and averages over tokens.",

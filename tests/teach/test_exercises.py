@@ -29,6 +29,18 @@ def test_the_reference_passes_and_a_stub_is_not_yet_written(own: Exercise) -> No
         assert judge(own, stub) == Verdict(UNWRITTEN)
 
 
+def test_an_answer_that_returns_nothing_is_told_so() -> None:
+    """A loop that ends without a hit, or no return: something was written."""
+
+    def searched(*_: object) -> None:
+        for _ in range(3):
+            pass
+
+    for own in EXERCISES:
+        found = judge(own, searched)
+        assert found.word == WRONG and "is a return missing" in found.hint, own.name
+
+
 def unwritten(*_: object) -> None:
     raise NotImplementedError
 

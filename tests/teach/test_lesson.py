@@ -60,9 +60,7 @@ def test_where_no_label_fits_no_rule_is_right_that_is_not_better(
     assert 0 < noise.best[1] < 0.5
     check("rule", noise.best_rule, noise)
     said = capsys.readouterr().out
-    assert said.startswith(
-        "✗ rule: the rule is “no worse than any label, but poor: perhaps no name"
-    )
+    assert said.startswith("✗ rule: the rule is “as poor as the best label: perhaps no name")
     quiet = Hunt(own.text, torch.zeros(own.codes.shape))
     for answer in (quiet.best_rule, lambda t: True, lambda t: t.role == "name"):
         check("rule", answer, quiet)
