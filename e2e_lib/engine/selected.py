@@ -73,7 +73,7 @@ def largest_of_each(z: Float[Tensor, "token latent"], k: int) -> tuple[Tensor, T
     They are in the k groups of latents with the largest maxima: only these are looked through.
     """
     size = _group_size(z.shape[1], k)
-    groups = z.view(len(z), size, -1)
+    groups = z.view(len(z), size, z.shape[1] // size)
     latents = groups.amax(1).topk(k, dim=-1, sorted=False).indices
     if size > 1:
         members = groups.gather(2, latents.unsqueeze(1).expand(-1, size, -1)).flatten(1)
@@ -99,7 +99,8 @@ def _above(z: Tensor, bound: float, count: int) -> tuple[Tensor, Tensor, Tensor]
 
     Groups whose maximum is not above it are left out unread.
     """
-    groups = z.view(len(z), _group_size(z.shape[1], max(1, count // len(z))), -1)
+    size = _group_size(z.shape[1], max(1, count // max(1, len(z))))
+    groups = z.view(len(z), size, z.shape[1] // size)
     tokens, group = (groups.amax(1) > bound).nonzero().unbind(1)
     values = groups[tokens, :, group]
     which, member = (values > bound).nonzero().unbind(1)

@@ -197,6 +197,15 @@ def test_the_largest_of_each_token_are_found_whatever_the_width(width, k):
         assert torch.equal(ours, largest)
 
 
+@pytest.mark.parametrize("sparsifier", ["topk", "batchtopk", "matryoshka"])
+def test_no_token_has_no_code(sparsifier):
+    sae, none = SAE(12, 48, sparsifier, 4), torch.zeros(0, 12)
+    assert sae.encode(none).shape == (0, 48)
+    found = sae.sparsifier.autoencode(sae, none, none, 1.0, True)
+    assert found.output.shape == (0, 12) and found.fired.sum() == 0
+    found.output.sum().backward()
+
+
 # ------------------------------------------------------------------ in training
 # Each sparsifier and each objective; E2E_SLOW=full: each with each.
 PAIRS = [

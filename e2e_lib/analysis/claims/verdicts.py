@@ -45,7 +45,6 @@ VERDICTS = (HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE)
 AHEAD = 2  # doublings of the training tokens that a verdict has to survive
 DRAW = 0.01  # of an interval's width: what another draw of what was resampled may move an end by
 
-
 RULE = (
     f"**{HOLDS}**: the {percent(LEVEL)} interval is inside the bounds; **{REFUTED}**: outside; "
     f"**{UNDECIDED}**: across one (or nearer than {percent(DRAW)} of its width), of one seed or "
