@@ -37,7 +37,7 @@ from e2e_lib.names import (
     parse_sparsity_coeffs,
     split_names,
 )
-from e2e_lib.runs.provenance import content_digest, model_digest
+from e2e_lib.runs.provenance import content_digest, model_digest, start_digest
 
 # What evaluating somebody else's SAEs takes too.
 EVALUATION = (
@@ -254,7 +254,8 @@ class Training(Hyperparameters):
             saved = (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
             allowed = "a finished run with weights, or a folder with a saved SAE for each hook"
             require(saved, "init_from", self.init_from, allowed)
-            d_in, d_sae = map(read_config(folder).__getitem__, ("d_in", "d_sae"))
+            config = read_config(folder)
+            d_in, d_sae = config["d_in"], config["d_sae"]
             same = int(self.dict_ratio * d_in) == d_sae
             allowed = f"that of init_from, which has {d_sae} latents for {d_in}"
             require(same, "dict_ratio", self.dict_ratio, allowed)
@@ -263,17 +264,12 @@ class Training(Hyperparameters):
 
     def describe(self, config: TrainConfig) -> dict[str, Any]:
         """Every value that decides a run's result, as JSON; names the run."""
-        from e2e_lib.runs.read import config_dict, finished
+        from e2e_lib.runs.read import config_dict
 
         shared = self.shared
         if config.init_from:  # a start of the same name may hold another SAE
-            from e2e_lib.data.formats.saelens import WEIGHTS
-
-            found = shared["contents"]["init_from"] = {}
-            for hook, folder in config.init_from.items():
-                own = Path(folder)
-                run = finished(own) or finished(own.parent)  # of which the weights say it all
-                found[hook] = content_digest(str(own / WEIGHTS if run else own))
+            starts = config.init_from.items()
+            shared["contents"]["init_from"] = {hook: start_digest(own) for hook, own in starts}
         return {"objective_name": config.objective.name, **shared, **config_dict(config)}
 
     def _others(self) -> dict[str, Any]:

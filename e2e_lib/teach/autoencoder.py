@@ -285,8 +285,7 @@ WARM_START = Exercise(
     _start,
     (
         Mistake(
-            "the two SAEs share their weights: training the new one changes the old one. Clone "
-            "each tensor.",
+            "they share their weights: training the new one changes the old. Clone each tensor.",
             lambda sae: sae,
         ),
         Mistake(
