@@ -135,15 +135,17 @@ def cost_ratio(tables: Tables, objective: str) -> Measurement:
     need(len(lines) > 0, "benchmarks/results has no measurement of GPT-2's shape here")
     ms = lines.pivot_table(index=["file", "repeat"], columns="objective", values="ms").dropna()
     ratio = ms[objective] / ms["local"]
+    each = [median_interval(own) for _, own in ratio.groupby(level="file")]
     own = seconds_ratios(tables.runs)
     shared = own[objective].mean() if objective in own else nan
     note = (
-        f"{len(ratio)} rounds of GPT-2's shape, one SAE, {lines['device'].iloc[0]}, in "
-        f"{lines['file'].nunique()} measurements: median of the rounds, interval by the sign test."
+        f"{len(ratio)} rounds of GPT-2's shape, one SAE, {lines['device'].iloc[0]}, in {len(each)} "
+        "measurements: median of all; the interval spans each measurement's, by the sign test."
     )
     if shared == shared:
         note += f" On these runs' own model: {shared:.3g}."
-    return Measurement(*median_interval(ratio), 0, 0, note)
+    ends = min(one.low for one in each), max(one.high for one in each)
+    return Measurement(float(ratio.median()), *ends, 0, 0, note)
 
 
 def still_behind(tables: Tables, column: str, against: str = "main") -> Measurement:

@@ -443,6 +443,15 @@ def test_pathway_and_cost(found):
     assert "On these runs' own model: 2.35" in found["C8a"]["how"]  # (75 + layer) / (30 + layer)
 
 
+def test_the_cost_s_interval_spans_that_of_every_machine(tables):
+    """Rounds near 2.5 on one, near 4 on another: within no bounds of 2 to 3.5, whatever pooled."""
+    slow = tables.benchmark.assign(file="another")
+    slow["ms"] = slow["ms"].where(slow["objective"] == "local", slow["ms"] * 1.6)
+    found = entry_of(replace(tables, benchmark=pd.concat([tables.benchmark, slow])), "C8a")
+    assert found["verdict"] == "undecided" and "in 2 measurements" in found["how"]
+    assert (found["low"], found["high"]) == pytest.approx((1006 / 406, 1.6 * 1000 / 400), 1e-4)
+
+
 def test_one_measurement_of_the_cost_has_no_interval(tables):
     once = replace(tables, benchmark=tables.benchmark.query("repeat == 0"))
     assert entry_of(once, "C8a")["why"] == "there is no interval"
