@@ -153,6 +153,8 @@ def _local(value: str) -> str:
     if not value or value in EMBEDDED_MODELS or not path.exists():
         return value
     local = os.path.relpath(path, ROOT)
+    if not path.samefile(ROOT / local):  # `..` behind a link leads elsewhere than the letters say
+        local = os.path.relpath(path.parent.resolve() / path.name, ROOT)
     return local if os.sep in local else f".{os.sep}{local}"
 
 
