@@ -20,7 +20,7 @@ from pipeline.plan.model_size import auto_grid
 from pipeline.plan.notebook_parameters import NOTEBOOKS, notebook_types
 from pipeline.plan.preflight import check_amounts
 from pipeline.plan.profile import load_profile, read_yaml
-from pipeline.plan.stages import stages
+from pipeline.plan.stages import WITH_SEED, stages
 from pipeline.run import main, parse_overrides
 from tests.helpers.tiny_models import assert_sentence, copied_folder, model_folder, write_jsonl
 
@@ -249,6 +249,18 @@ def test_the_last_layer_is_trained_where_its_objective_can_be() -> None:
 @pytest.mark.parametrize("name", ["workshop", "storyworld", "gpt2", "tinystories", "published"])
 def test_shipped_profiles_pass(name: str) -> None:
     assert stages(load_profile(name), "x")
+
+
+@pytest.mark.parametrize("seeds", [[3], [5, 0], [0, 7]])
+def test_the_similar_saes_are_those_of_a_seed_that_is_trained(seeds: list[int]) -> None:
+    todo = stages(load_profile("smoke", {"seeds": seeds, "sweeps": {}}), "x")
+    types = {
+        name: notebook_types(NOTEBOOKS / f"{name}.ipynb") for name in {s.notebook for s in todo}
+    }
+    asks = {name for name, own in types.items() if "match_seed" in own}
+    assert asks == set(WITH_SEED)
+    told = {s.parameters.get("match_seed", 0) for s in todo if s.notebook in asks}
+    assert told == {seeds[0]}
 
 
 # ------------------------------------------------------------------ numbers are one thing
