@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from e2e_lib.analysis.counterfactual.use import exchanged
-from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, changed, frozen, number
+from e2e_lib.teach.judging.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.judging.observed import Observed, changed, frozen, number
 
 READ, CHANCE = 0.9, 0.72  # accuracies that say: it is there; it is not
 

@@ -1,19 +1,15 @@
-"""W3, the price of sparsity: a search for λ, a comparison at equal L0; X2: a claim's verdict."""
+"""W3, the price of sparsity: a search for λ, a comparison at equal L0."""
 
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from e2e_lib.analysis.claims.ledger import Claim
-from e2e_lib.analysis.claims.tables import Measurement
-from e2e_lib.analysis.claims.verdicts import HOLDS, REFUTED, UNDECIDED, verdict
-from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, changed, frozen, number, written
+from e2e_lib.teach.judging.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.judging.observed import Observed, changed, frozen, number, written
 
 HALVE = "(with one λ on either side: math.sqrt(low * high))"
 FEW, MOST = 20, 60  # trainings that a good search needs at most, and that the check allows
@@ -195,105 +191,4 @@ CE_AT_L0 = Exercise(
         ),
     ),
     observe=_at,
-)
-
-
-def judge_claim(low: float, high: float, above: float | None, below: float | None) -> str:
-    """`holds`, `refuted` or `undecided`: where an interval lies to a claim's bounds.
-
-    The claim says above < value < below; None: no bound on that side.
-    """
-    claim = Claim("", "", "", "", "", _unmeasured, above, below)
-    # Three seeds and a finite value: of the ledger's rule only the interval is left to ask for.
-    return verdict(claim, Measurement(0.0, low, high, 3, 3, ""))[0]
-
-
-def _unmeasured(_: Any) -> Measurement:
-    raise NotImplementedError
-
-
-def _by_ends(
-    inside: Callable[[bool, bool], bool],
-    outside: Callable[[bool], bool],
-    low: float,
-    high: float,
-    above: float | None,
-    below: float | None,
-) -> str:
-    """A rule of which ends lie inside the bounds, and of whether all of it is apart from them."""
-    floor = -math.inf if above is None else above
-    ceiling = math.inf if below is None else below
-    if inside(floor < low < ceiling, floor < high < ceiling):
-        return HOLDS
-    return REFUTED if outside(high < floor or low > ceiling) else UNDECIDED
-
-
-def _by_value(low: float, high: float, above: float | None, below: float | None) -> str:
-    middle = (low + high) / 2
-    return _by_ends(lambda a, b: a, lambda _: True, middle, middle, above, below)
-
-
-def _word(answer: Callable[..., Any], case: Case) -> Observed:
-    return {f"the verdict on [{case[0]:g}, {case[1]:g}]": written(answer(*case))}
-
-
-JUDGE_CLAIM = Exercise(
-    "judge_claim",
-    judge_claim,
-    lambda: [
-        (0.2, 0.4, None, 0.45),  # inside, outside, across, for one bound
-        (0.5, 0.9, None, 0.45),
-        (0.2, 0.6, None, 0.45),
-        (0.4, 0.9, None, 0.45),
-        (2.5, 9.0, 2.0, None),
-        (0.8, 1.2, 0.67, 1.5),  # and for two
-        (0.5, 2.0, 0.67, 1.5),
-        (0.1, 0.3, 0.67, 1.5),
-        (0.2, 0.45, None, 0.45),  # an end just on a bound, from inside and from outside
-        (0.45, 0.9, None, 0.45),
-        (0.67, 1.0, 0.67, None),
-        (0.1, 0.67, 0.67, 1.5),
-        (1.6, 2.0, 0.67, 1.5),
-        (math.nan, math.nan, 2.0, None),
-        (-0.2, -0.1, 0.0, None),  # a bound of 0 is a bound, and beside None there is no other
-        (-0.3, -0.1, None, 0.0),
-    ],
-    (
-        Mistake(
-            "you judged by the value in the middle. An interval that reaches across a bound "
-            "decides nothing.",
-            _by_value,
-        ),
-        Mistake(
-            "not inside is not refuted: that needs the whole interval to be outside.",
-            partial(_by_ends, lambda a, b: a and b, lambda _: True),
-        ),
-        Mistake(
-            "one end inside the bounds is not enough: the whole interval has to be.",
-            partial(_by_ends, lambda a, b: a or b, lambda apart: apart),
-        ),
-        Mistake(
-            "an interval that ends just on a bound reaches it: undecided (< and not <=).",
-            lambda low, high, above, below: (
-                HOLDS
-                if (above is None or low >= above) and (below is None or high <= below)
-                else judge_claim(low, high, above, below)
-            ),
-        ),
-        Mistake(
-            "an interval that begins just on a bound reaches it: not refuted (> and not >=).",
-            lambda low, high, above, below: (
-                REFUTED if high == above or low == below else judge_claim(low, high, above, below)
-            ),
-        ),
-        Mistake(
-            "a bound of 0 is a bound, but `above or …` takes it for None: ask `is None`.",
-            lambda low, high, above, below: judge_claim(low, high, above or None, below or None),
-        ),
-        Mistake(
-            "holds and refuted are exchanged.",
-            lambda *case: {HOLDS: REFUTED, REFUTED: HOLDS}.get(judge_claim(*case), UNDECIDED),
-        ),
-    ),
-    observe=_word,
 )

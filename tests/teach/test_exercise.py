@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from e2e_lib.teach.exercise import RIGHT, SLOW, WRONG, Verdict, judge
+from e2e_lib.teach.judging.exercise import RIGHT, SLOW, WRONG, Verdict, judge
 from e2e_lib.teach.lesson import exercise
 
 KL, AUTOENCODE = exercise("kl_loss"), exercise("autoencode")

@@ -23,7 +23,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from e2e_lib.errors import first_sentence
-from e2e_lib.teach.observed import Observed, called, difference
+from e2e_lib.teach.judging.observed import Observed, called, difference
 
 _NOTHING = (
     "it returned nothing (None): is a return missing, or did a loop end without finding anything?"
