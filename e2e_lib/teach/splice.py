@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from e2e_lib.teach.judging.exercise import Case, Exercise, Mistake
 from e2e_lib.teach.judging.toy_model import VOCABULARY, WIDTH, ToyModel, watched
 
+FORWARD = "forward_hook"  # which runs after the block
+
 
 def spliced(run: Callable[[], Any], block: nn.Module, replace: Callable[[Tensor], Tensor]) -> Any:
     """What `run()` returns while `block` reads replace(x) in place of its input x.
@@ -33,11 +35,11 @@ def _spliced_case() -> list[Case]:
         return [(model, torch.randint(VOCABULARY, (2, 5)), torch.randn(WIDTH, WIDTH) / 2)]
 
 
-def _with_hook(hook: Callable[..., Any], where: str = "forward_pre_hook") -> Callable[..., Any]:
-    """The splice with another hook: replace, block, arguments (and the block's output) → new."""
+def _with_hook(hook_of: Callable[..., Any], where: str = "forward_pre_hook") -> Callable[..., Any]:
+    """The splice with the hook that this makes of `replace`."""
 
     def answer(run: Any, block: Any, replace: Any) -> Any:
-        handle = getattr(block, f"register_{where}")(lambda *seen: hook(replace, *seen))
+        handle = getattr(block, f"register_{where}")(hook_of(replace))
         try:
             return run()
         finally:
@@ -57,6 +59,17 @@ def _without_finally(remove: bool) -> Callable[..., Any]:
     return answer
 
 
+def _without_interruption(run: Any, block: Any, replace: Any) -> Any:
+    handle = block.register_forward_pre_hook(lambda _, seen: (replace(seen[0]), *seen[1:]))
+    try:
+        result = run()
+    except Exception:
+        handle.remove()
+        raise
+    handle.remove()
+    return result
+
+
 def _without_gradient(run: Any, block: Any, replace: Any) -> Any:
     with torch.no_grad():
         return spliced(run, block, replace)
@@ -70,16 +83,51 @@ SPLICED = Exercise(
         Mistake(
             "a pre-hook gets all of the block's arguments, as a tuple: the activation is "
             "arguments[0].",
-            _with_hook(lambda replace, _, seen: replace(seen)),
+            _with_hook(lambda replace: lambda _, seen: replace(seen)),
         ),
         Mistake(
-            "the hook returned one tensor, so the block lost its other arguments: return "
+            "the block got one thing in place of all its arguments: return a tuple of them, "
             "(new, *arguments[1:]).",
-            _with_hook(lambda replace, _, seen: replace(seen[0])),
+            _with_hook(lambda replace: lambda _, seen: replace(seen[0])),
+        ),
+        Mistake(
+            "the block's other arguments came as a tuple inside the tuple: a star unpacks them, "
+            "(new, *arguments[1:]).",
+            _with_hook(lambda replace: lambda _, seen: (replace(seen[0]), seen[1:])),
+        ),
+        Mistake(
+            "`replace` is no hook by itself. PyTorch calls a pre-hook with two things, the module "
+            "and the tuple of its arguments: write one, def hook(module, arguments).",
+            _with_hook(lambda replace: lambda x: replace(x)),
+        ),
+        Mistake(
+            "you wrote a forward hook and registered it as a pre-hook. Before the block there is "
+            "no output yet: a pre-hook gets two things, def hook(module, arguments).",
+            _with_hook(lambda replace: lambda _, seen, output: replace(output)),
+        ),
+        Mistake(
+            "you wrote a pre-hook and registered it with register_forward_hook, which calls it "
+            "after the block and hands it the output too: use register_forward_pre_hook.",
+            _with_hook(lambda replace: lambda _, seen: (replace(seen[0]), *seen[1:]), FORWARD),
+        ),
+        Mistake(
+            "your hook runs after the block, so that the tuple it returned went on as the block's "
+            "output. Arguments are what a pre-hook returns: register_forward_pre_hook.",
+            _with_hook(lambda replace: lambda _, seen, y: (replace(seen[0]), *seen[1:]), FORWARD),
+        ),
+        Mistake(
+            "your hook runs after the block and put replace(x) in place of its output, as if there "
+            "were no block. It has to change the input: register_forward_pre_hook.",
+            _with_hook(lambda replace: lambda _, seen, output: replace(seen[0]), FORWARD),
+        ),
+        Mistake(
+            "you replaced the block's output. The SAE stands before the block: use "
+            "register_forward_pre_hook.",
+            _with_hook(lambda replace: lambda _, seen, output: replace(output), FORWARD),
         ),
         Mistake(
             "the hook is still on the block: every later call of the model would be spliced. Keep "
-            "the handle, and call handle.remove().",
+            "the handle, and call handle.remove(), with its brackets.",
             _without_finally(remove=False),
         ),
         Mistake(
@@ -88,22 +136,23 @@ SPLICED = Exercise(
             _without_finally(remove=True),
         ),
         Mistake(
-            "you replaced the block's output. The SAE stands before the block: use "
-            "register_forward_pre_hook.",
-            _with_hook(lambda replace, _, seen, output: replace(output), "forward_hook"),
+            "right but for an interruption, which is no Exception: your hook stays then. Remove it "
+            "in a finally, not in an except.",
+            _without_interruption,
         ),
         Mistake(
-            "you called run() under no_grad: then no gradient reaches the SAE, and it never "
-            "learns. The model's weights are frozen by themselves.",
+            "no gradient reaches the SAE, so that it never learns: was run() called under no_grad, "
+            "or something detached? The model's weights are frozen by themselves.",
             _without_gradient,
         ),
         Mistake(
             "you added the SAE's output to the activation; it has to take its place.",
-            _with_hook(lambda replace, _, seen: (seen[0] + replace(seen[0]), *seen[1:])),
+            _with_hook(lambda replace: lambda _, seen: (seen[0] + replace(seen[0]), *seen[1:])),
         ),
         Mistake(
-            "the model ran without the SAE: the hook's result was not returned.",
-            _with_hook(lambda replace, _, seen: [replace(seen[0]), None][1]),
+            "the model ran without the SAE: does the hook return the new arguments, and is it on "
+            "the block while run() is called?",
+            _with_hook(lambda replace: lambda _, seen: [replace(seen[0]), None][1]),
         ),
     ),
     observe=watched,

@@ -13,13 +13,13 @@ WIDTH, VOCABULARY = 4, 7
 
 
 class _Block(nn.Module):
-    """As a transformer's: it takes the residual stream and something else."""
+    """As a transformer's: it takes the residual stream and something else, of whatever type."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inner = nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Any, mask: Any) -> Any:
         return x + torch.tanh(self.inner(x)) * mask
 
 
