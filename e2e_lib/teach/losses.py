@@ -56,6 +56,36 @@ KL_LOSS = Exercise(
             lambda clean, own: _by_logs(*_logs(clean, own)),
         ),
         Mistake(
+            "the weights are missing: every log p - log q counts p times, p.exp() * (p - q) where "
+            "p and q are the logarithms.",
+            lambda clean, own: (clean.log_softmax(-1) - own.log_softmax(-1)).sum(-1).mean(),
+        ),
+        Mistake(
+            "you subtracted probabilities; subtract their logarithms (log_softmax).",
+            lambda clean, own: (
+                (clean.softmax(-1) * (clean.softmax(-1) - own.softmax(-1))).sum(-1).mean()
+            ),
+        ),
+        Mistake(
+            "you subtracted the logits as they are. They are no logarithms of probabilities before "
+            "log_softmax.",
+            lambda clean, own: (clean.softmax(-1) * (clean - own)).sum(-1).mean(),
+        ),
+        Mistake(
+            "F.kl_div wants the logarithm of the spliced model's probabilities, log_softmax.",
+            lambda clean, own: (
+                F.kl_div(own.softmax(-1), clean.softmax(-1), reduction="none").sum(-1).mean()
+            ),
+        ),
+        Mistake(
+            "no absolute value: single terms may be negative, their sum never is.",
+            lambda clean, own: (
+                (clean.softmax(-1) * (clean.log_softmax(-1) - own.log_softmax(-1)).abs())
+                .sum(-1)
+                .mean()
+            ),
+        ),
+        Mistake(
             "you averaged over the vocabulary; KL sums over it and averages over tokens.",
             lambda clean, own: _kl(*_logs(clean, own)).mean() / clean.shape[-1],
         ),
@@ -160,6 +190,55 @@ DOWNSTREAM = Exercise(
             "you compared the SAE's own layer and the state behind the final norm as well: "
             "neither is the input of a later block.",
             _compared(0, None),
+        ),
+        Mistake(
+            "one state too few: the last block's input is left out. `[:-1]` and "
+            "range(…, len(states) - 1) end before the last state already.",
+            _compared(1, -2),
+        ),
+        Mistake(
+            "one state too few: the first block behind the SAE, `layer` itself, reads the SAE's "
+            "output; what comes out of it is states[layer + 1]. Begin there.",
+            _compared(2, -1),
+        ),
+        Mistake(
+            "all are one state too early: states[k] stands before block k, so that the later ones "
+            "begin at layer + 1 and end just before the last.",
+            _compared(0, -2),
+        ),
+        Mistake(
+            "all are one state too late: states[k] stands before block k, so that the later ones "
+            "begin at layer + 1 and end just before the last.",
+            _compared(2, None),
+        ),
+        Mistake(
+            "you compared the next block only, but all later ones count. Does a return stand "
+            "inside the loop?",
+            _compared(1, -1, lambda errors: errors[0]),
+        ),
+        Mistake(
+            "the mean is over the blocks compared: divide by their number, not by that of all "
+            "states.",
+            lambda ours, theirs, layer: (
+                _compared(1, -1, torch.sum)(ours, theirs, layer) / len(theirs)
+            ),
+        ),
+        Mistake(
+            "you divided by one block too many: from layer + 1 to before the last state there are "
+            "len(states) - layer - 2.",
+            lambda ours, theirs, layer: (
+                _compared(1, -1, torch.sum)(ours, theirs, layer) / (len(theirs) - layer - 1)
+            ),
+        ),
+        Mistake(
+            "the states are not those of the same place: compare spliced_states[k] with "
+            "clean_states[k].",
+            lambda ours, theirs, layer: torch.stack(
+                [
+                    F.mse_loss(a, b.detach())
+                    for a, b in zip(ours[layer + 1 : -1], theirs[layer:-1], strict=False)
+                ]
+            ).mean(),
         ),
         Mistake(
             "the clean states were not detached. They are the target: no gradient belongs there.",

@@ -73,8 +73,9 @@ def gradients(seen: Observed, leaves: dict[str, Tensor]) -> Observed:
         found: list[Any] = [None] * len(leaves)
     else:
         found = list(torch.autograd.grad(total, list(leaves.values()), allow_unused=True))
-    named = zip(leaves, found, strict=True)
-    return {f"the gradient to {n}": NOTHING_FLOWS if g is None else g for n, g in named}
+    named = dict(zip(leaves, found, strict=True)).items()
+    none = {n: g is None or not g.any() for n, g in named}  # all 0: sliced off, as good as none
+    return {f"the gradient to {n}": NOTHING_FLOWS if none[n] else g for n, g in named}
 
 
 def difference(expected: Observed, found: Observed) -> str:
@@ -119,8 +120,7 @@ def _differs(expected: Any, found: Any) -> str:
     if isinstance(expected, Tensor):
         return _tensor_differs(expected, found)
     if isinstance(found, Tensor) and expected == NOTHING_FLOWS:
-        flows = "should be none: what is only compared with has to be detached"
-        return flows if found.any() else ""  # all 0: it was sliced off, as good as none
+        return "should be none: what is only compared with has to be detached"
     if isinstance(expected, Real) and not isinstance(expected, bool):
         return _number_differs(float(expected), found)
     try:
@@ -150,7 +150,7 @@ def _tensor_differs(expected: Tensor, found: Any) -> str:
     if torch.allclose(found, expected, rtol=RTOL, atol=ATOL, equal_nan=True):
         return ""
     if (found.isnan() & ~expected.isnan()).any():
-        return "holds NaN where it should not: a logarithm of 0, or 0 / 0?"
+        return "holds NaN where it should not: a logarithm of 0 or of less, or 0 / 0?"
     return f"has the wrong numbers{_relation(expected.detach(), found.detach())}"
 
 
@@ -183,15 +183,15 @@ def _relation(expected: Tensor, found: Tensor) -> str:
         if torch.allclose(ratio, ratio.flatten()[0].expand_as(ratio), rtol=1e-3):
             return f": all are {float(ratio.flatten()[0]):.4g} times as large as they should be"
     shift = (found - expected).flatten()
+    wrong = ~torch.isclose(found, expected, rtol=RTOL, atol=ATOL)
+    place = [int(i) for i in wrong.nonzero()[0]]
     if torch.allclose(shift, shift[0].expand_as(shift), rtol=1e-3, atol=ATOL):
         return f": all are too large by {float(shift[0]):.4g}"
     if torch.allclose(found.flatten().sort().values, expected.flatten().sort().values, rtol=RTOL):
-        return ": they are the right ones in another order"
-    wrong = ~torch.isclose(found, expected, rtol=RTOL, atol=ATOL)
-    place = tuple(int(i) for i in wrong.nonzero()[0])
-    own, right = float(found[place]), float(expected[place])
+        return f": they are the right ones in another order, the first that differs at {place}"
+    own, right = float(found[tuple(place)]), float(expected[tuple(place)])
     share = f"{int(wrong.sum())} of {wrong.numel()}"
-    return f": {share} differ, the first at {list(place)}: {own:.4g} instead of {right:.4g}"
+    return f": {share} differ, the first at {place}: {own:.4g} instead of {right:.4g}"
 
 
 def kind(value: Any) -> str:
