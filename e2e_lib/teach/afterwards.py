@@ -32,8 +32,8 @@ def _first_of_two(answer: Callable[..., Any], case: Case) -> Observed:
     seen: Observed = {"the result": "an SAE", "the type of its weights": ", ".join(types)}
     if types != ["torch.float32 on cpu"]:
         return seen
-    seen["its output"] = copy(seeded(4, D_IN)).output.detach()
     seen |= {f"its {name}": value.detach().clone() for name, value in copy.named_parameters()}
+    seen["its output"] = copy(seeded(4, D_IN)).output.detach()
     seen["whether it trains"] = all(value.requires_grad for value in copy.parameters())
     seen |= changed(case, before)
     with torch.no_grad():
@@ -75,6 +75,19 @@ WARM_START = Exercise(
         ),
         Mistake("the new SAE is frozen; its weights must ask for a gradient.", _frozen),
         Mistake("the encoder was left at chance: take all four tensors over.", _half),
+        Mistake(
+            "nothing was taken over: the new SAE is still at chance. (In a loop, `a = b.clone()` "
+            "changes a name, not the SAE.)",
+            lambda sae: SAE(sae.d_in, sae.d_sae),
+        ),
+        Mistake(
+            "load_state_dict fills the SAE and returns a report of it: return the SAE itself.",
+            lambda sae: SAE(sae.d_in, sae.d_sae).load_state_dict(sae.state_dict()),
+        ),
+        Mistake(
+            "return the new SAE alone.",
+            lambda sae: (sae, warm_start(sae)),
+        ),
     ),
     observe=_first_of_two,
 )
@@ -116,7 +129,15 @@ def _by_value(low: float, high: float, above: float | None, below: float | None)
 
 
 def _word(answer: Callable[..., Any], case: Case) -> Observed:
-    return {f"the verdict on [{case[0]:g}, {case[1]:g}]": written(answer(*case))}
+    low, high, above, below = case
+    asked = f"[{low:g}, {high:g}] with above = {above} and below = {below}"
+    return {f"the verdict on {asked}": written(answer(*case))}
+
+
+def _without_room(low: float, high: float, *bounds: float | None) -> str:
+    """No value lies above ∞, or below −∞."""
+    alone = None in bounds and not math.isnan(low)
+    return REFUTED if alone else judge_claim(low, high, *bounds)
 
 
 JUDGE_CLAIM = Exercise(
@@ -171,6 +192,24 @@ JUDGE_CLAIM = Exercise(
         Mistake(
             "a bound of 0 is a bound, but `above or …` takes it for None: ask `is None`.",
             lambda low, high, above, below: judge_claim(low, high, above or None, below or None),
+        ),
+        Mistake(
+            "the two bounds are exchanged: the claim says above < value < below.",
+            lambda low, high, above, below: judge_claim(low, high, below, above),
+        ),
+        Mistake(
+            "None is no bound on that side: −∞ for `above`, ∞ for `below`; yours have the other "
+            "sign.",
+            _without_room,
+        ),
+        Mistake(
+            "outside is on either side: `or`. No interval is below one bound and above the other.",
+            lambda *case: {REFUTED: UNDECIDED}.get(judge_claim(*case), judge_claim(*case)),
+        ),
+        Mistake(
+            "where there is no interval (nan), nothing is decided. Every comparison with nan is "
+            "False, so ask for what holds and for what refutes, and let the rest be undecided.",
+            lambda low, *others: REFUTED if math.isnan(low) else judge_claim(low, *others),
         ),
         Mistake(
             "holds and refuted are exchanged.",

@@ -92,6 +92,14 @@ AUTOENCODE = Exercise(
             _codes_by(_encode, lambda c, W, b: c @ (W / W.norm()) + b),
         ),
         Mistake(
+            "you scaled W_enc. The encoder is used as it is; only the rows of W_dec have length 1.",
+            _codes_by(lambda x, W, b, _: torch.relu(x @ F.normalize(W, dim=-1) + b), _decode),
+        ),
+        Mistake(
+            "the codes that you return lack the ReLU, though the output was made of those with it.",
+            lambda x, W, b, *others: (autoencode(x, W, b, *others)[0], x @ W + b),
+        ),
+        Mistake(
             "the codes need a ReLU: without it almost none is 0, and nothing is sparse.",
             _codes_by(lambda x, W, b, _: x @ W + b, _decode),
         ),
@@ -145,6 +153,18 @@ SPARSITY = Exercise(
         Mistake(
             "you summed along axis 1; count axes from the end, the latents are -1.",
             lambda codes, d_in: codes.sum(1).mean() / d_in,
+        ),
+        Mistake(
+            "you summed along axis 0; count axes from the end, the latents are -1.",
+            lambda codes, d_in: codes.sum(0).mean() / d_in,
+        ),
+        Mistake(
+            "you divided by the number of rows only; take the mean over all tokens.",
+            lambda codes, d_in: codes.sum() / len(codes) / d_in,
+        ),
+        Mistake(
+            "you multiplied by the width d_in; divide by it.",
+            lambda codes, d_in: codes.sum(-1).mean() * d_in,
         ),
         Mistake(
             "you counted the active codes (L0). A count has no gradient, so it cannot be trained "
@@ -215,6 +235,33 @@ TOPK = Exercise(
         Mistake(
             "you returned which latents are kept; their values are wanted (multiply).",
             lambda pre, k: _kept(pre, pre.topk(k).indices),
+        ),
+        Mistake(
+            "all codes are 0. scatter returns a new tensor and leaves the old as it is: keep what "
+            "it returns.",
+            lambda pre, k: torch.zeros_like(pre),
+        ),
+        Mistake(
+            "you kept one too few: the k-th largest is not above itself (>=, not >).",
+            lambda pre, k: (pre * _kept(pre, pre.topk(k - 1).indices)).relu(),
+        ),
+        Mistake(
+            "you kept one too many.",
+            lambda pre, k: (pre * _kept(pre, pre.topk(k + 1).indices)).relu(),
+        ),
+        Mistake(
+            "you chose along axis 1; count axes from the end, the latents are -1.",
+            lambda pre, k: torch.zeros_like(pre).scatter(
+                1, pre.topk(k, dim=1).indices, pre.topk(k, dim=1).values.relu()
+            ),
+        ),
+        Mistake(
+            "you returned the places of the k largest; their values are wanted, at those places.",
+            lambda pre, k: pre.topk(k).indices,
+        ),
+        Mistake(
+            "topk gives two things, values and places: put the values at their places (scatter).",
+            lambda pre, k: pre.topk(k),
         ),
         Mistake(
             "you kept the k smallest.",

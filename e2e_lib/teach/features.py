@@ -232,7 +232,8 @@ RULE = Exercise(
             lambda t: t.role in ("name", "pronoun", "subject", "verb", "determiner"),
         ),
         Mistake(
-            'it says yes everywhere: a rule compares something, as t.kind == "animal" does.',
+            'it says yes everywhere: a rule compares something, as t.kind == "animal" does, on '
+            "both sides of an `or` too, and ends without a comma.",
             lambda t: True,
         ),
         Mistake(
@@ -242,7 +243,7 @@ RULE = Exercise(
         ),
         Mistake(
             "it is about other tokens. The examples mark the very token that the latent fires on; "
-            "is your rule about the one before or after?",
+            "is your rule about the one before or after, or turned round?",
             lambda t: t.role == "verb",
         ),
         Mistake(

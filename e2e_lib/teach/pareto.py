@@ -64,11 +64,11 @@ def _searched(answer: Callable[..., Any], case: Case) -> Observed:
         for before, after, l0 in zip(tried, tried[1:], found, strict=False)
         if abs(l0 - target) > 1 and after != before
     ]
-    many = len(tried) > FEW
+    many, new = len(tried) > FEW, len(set(tried)) == len(tried)
     there = [abs(l0 - target) <= 1 for l0 in found[:-1]]
     return number(result) | {
         "whether it goes to a larger λ from an L0 that is too large": all(moves[:1]),
-        f"whether it tries no λ again {HALVE}": not many or len(set(tried)) == len(tried),
+        f"whether every λ that it tries is a new one {HALVE}": new or not many,
         "whether it stops when L0 is within the tolerance": not (many and any(there)),
         f"whether it needs at most {FEW} trainings": not many,
         "whether it returns λ, not an L0": result not in found or result in tried,
@@ -142,8 +142,18 @@ _SHUFFLED = ((9.0, 31.0, 3.0, 17.0), (0.3, 0.04, 0.9, 0.12))
 
 
 def _at(answer: Callable[..., Any], case: Case) -> Observed:
-    before = frozen(case)
-    return {"the CE increase": written(answer(*case))} | changed(case, before)
+    before, (l0, _, target) = frozen(case), case
+    where = f"at L0 {target:g}, of SAEs at L0 {', '.join(f'{own:g}' for own in l0)},"
+    return {f"the CE increase {where}": written(answer(*case))} | changed(case, before)
+
+
+def _beyond(l0: Any, ce: Any, target: float) -> float:
+    """The line through the two SAEs of the end, on and on."""
+    if not np.isnan(within := ce_at_l0(l0, ce, target)):
+        return within
+    order = np.argsort(l0)
+    ends = order[:2] if target < l0.min() else order[-2:]
+    return float(np.polyval(np.polyfit(l0[ends], ce[ends], 1), target))
 
 
 CE_AT_L0 = Exercise(
@@ -160,7 +170,8 @@ CE_AT_L0 = Exercise(
             lambda l0, ce, target: ce[np.abs(l0 - target).argmin()],
         ),
         Mistake(
-            "np.interp wants its x rising and does not say so: sort both by L0 first.",
+            "np.interp wants its x rising and does not say so: sort both by L0 first, with "
+            "order = np.argsort(l0) as l0[order] and ce_increase[order].",
             lambda l0, ce, target: np.interp(target, l0, ce, left=np.nan, right=np.nan),
         ),
         Mistake(
@@ -172,6 +183,14 @@ CE_AT_L0 = Exercise(
             "beyond its last SAE a curve says nothing, but np.interp repeats the end: left=nan, "
             "right=nan.",
             lambda l0, ce, target: np.interp(target, np.sort(l0), ce[np.argsort(l0)]),
+        ),
+        Mistake(
+            "beyond its last SAE a curve says nothing, which is nan here, not None.",
+            lambda *case: None if np.isnan(ce_at_l0(*case)) else ce_at_l0(*case),
+        ),
+        Mistake(
+            "you went on beyond the last SAE; there a curve says nothing: nan.",
+            _beyond,
         ),
         Mistake(
             "you sorted L0 but left the CE increases in their old order: they belong together.",
