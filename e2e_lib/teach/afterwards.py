@@ -158,6 +158,7 @@ JUDGE_CLAIM = Exercise(
         (0.1, 0.67, 0.67, 1.5),
         (1.6, 2.0, 0.67, 1.5),
         (math.nan, math.nan, 2.0, None),
+        (math.nan, math.nan, None, 0.45),
         (-0.2, -0.1, 0.0, None),  # a bound of 0 is a bound, and beside None there is no other
         (-0.3, -0.1, None, 0.0),
     ],

@@ -42,7 +42,7 @@ class _Enough(Exception):
 
 def _searched(answer: Callable[..., Any], case: Case) -> Observed:
     """Whether it finds λ, how often it trains for that, and which way it goes."""
-    scale, target = case
+    scale, target, tolerance = case
     tried: list[float] = []
     found: list[float] = []
 
@@ -55,24 +55,25 @@ def _searched(answer: Callable[..., Any], case: Case) -> Observed:
 
     result = math.nan
     with suppress(_Enough):
-        answered = answer(l0_of, target, 1.0)
+        answered = answer(l0_of, target, tolerance)
         if (own := number(answered)) != number(result):
             return own
         result = float(answered)
     moves = [
         (after > before) == (l0 > target)
         for before, after, l0 in zip(tried, tried[1:], found, strict=False)
-        if abs(l0 - target) > 1 and after != before
+        if abs(l0 - target) > tolerance and after != before
     ]
     many, new = len(tried) > FEW, len(set(tried)) == len(tried)
-    there = [abs(l0 - target) <= 1 for l0 in found[:-1]]
+    there = [abs(l0 - target) <= tolerance for l0 in found[:-1]]
+    apart = abs(_l0(scale, result) - target)
     return number(result) | {
         "whether it goes to a larger λ from an L0 that is too large": all(moves[:1]),
         f"whether every λ that it tries is a new one {HALVE}": new or not many,
         "whether it stops when L0 is within the tolerance": not (many and any(there)),
         f"whether it needs at most {FEW} trainings": not many,
         "whether it returns λ, not an L0": result not in found or result in tried,
-        "whether the L0 of its λ is within 1 of the target": abs(_l0(scale, result) - target) <= 1,
+        f"whether the L0 of its λ is within {tolerance:g} of the target": apart <= tolerance,
     }
 
 
@@ -100,7 +101,7 @@ def _past_it(l0_of: Any, target: float, tolerance: float) -> float:
 FIND_LAMBDA = Exercise(
     "find_lambda",
     find_lambda,
-    lambda: [(3.0, 10.0), (0.02, 25.0), (60.0, 120.0)],
+    lambda: [(3.0, 10.0, 1.0), (0.02, 25.0, 1.0), (60.0, 120.0, 0.2)],
     (
         Mistake(
             "you go the wrong way: a larger λ makes codes sparser, so L0 falls. If L0 is too "
@@ -111,6 +112,11 @@ FIND_LAMBDA = Exercise(
             "it trains too often: nobody knows whether λ is 0.01 or 100, so multiply it instead of "
             "adding to it, and halve the distance once you have one on either side.",
             _by_small_steps,
+        ),
+        Mistake(
+            "with a tolerance below 1 the L0 of your λ is beyond it: is `tolerance` what you stop "
+            "at, and is the λ that you return the one that reached it?",
+            lambda l0_of, target, tolerance: find_lambda(l0_of, target),
         ),
         Mistake(
             "you returned the L0 that was reached; λ is wanted.",

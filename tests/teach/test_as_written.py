@@ -212,6 +212,21 @@ def renamed(sae: SAE) -> SAE:
     return new
 
 
+def whatever_the_tolerance(l0_of: Any, target: float, tolerance: float) -> float:
+    low, high = 1e-4, 1e4
+    while abs((l0 := l0_of(tried := (low * high) ** 0.5)) - target) > 1:
+        low, high = (tried, high) if l0 > target else (low, tried)
+    return tried
+
+
+def refuted_unless_inside(low: float, high: float, above: Any, below: Any) -> str:
+    floor = -np.inf if above is None else above
+    ceiling = np.inf if below is None else below
+    if low <= floor <= high or low <= ceiling <= high:
+        return "undecided"
+    return "holds" if floor < low and high < ceiling else "refuted"
+
+
 def none_beyond(l0: Any, ce: Any, target: float) -> Any:
     order = np.argsort(l0)
     if not l0.min() <= target <= l0.max():
@@ -230,6 +245,8 @@ def none_beyond(l0: Any, ce: Any, target: float) -> Any:
         ("ce_at_l0", none_beyond, "which is nan here, not None"),
         ("sparsity", lambda codes, d_in: codes.sum() / len(codes) / d_in, "number of rows only"),
         ("kl_loss", lambda p, q: (p.softmax(-1) * (p - q)).sum(-1).mean(), "the logits as they"),
+        ("find_lambda", whatever_the_tolerance, "is `tolerance` what you stop at"),
+        ("judge_claim", refuted_unless_inside, "where there is no interval (nan)"),
         ("rule", lambda t: (t.role == "name",), "and ends without a comma"),
         ("rule", lambda t: t.role == "name" or "pronoun", "both sides of an `or` too"),
     ],
@@ -239,6 +256,17 @@ def test_what_learners_write_gets_the_hint_of_its_mistake(
 ) -> None:
     found = judge(exercise(name), answer)
     assert found.word == KNOWN and hint in found.hint, found
+
+
+def test_nan_beside_either_bound_is_undecided() -> None:
+    """Right but where only `below` is given: `not low <= below` is true of nan."""
+
+    def answer(low: float, high: float, above: Any, below: Any) -> str:
+        said = str(exercise("judge_claim").reference(low, high, above, below))
+        return "refuted" if below is not None and not low <= below else said
+
+    found = judge(exercise("judge_claim"), answer)
+    assert "[nan, nan] with above = None and below = 0.45 is “refuted”" in found.hint, found
 
 
 @pytest.mark.parametrize(
