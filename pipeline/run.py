@@ -41,7 +41,7 @@ from pipeline.execution.progress import watch
 from pipeline.pages.result_files import read_all, read_json
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.pins import on_hub, pinned
-from pipeline.plan.preflight import shrunk, tried_apart
+from pipeline.plan.preflight import check_amounts, shrunk, tried_apart
 from pipeline.plan.profile import ROOT, Profile, load_profile, read_yaml
 from pipeline.plan.stages import Stage, stages
 
@@ -73,6 +73,7 @@ def main(arguments: list[str]) -> int:
     profile = shrunk(profile) if given.shrink else profile
     cluster = cluster_folder(given.cluster)
     check_inputs(profile.training, on_this_machine=cluster is None)
+    check_amounts(profile, on_this_machine=cluster is None)
     # A GPU holds one training notebook; several would share its memory.
     usual = "" if profile.training.device == "cpu" else "1"
     cores = number_of_cores(given.cores or usual) if given.cores or not cluster else None
@@ -153,6 +154,8 @@ def _local(value: str) -> str:
     if not value or value in EMBEDDED_MODELS or not path.exists():
         return value
     local = os.path.relpath(path, ROOT)
+    if not path.samefile(ROOT / local):  # `..` behind a link leads elsewhere than the letters say
+        local = os.path.relpath(path.parent.resolve() / path.name, ROOT)
     return local if os.sep in local else f".{os.sep}{local}"
 
 

@@ -161,7 +161,8 @@ def agreement_of_starts(saes: Mapping[str, SavedSAE], compared: pd.DataFrame) ->
 
     Between runs that differ in the seed alone: warm starts of the same number of tokens, the runs
     from scratch beside them, and the local SAEs that the former started from. Columns: layer,
-    objective, seed, other_seed, max_cosine, start ("warm, 50,000 tokens", SCRATCH or LOCAL).
+    objective, seed, other_seed, max_cosine, start ("warm 50000" after as many tokens,
+    SCRATCH or LOCAL).
     """
     directions = {
         run: alive_directions(saved.sae.dictionary, saved.frequency) for run, saved in saes.items()
@@ -169,7 +170,7 @@ def agreement_of_starts(saes: Mapping[str, SavedSAE], compared: pd.DataFrame) ->
     warm = compared["role"] == "warm"
     kinds = {LOCAL: compared["role"] == "start", SCRATCH: compared["role"] == "scratch"}
     for tokens in sorted(compared.loc[warm, "train_tokens"].unique()):
-        kinds[f"warm, {tokens:,} tokens"] = warm & (compared["train_tokens"] == tokens)
+        kinds[f"warm {tokens}"] = warm & (compared["train_tokens"] == tokens)
     tables = [
         cross_seed_similarity(directions, compared[of_kind]).assign(start=kind)
         for kind, of_kind in kinds.items()

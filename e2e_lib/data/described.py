@@ -16,7 +16,7 @@ import numpy as np
 from e2e_lib.data.held_out import Document
 from e2e_lib.data.readers import Record, split_of
 from e2e_lib.errors import DataError, ModelError, is_integer, reworded
-from e2e_lib.files import project_path
+from e2e_lib.files import project_path, shown_name
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 
 # Ours, and SAELens'; what each calls tokenizer, row length, and what every row begins with.
@@ -27,6 +27,12 @@ DESCRIPTIONS = {
 # No code of a folder or of the hub is run: else transformers asks, and runs it.
 NO_CODE = {"trust_remote_code": False}
 PROBE = "The Quick brown\tfox's 1,234\nnaïve Ünïcode 你好 🙂  w1 w2  </s> <unk>"
+# Where rules by which text is normalised and cut differ: numbers, spaces, marks, scripts.
+CUTS = PROBE + (
+    "\n\n  12 2023 1234567890 3.14e-5\r\n\tif x_y != [0]:  # DON'T, we'll...!!!\n<think>\nOkay "
+    "e\u0301 \ufb01 \uff37\uff11\u00b2 \u0e44\u0e17\u0e22 \u0627\u0644\u0639 \u200d\u00a0\u3000."
+)
+SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ def vocabulary_digest(tokenizer: Any) -> str:
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """The tokenizer of a hub model, of a folder or an embedded model, as it is on the disk.
 
+    It reads text as its tokenizer.json says, which is printed where transformers would not.
+
     Raises:
         ModelError: there is none of this name, it is damaged, or a token that it names as the end
             or the beginning of text is in no vocabulary of its files.
@@ -106,6 +114,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     what = f"tokenizer is {name!r}, but it could not be loaded: a hub name needs a network"
     with reworded(ModelError, f"{what} or a cached copy, a folder sound files"):
         found = AutoTokenizer.from_pretrained(place, revision=revision or "main", **NO_CODE)
+        found = _by_its_file(found, place, revision or "main")
     own = _vocabulary(place, revision or "main")
     for key in ("eos_token", "bos_token"):
         token = getattr(found, key)
@@ -117,21 +126,61 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     return found
 
 
+def _by_its_file(found: Any, place: str, revision: str) -> Any:
+    """`found`; or, where it reads text otherwise than its tokenizer.json, a tokenizer of the file.
+
+    A class that tokenizer_config.json names, or that is usual for the model, takes of the file the
+    words alone, in transformers 5: how text is normalised and cut is its own. GPT-2's cuts numbers
+    elsewhere than newer files do, and makes no token of words that it cannot merge.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    path = _cached(place, "tokenizer.json", revision)
+    if path is None or type(found) is PreTrainedTokenizerFast:  # which is made of the file itself
+        return found
+    file = Tokenizer.from_file(str(path))
+    file.no_truncation()
+    file.no_padding()
+    file.encode_special_tokens = True
+    expected = None
+    with suppress(Exception):  # a word that is unknown where nothing stands for such a word
+        expected = file.encode(CUTS, add_special_tokens=False).ids
+    with suppress(Exception):
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        if expected is None or found(CUTS, **options)["input_ids"] == expected:
+            return found
+    print(
+        f"Tokenizer {shown_name(place)}: text is read as its tokenizer.json says, which "
+        f"transformers' {type(found).__name__} would not do."
+    )
+    special = {key: getattr(found, key) for key in SPECIAL}
+    known = file.get_vocab()
+    kept = {key: token for key, token in special.items() if token in known}
+    return PreTrainedTokenizerFast.from_pretrained(place, revision=revision, **kept)
+
+
+def _cached(place: str, name: str, revision: str) -> Path | None:
+    """A file of a tokenizer; None if there is none of this name."""
+    from transformers.utils import cached_file
+
+    quiet = dict.fromkeys(("missing_entries", "connection_errors", "gated_repo"), False)
+    options: Any = {f"_raise_exceptions_for_{key}": value for key, value in quiet.items()}
+    found = cached_file(place, name, revision=revision, **options)
+    return Path(found) if found else None
+
+
 def _vocabulary(place: str, revision: str) -> set[str]:
     """The tokens in a tokenizer's files; none where there is no tokenizer.json that says them.
 
     transformers adds what is named as a special token and is not among them.
     """
-    from transformers.utils import cached_file
-
     names = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json")
-    quiet = dict.fromkeys(("missing_entries", "connection_errors", "gated_repo"), False)
-    options: Any = {f"_raise_exceptions_for_{key}": value for key, value in quiet.items()}
     found: list[Any] = []
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         for name in names:
-            path = cached_file(place, name, revision=revision, **options)
-            found.append(json.loads(Path(path).read_text(encoding="utf-8")) if path else {})
+            path = _cached(place, name, revision)
+            found.append(json.loads(path.read_text(encoding="utf-8")) if path else {})
         whole, config, added, words = found
         known = [word if isinstance(word, str) else word[0] for word in whole["model"]["vocab"]]
         marked = [*whole["added_tokens"], *config.get("added_tokens_decoder", {}).values()]

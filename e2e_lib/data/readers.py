@@ -6,7 +6,7 @@ that says something else by now.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice, pairwise
 from pathlib import Path
@@ -237,6 +237,20 @@ def _saved(folder: Path) -> set[str]:
         facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         return {str(file["filename"]) for file in facts["_data_files"]}
     return set()
+
+
+def rules(files: Sequence[Path]) -> list[str]:
+    """What a document is in the .txt files, in words."""
+    found = (text_rule(file) for file in files if file.suffix.lower() == ".txt")
+    return list(dict.fromkeys(found))
+
+
+def left_out(folder: Folder, split: str) -> list[str]:
+    """What of a folder is not read for a split, in words."""
+    others = [f"its split {name}" for name in folder.splits if name != split]
+    some, more = folder.others[:3], len(folder.others) - 3
+    listed = [*others, *some, *([f"{more} more"] if more > 0 else [])]
+    return [f"not read: {', '.join(listed)}"] if listed else []
 
 
 def lacking(files: list[Path]) -> list[str]:

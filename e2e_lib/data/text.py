@@ -16,9 +16,9 @@ from typing import Any
 
 from e2e_lib.data import described, held_out, readers
 from e2e_lib.data.held_out import Document, Part
-from e2e_lib.data.readers import Folder, read_folder
+from e2e_lib.data.readers import read_folder
 from e2e_lib.errors import DataError, reworded
-from e2e_lib.files import expanded, project_path, source_path
+from e2e_lib.files import expanded, project_path, shown_name, source_path
 
 # The modules that make documents of a file: what `datasets` keeps of one is theirs alone.
 CODE = tuple(Path(str(module.__file__)) for module in (described, held_out, readers))
@@ -50,17 +50,43 @@ def source_pair(
 ) -> tuple[TextSource, TextSource]:
     """Sources for two data parameters: this alone decides which split of each is read.
 
-    One hub name, folder or file given twice is split by document digest; `NAME:SPLIT` names another
-    split of a hub data set or folder. Else training reads `train` and the held-out rows come from
-    `validation`, or, of a folder that has but one split, from that. A relative path is one under
-    the project's root, if it is there. `revision` is that of the hub data sets.
+    One hub name, folder or file given twice, by whatever path, is split by document digest;
+    `NAME:SPLIT` names another split of a hub data set or folder. Else training reads `train` and
+    the held-out rows come from `validation`, or, of a folder that has but one split, from that. A
+    relative path is one under the project's root, if it is there. `revision` is that of the hub.
     """
     (train_name, train_split), (name, split) = map(named_split, (train_data, validation_data))
+    name = train_name if _same_place(train_name, name) else name
     first = train_split or _usual_split(train_name, "train")
     train = TextSource(train_name, first, context_size, prepend_bos, revision)
     if (train_name, train_split) == (name, split) and name != "storyworld":
         return train, train
     return train, replace(train, name=name, split=split or _usual_split(name, "validation"))
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Whether both are one file or folder here, read alike: `..` and links give it many names."""
+    paths = Path(one), Path(other)
+    here = all(path.is_absolute() and path.exists() for path in paths)
+    if not (here and paths[0].samefile(paths[1])):
+        return False
+    return paths[0].is_dir() or paths[0].suffix.lower() == paths[1].suffix.lower()
+
+
+def told_names(texts: tuple[str, str], digests: tuple[str | None, str | None]) -> tuple[str, str]:
+    """How results tell the texts of both data parameters; their digests, of what lies here.
+
+    By the last part of a path; one source for both by one name, two that are alike by two.
+    """
+    train, held = (
+        Path(text).name if digest else shown_name(text)
+        for text, digest in zip(texts, digests, strict=True)
+    )
+    one, other = source_pair(*texts)
+    if one == other:
+        return train, train
+    alike = train == held and digests[0] is not None and digests[0] == digests[1]
+    return train, f"{held} (a copy)" if alike else held
 
 
 def _usual_split(name: str, usual: str) -> str:
@@ -215,7 +241,7 @@ def _open_file(path: Path, source: TextSource) -> Opened:
     with reworded(DataError, f"data {source.name!r} cannot be read"):
         if next(readers.records(path), None) is None:
             raise DataError(f"data {source.name!r} holds no document.")
-        return Opened(source, [path], True, described.read_description(path), _rules([path]))
+        return Opened(source, [path], True, described.read_description(path), readers.rules([path]))
 
 
 def _open_folder(path: Path, source: TextSource) -> Opened:
@@ -229,7 +255,8 @@ def _open_folder(path: Path, source: TextSource) -> Opened:
         )
     files = folder.splits[source.split]
     with reworded(DataError, f"data {source.name!r} cannot be read"):
-        notes = [*_rules(files), *readers.lacking(files), *_left_out(folder, source.split)]
+        notes = [*readers.rules(files), *readers.lacking(files)]
+        notes += readers.left_out(folder, source.split)
         return Opened(source, files, False, described.read_description(path), notes)
 
 
@@ -239,19 +266,6 @@ def _no_data(name: str) -> DataError:
         f"{', '.join(readers.READERS)}, the name of a hub data set, or a folder with such files in "
         "it or in its data/."
     )
-
-
-def _rules(files: Sequence[Path]) -> list[str]:
-    """What a document is in the .txt files, in words."""
-    found = (readers.text_rule(file) for file in files if file.suffix.lower() == ".txt")
-    return list(dict.fromkeys(found))
-
-
-def _left_out(folder: Folder, split: str) -> list[str]:
-    others = [f"its split {name}" for name in folder.splits if name != split]
-    some, more = folder.others[:3], len(folder.others) - 3
-    listed = [*others, *some, *([f"{more} more"] if more > 0 else [])]
-    return [f"not read: {', '.join(listed)}"] if listed else []
 
 
 def _open_hub(source: TextSource) -> Opened:

@@ -170,8 +170,14 @@ def plot_seed_agreement(table: pd.DataFrame) -> Figure:
     table = pd.concat(shown, ignore_index=True)
     kinds = list(dict.fromkeys(table["start"]))
     fixed = ["black", "#d55e00", "#0072b2", "#0f8b8d", "#7a3e9d", "#777777"]
-    looks = {kind: (kind, fixed[k % len(fixed)]) for k, kind in enumerate(kinds)}
+    looks = {kind: (_in_words(kind), fixed[k % len(fixed)]) for k, kind in enumerate(kinds)}
     return _histograms(table, "max_cosine", "max cosine, other seed", ("start", looks))
+
+
+def _in_words(start: str) -> str:
+    """A kind of start with its tokens: "warm 50000" is short, for thousands of rows say it."""
+    kind, _, tokens = start.rpartition(" ")
+    return f"{kind}, {int(tokens):,} tokens" if tokens.isdigit() else start
 
 
 def _shades(table: pd.DataFrame) -> tuple[str, dict[Any, tuple[str, Any]]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from e2e_lib.core.config import HOOKS, Divisor, Hyperparameters, Seed, TrainConfig
+from e2e_lib.data.text import told_names
 from e2e_lib.errors import (
     Count,
     Flag,
@@ -200,9 +201,12 @@ class Training(Hyperparameters):
     @property
     def shared(self) -> dict[str, Any]:
         """What all its runs are described by, whatever their objective: part of `describe`."""
-        sources = ("model", "train_data", "validation_data")
+        model, *digests = self._contents.values()
+        texts = told_names((self.train_data, self.validation_data), (digests[0], digests[1]))
         return {
-            **{name: shown_name(getattr(self, name)) for name in sources},
+            "model": Path(self.model).name if model else shown_name(self.model),
+            "train_data": texts[0],
+            "validation_data": texts[1],
             "contents": dict(self._contents),
             **{name: getattr(self, name) for name in TEXT},
             "train_tokens": self.train_rows * self.context_size,

@@ -1,4 +1,4 @@
-"""W1, the autoencoder: its pass, its sparsity, another sparsifier; X1: where training may start."""
+"""W1, the autoencoder: its pass, its sparsity, another sparsifier."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from e2e_lib.core.losses import sparsity_loss
 from e2e_lib.core.sae import SAE
-from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, called, changed, frozen, kind, written
+from e2e_lib.teach.judging.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.judging.observed import Observed, called
 
 D_IN, D_SAE = 3, 5
 
@@ -38,13 +38,13 @@ def _of_shape(d_in: int, d_sae: int) -> SAE:
         return SAE(d_in, d_sae)
 
 
-def _seeded(*sizes: int, seed: int = 0) -> Tensor:
+def seeded(*sizes: int, seed: int = 0) -> Tensor:
     return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed))
 
 
-def _weights() -> tuple[Tensor, ...]:
+def seeded_weights() -> tuple[Tensor, ...]:
     sizes = ((D_IN, D_SAE), (D_SAE,), (D_SAE, D_IN), (D_IN,))
-    return tuple(_seeded(*size, seed=i).requires_grad_() for i, size in enumerate(sizes, 1))
+    return tuple(seeded(*size, seed=i).requires_grad_() for i, size in enumerate(sizes, 1))
 
 
 def _codes_by(encode: Callable[..., Tensor], decode: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -76,7 +76,7 @@ def _codes_first(answer: Callable[..., Any], case: Case) -> Observed:
 AUTOENCODE = Exercise(
     "autoencode",
     autoencode,
-    lambda: [(_seeded(2, 4, D_IN), *_weights()), (_seeded(6, D_IN, seed=9), *_weights())],
+    lambda: [(seeded(2, 4, D_IN), *seeded_weights()), (seeded(6, D_IN, seed=9), *seeded_weights())],
     (
         Mistake(
             "the rows of W_dec must have length 1 when you decode: F.normalize(W_dec, dim=-1). "
@@ -90,6 +90,14 @@ AUTOENCODE = Exercise(
         Mistake(
             "you divided by the norm of the whole matrix; each row has its own.",
             _codes_by(_encode, lambda c, W, b: c @ (W / W.norm()) + b),
+        ),
+        Mistake(
+            "you scaled W_enc. The encoder is used as it is; only the rows of W_dec have length 1.",
+            _codes_by(lambda x, W, b, _: torch.relu(x @ F.normalize(W, dim=-1) + b), _decode),
+        ),
+        Mistake(
+            "the codes that you return lack the ReLU, though the output was made of those with it.",
+            lambda x, W, b, *others: (autoencode(x, W, b, *others)[0], x @ W + b),
         ),
         Mistake(
             "the codes need a ReLU: without it almost none is 0, and nothing is sparse.",
@@ -119,7 +127,7 @@ AUTOENCODE = Exercise(
         ),
     ),
     observe=_codes_first,
-    large=lambda: (_seeded(16, 16, D_IN), *_weights()),
+    large=lambda: (seeded(16, 16, D_IN), *seeded_weights()),
 )
 
 
@@ -130,7 +138,7 @@ def sparsity(codes: Float[Tensor, "... d_sae"], d_in: int) -> Float[Tensor, ""]:
 
 def _codes(*sizes: int) -> Tensor:
     """None of them 0, where sum and absolute value have different slopes and both are right."""
-    return _seeded(*sizes).abs().add(0.1).requires_grad_()
+    return seeded(*sizes).abs().add(0.1).requires_grad_()
 
 
 SPARSITY = Exercise(
@@ -145,6 +153,18 @@ SPARSITY = Exercise(
         Mistake(
             "you summed along axis 1; count axes from the end, the latents are -1.",
             lambda codes, d_in: codes.sum(1).mean() / d_in,
+        ),
+        Mistake(
+            "you summed along axis 0; count axes from the end, the latents are -1.",
+            lambda codes, d_in: codes.sum(0).mean() / d_in,
+        ),
+        Mistake(
+            "you divided by the number of rows only; take the mean over all tokens.",
+            lambda codes, d_in: codes.sum() / len(codes) / d_in,
+        ),
+        Mistake(
+            "you multiplied by the width d_in; divide by it.",
+            lambda codes, d_in: codes.sum(-1).mean() * d_in,
         ),
         Mistake(
             "you counted the active codes (L0). A count has no gradient, so it cannot be trained "
@@ -193,9 +213,9 @@ TOPK = Exercise(
     "topk",
     topk,
     lambda: [
-        (_seeded(2, 4, 7).requires_grad_(), 3),
-        (_seeded(5, 6, seed=3).sub(0.9).requires_grad_(), 4),  # fewer than k are above 0
-        (_seeded(4, 8, seed=5).requires_grad_(), 2),
+        (seeded(2, 4, 7).requires_grad_(), 3),
+        (seeded(5, 6, seed=3).sub(0.9).requires_grad_(), 4),  # fewer than k are above 0
+        (seeded(4, 8, seed=5).requires_grad_(), 2),
     ],
     (
         Mistake(
@@ -217,6 +237,33 @@ TOPK = Exercise(
             lambda pre, k: _kept(pre, pre.topk(k).indices),
         ),
         Mistake(
+            "all codes are 0. scatter returns a new tensor and leaves the old as it is: keep what "
+            "it returns.",
+            lambda pre, k: torch.zeros_like(pre),
+        ),
+        Mistake(
+            "you kept one too few: the k-th largest is not above itself (>=, not >).",
+            lambda pre, k: (pre * _kept(pre, pre.topk(k - 1).indices)).relu(),
+        ),
+        Mistake(
+            "you kept one too many.",
+            lambda pre, k: (pre * _kept(pre, pre.topk(k + 1).indices)).relu(),
+        ),
+        Mistake(
+            "you chose along axis 1; count axes from the end, the latents are -1.",
+            lambda pre, k: torch.zeros_like(pre).scatter(
+                1, pre.topk(k, dim=1).indices, pre.topk(k, dim=1).values.relu()
+            ),
+        ),
+        Mistake(
+            "you returned the places of the k largest; their values are wanted, at those places.",
+            lambda pre, k: pre.topk(k).indices,
+        ),
+        Mistake(
+            "topk gives two things, values and places: put the values at their places (scatter).",
+            lambda pre, k: pre.topk(k),
+        ),
+        Mistake(
             "you kept the k smallest.",
             lambda pre, k: (pre * _kept(pre, (-pre).topk(k).indices)).relu(),
         ),
@@ -231,69 +278,5 @@ TOPK = Exercise(
             ),
         ),
     ),
-    large=lambda: (_seeded(32, 16, 7).requires_grad_(), 3),
-)
-
-
-def warm_start(sae: SAE) -> SAE:
-    """A new SAE with the weights of `sae`, to be trained on its own."""
-    return SAE.from_weights({name: value.clone() for name, value in sae.state_dict().items()})
-
-
-def _first_of_two(answer: Callable[..., Any], case: Case) -> Observed:
-    """What the copy computes, whether it trains, and whether the first one feels it."""
-    (sae,) = case
-    before = frozen(case)
-    copy = written(answer(sae))
-    if not isinstance(copy, SAE):
-        return {"the result": kind(copy)}
-    types = sorted({f"{value.dtype} on {value.device}" for value in copy.parameters()})
-    seen: Observed = {"the result": "an SAE", "the type of its weights": ", ".join(types)}
-    if types != ["torch.float32 on cpu"]:
-        return seen
-    seen["its output"] = copy(_seeded(4, D_IN)).output.detach()
-    seen |= {f"its {name}": value.detach().clone() for name, value in copy.named_parameters()}
-    seen["whether it trains"] = all(value.requires_grad for value in copy.parameters())
-    seen |= changed(case, before)
-    with torch.no_grad():
-        for value in copy.parameters():
-            value.add_(1)
-    felt = changed(case, before)["what it changed in place"]
-    seen["what in the first SAE changes as the new one is trained"] = felt
-    return seen
-
-
-def _frozen(sae: Any) -> Any:
-    return warm_start(sae).requires_grad_(False)
-
-
-def _half(sae: Any) -> Any:
-    new = SAE(sae.d_in, sae.d_sae)
-    new.W_dec.data, new.b_dec.data = sae.W_dec.data.clone(), sae.b_dec.data.clone()
-    return new
-
-
-def _start() -> list[Case]:
-    names = ("W_enc", "b_enc", "W_dec", "b_dec")
-    weights = {name: value.detach() for name, value in zip(names, _weights(), strict=True)}
-    return [(SAE.from_weights(weights),)]
-
-
-WARM_START = Exercise(
-    "warm_start",
-    warm_start,
-    _start,
-    (
-        Mistake(
-            "they share their weights: training the new one changes the old. Clone each tensor.",
-            lambda sae: sae,
-        ),
-        Mistake(
-            "that is the dictionary of tensors; make an SAE of it: SAE.from_weights(…).",
-            lambda sae: sae.state_dict(),
-        ),
-        Mistake("the new SAE is frozen; its weights must ask for a gradient.", _frozen),
-        Mistake("the encoder was left at chance: take all four tensors over.", _half),
-    ),
-    observe=_first_of_two,
+    large=lambda: (seeded(32, 16, 7).requires_grad_(), 3),
 )

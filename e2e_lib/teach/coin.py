@@ -12,10 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from e2e_lib.analysis.counterfactual.use import exchanged
-from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, changed, frozen, number
+from e2e_lib.teach.judging.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.judging.observed import Observed, changed, frozen, number
 
-READ, CHANCE = 0.9, 0.72  # accuracies that say: it is there; it is not
+# Accuracies that say: the coin is there; something is; it is wrong more often than chance is.
+READ, CHANCE, BELOW = 0.9, 0.65, 0.1
+TURNED = 0.1  # by which an accuracy may differ once 0 and 1 are exchanged
 
 
 def probe(
@@ -35,11 +37,11 @@ def probe(
     return float(((held @ weights > 0) == (signs[half:] > 0)).double().mean())
 
 
-def _tokens(n: int, d: int, signal: float, seed: int) -> Case:
+def _tokens(n: int, d: int, signal: float, seed: int, ones: float = 0.5) -> Case:
     """Noise of width d with the coin in it, a bit of it in every number and none around 0 (a map
-    needs its bias); the words tell the coin."""
+    needs its bias); the words tell the coin. ones: the share of coins that show 1."""
     generator = torch.Generator().manual_seed(seed)
-    coin = torch.randint(2, (n,), generator=generator)
+    coin = (torch.rand(n, generator=generator) < ones).long()
     x = torch.randn(n, d, generator=generator)
     x += (signal * (2 * coin - 1) + 1.5 * signal)[:, None] / d**0.5
     return x, 10 + 2 * torch.randint(5, (n,), generator=generator) + 41 * coin, coin
@@ -47,22 +49,24 @@ def _tokens(n: int, d: int, signal: float, seed: int) -> Case:
 
 def _read(answer: Callable[..., Any], case: Case) -> Observed:
     """Accuracies in words, for no two good probes have the same."""
-    before = frozen(case)
+    before, (x, words, coin) = frozen(case), case
     answered = answer(*case)
     if (seen := number(answered)) != number(0.0):
         return seen
     seen |= changed(case, before)
-    accuracy = float(answered)
+    accuracy, there = float(answered), x.shape[1] == 8
     if accuracy > 1 or math.isnan(accuracy):
         word = "above 1" if accuracy > 1 else "not a number"
-    elif accuracy >= READ:
-        word = "the coin is read"
-    elif accuracy > CHANCE or not accuracy >= 1 - CHANCE:
-        word = "neither chance nor certain" if accuracy > 0.5 else "below chance"
+    elif there and abs(accuracy - float(answer(x, words, 1 - coin))) > TURNED:
+        word = "right on another share with 0 and 1 exchanged"
+    elif accuracy < BELOW:
+        word = "below chance"
+    elif there:
+        word = "the coin is read" if accuracy >= READ else "the coin is not read"
     else:
-        word = "chance"
-    what = "there is a coin" if case[0].shape[1] == 8 else "there is none"
-    where = f"in {len(case[0])} tokens of width {case[0].shape[1]}, where {what}"
+        word = "better than chance" if accuracy > CHANCE else "chance"
+    what = "there is a coin" if there else "there is none"
+    where = f"in {len(x)} tokens of width {x.shape[1]}, where {what}"
     return seen | {f"{where}: the probe": word}
 
 
@@ -75,12 +79,19 @@ def _ids(x: Any, words: Any, coin: Any) -> float:
     return probe(torch.nn.functional.one_hot(words).float(), words, coin)
 
 
+def _zero_one(x: Any, words: Any, coin: Any) -> Any:
+    """Targets of 0 and 1, which a sign leaves as they are, and no intercept."""
+    half, target = len(x) // 2, coin.sign().float()
+    weights = torch.linalg.lstsq(x[:half], target[:half, None]).solution[:, 0]
+    return ((x[half:] @ weights).sign() == target[half:]).float().mean()
+
+
 PROBE = Exercise(
     "probe",
     probe,
     lambda: [
-        _tokens(300, 8, 3.0, 0),  # it is there
-        _tokens(160, 130, 0.0, 1),  # it is not, but so many dimensions learn 120 tokens by heart
+        _tokens(300, 8, 3.0, 0, ones=0.7),  # it is there
+        _tokens(400, 330, 0.0, 1),  # it is not, but so many dimensions learn 300 tokens by heart
         _tokens(1200, 4, 0.0, 2),  # it is not, and there is nothing to learn by heart
     ],
     (
@@ -96,6 +107,17 @@ PROBE = Exercise(
             _ids,
         ),
         Mistake(
+            "it finds a coin where x holds none: do the coins, or the words, stand among its "
+            "inputs? It may look at x alone.",
+            lambda x, words, coin: probe(torch.cat([x, coin[:, None]], dim=1), words, coin),
+        ),
+        Mistake(
+            "with 0 and 1 exchanged it is right on another share: its border is not between the "
+            "two. Fit −1 and 1, which are 2 * coin - 1 (a .sign() leaves 0 at 0), with a column of "
+            "ones, and compare signs with signs.",
+            _zero_one,
+        ),
+        Mistake(
             "that is the share of errors; the share of right ones is wanted.",
             lambda *case: 1 - probe(*case),
         ),
@@ -104,7 +126,7 @@ PROBE = Exercise(
             lambda x, words, coin: probe(x, words, coin) * (len(x) // 2),
         ),
         Mistake(
-            "it is no better than chance even where the coin is plain to see. Has the map a bias, "
+            "it does not read the coin even where it is plain to see. Has the map a bias, "
             "a column of ones? Does it get the coins of its own tokens, in their order? Have "
             "prediction and coin the same shape? (n, 1) == (n,) compares all with all.",
             lambda x, words, coin: probe(x, words, coin.flip(0)),
@@ -169,6 +191,24 @@ EXCHANGE = Exercise(
             _exchange_by(lambda place, at: place >= at),
         ),
         Mistake(
+            "nothing has changed. (new[row][:, at] = … fills a copy that nobody keeps: index once, "
+            "new[row, at] = ….)",
+            lambda x, at: x.clone(),
+        ),
+        Mistake(
+            "every row got all the positions of `at`. Index rows and positions together, "
+            "new[row, at], and each row has its own.",
+            _exchange_by(lambda place, at: (place == at).any(0, keepdim=True)),
+        ),
+        Mistake(
+            "you exchanged everything before that token; only that one position is meant.",
+            _exchange_by(lambda place, at: place < at),
+        ),
+        Mistake(
+            "you exchanged everything up to that token; only that one position is meant.",
+            _exchange_by(lambda place, at: place <= at),
+        ),
+        Mistake(
             "you exchanged the token after it.", _exchange_by(lambda place, at: place == at + 1)
         ),
         Mistake(
@@ -182,6 +222,12 @@ EXCHANGE = Exercise(
         Mistake(
             "only the second member of each pair got its partner's activation; both have to.",
             _one_way,
+        ),
+        Mistake(
+            "rows 2i and 2i + 1 are partners; yours stand half of all rows apart.",
+            _exchange_by(
+                lambda place, at: place == at, lambda row: (row + len(row) // 2) % len(row)
+            ),
         ),
         Mistake(
             "rows 2i and 2i + 1 are partners: the partner of row r is r ^ 1, not the row after it.",

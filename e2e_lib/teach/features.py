@@ -17,8 +17,8 @@ from torch import Tensor
 from e2e_lib.analysis.interpret.ground_truth import Match, best_matches, judge, labellings
 from e2e_lib.analysis.interpret.labels import LabelledRows, labelled_rows
 from e2e_lib.storyworld.corpus import TOKEN_IDS
-from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, written
+from e2e_lib.teach.judging.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.judging.observed import Observed, written
 
 GOOD = 0.9  # of the best label's F1, from which on a rule fits
 NAMED = 0.5  # F1 of a rule that says when a latent fires; where all labels are poor, so is GOOD
@@ -232,7 +232,8 @@ RULE = Exercise(
             lambda t: t.role in ("name", "pronoun", "subject", "verb", "determiner"),
         ),
         Mistake(
-            'it says yes everywhere: a rule compares something, as t.kind == "animal" does.',
+            'it says yes everywhere: a rule compares something, as t.kind == "animal" does, on '
+            "both sides of an `or` too, and ends without a comma.",
             lambda t: True,
         ),
         Mistake(
@@ -242,7 +243,7 @@ RULE = Exercise(
         ),
         Mistake(
             "it is about other tokens. The examples mark the very token that the latent fires on; "
-            "is your rule about the one before or after?",
+            "is your rule about the one before or after, or turned round?",
             lambda t: t.role == "verb",
         ),
         Mistake(

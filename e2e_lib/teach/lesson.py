@@ -7,20 +7,20 @@ from importlib import import_module
 from typing import Any
 
 from e2e_lib.errors import ConfigError, is_number, require_known
-from e2e_lib.teach.exercise import RIGHT, SLOW, UNWRITTEN, Exercise, judge
+from e2e_lib.teach.judging.exercise import RIGHT, SLOW, UNWRITTEN, Exercise, judge
 
 # Every exercise, and the module that defines it as an Exercise of this name in capitals.
 PLACES = {
     "autoencode": "autoencoder",
     "sparsity": "autoencoder",
     "topk": "autoencoder",
-    "warm_start": "autoencoder",
+    "warm_start": "afterwards",
     "spliced": "splice",
-    "kl_loss": "splice",
-    "downstream": "splice",
+    "kl_loss": "losses",
+    "downstream": "losses",
     "find_lambda": "pareto",
     "ce_at_l0": "pareto",
-    "judge_claim": "pareto",
+    "judge_claim": "afterwards",
     "rule": "features",
     "probe": "coin",
     "exchange": "coin",

@@ -1,19 +1,15 @@
-"""W3, the price of sparsity: a search for λ, a comparison at equal L0; X2: a claim's verdict."""
+"""W3, the price of sparsity: a search for λ, a comparison at equal L0."""
 
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from e2e_lib.analysis.claims.ledger import Claim
-from e2e_lib.analysis.claims.tables import Measurement
-from e2e_lib.analysis.claims.verdicts import HOLDS, REFUTED, UNDECIDED, verdict
-from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import Observed, changed, frozen, number, written
+from e2e_lib.teach.judging.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.judging.observed import Observed, changed, frozen, number, written
 
 HALVE = "(with one λ on either side: math.sqrt(low * high))"
 FEW, MOST = 20, 60  # trainings that a good search needs at most, and that the check allows
@@ -46,7 +42,7 @@ class _Enough(Exception):
 
 def _searched(answer: Callable[..., Any], case: Case) -> Observed:
     """Whether it finds λ, how often it trains for that, and which way it goes."""
-    scale, target = case
+    scale, target, tolerance = case
     tried: list[float] = []
     found: list[float] = []
 
@@ -59,24 +55,25 @@ def _searched(answer: Callable[..., Any], case: Case) -> Observed:
 
     result = math.nan
     with suppress(_Enough):
-        answered = answer(l0_of, target, 1.0)
+        answered = answer(l0_of, target, tolerance)
         if (own := number(answered)) != number(result):
             return own
         result = float(answered)
     moves = [
         (after > before) == (l0 > target)
         for before, after, l0 in zip(tried, tried[1:], found, strict=False)
-        if abs(l0 - target) > 1 and after != before
+        if abs(l0 - target) > tolerance and after != before
     ]
-    many = len(tried) > FEW
-    there = [abs(l0 - target) <= 1 for l0 in found[:-1]]
+    many, new = len(tried) > FEW, len(set(tried)) == len(tried)
+    there = [abs(l0 - target) <= tolerance for l0 in found[:-1]]
+    apart = abs(_l0(scale, result) - target)
     return number(result) | {
         "whether it goes to a larger λ from an L0 that is too large": all(moves[:1]),
-        f"whether it tries no λ again {HALVE}": not many or len(set(tried)) == len(tried),
+        f"whether every λ that it tries is a new one {HALVE}": new or not many,
         "whether it stops when L0 is within the tolerance": not (many and any(there)),
         f"whether it needs at most {FEW} trainings": not many,
         "whether it returns λ, not an L0": result not in found or result in tried,
-        "whether the L0 of its λ is within 1 of the target": abs(_l0(scale, result) - target) <= 1,
+        f"whether the L0 of its λ is within {tolerance:g} of the target": apart <= tolerance,
     }
 
 
@@ -104,7 +101,7 @@ def _past_it(l0_of: Any, target: float, tolerance: float) -> float:
 FIND_LAMBDA = Exercise(
     "find_lambda",
     find_lambda,
-    lambda: [(3.0, 10.0), (0.02, 25.0), (60.0, 120.0)],
+    lambda: [(3.0, 10.0, 1.0), (0.02, 25.0, 1.0), (60.0, 120.0, 0.2)],
     (
         Mistake(
             "you go the wrong way: a larger λ makes codes sparser, so L0 falls. If L0 is too "
@@ -115,6 +112,11 @@ FIND_LAMBDA = Exercise(
             "it trains too often: nobody knows whether λ is 0.01 or 100, so multiply it instead of "
             "adding to it, and halve the distance once you have one on either side.",
             _by_small_steps,
+        ),
+        Mistake(
+            "with a tolerance below 1 the L0 of your λ is beyond it: is `tolerance` what you stop "
+            "at, and is the λ that you return the one that reached it?",
+            lambda l0_of, target, tolerance: find_lambda(l0_of, target),
         ),
         Mistake(
             "you returned the L0 that was reached; λ is wanted.",
@@ -146,8 +148,18 @@ _SHUFFLED = ((9.0, 31.0, 3.0, 17.0), (0.3, 0.04, 0.9, 0.12))
 
 
 def _at(answer: Callable[..., Any], case: Case) -> Observed:
-    before = frozen(case)
-    return {"the CE increase": written(answer(*case))} | changed(case, before)
+    before, (l0, _, target) = frozen(case), case
+    where = f"at L0 {target:g}, of SAEs at L0 {', '.join(f'{own:g}' for own in l0)},"
+    return {f"the CE increase {where}": written(answer(*case))} | changed(case, before)
+
+
+def _beyond(l0: Any, ce: Any, target: float) -> float:
+    """The line through the two SAEs of the end, on and on."""
+    if not np.isnan(within := ce_at_l0(l0, ce, target)):
+        return within
+    order = np.argsort(l0)
+    ends = order[:2] if target < l0.min() else order[-2:]
+    return float(np.polyval(np.polyfit(l0[ends], ce[ends], 1), target))
 
 
 CE_AT_L0 = Exercise(
@@ -164,7 +176,8 @@ CE_AT_L0 = Exercise(
             lambda l0, ce, target: ce[np.abs(l0 - target).argmin()],
         ),
         Mistake(
-            "np.interp wants its x rising and does not say so: sort both by L0 first.",
+            "np.interp wants its x rising and does not say so: sort both by L0 first, with "
+            "order = np.argsort(l0) as l0[order] and ce_increase[order].",
             lambda l0, ce, target: np.interp(target, l0, ce, left=np.nan, right=np.nan),
         ),
         Mistake(
@@ -176,6 +189,14 @@ CE_AT_L0 = Exercise(
             "beyond its last SAE a curve says nothing, but np.interp repeats the end: left=nan, "
             "right=nan.",
             lambda l0, ce, target: np.interp(target, np.sort(l0), ce[np.argsort(l0)]),
+        ),
+        Mistake(
+            "beyond its last SAE a curve says nothing, which is nan here, not None.",
+            lambda *case: None if np.isnan(ce_at_l0(*case)) else ce_at_l0(*case),
+        ),
+        Mistake(
+            "you went on beyond the last SAE; there a curve says nothing: nan.",
+            _beyond,
         ),
         Mistake(
             "you sorted L0 but left the CE increases in their old order: they belong together.",
@@ -195,105 +216,4 @@ CE_AT_L0 = Exercise(
         ),
     ),
     observe=_at,
-)
-
-
-def judge_claim(low: float, high: float, above: float | None, below: float | None) -> str:
-    """`holds`, `refuted` or `undecided`: where an interval lies to a claim's bounds.
-
-    The claim says above < value < below; None: no bound on that side.
-    """
-    claim = Claim("", "", "", "", "", _unmeasured, above, below)
-    # Three seeds and a finite value: of the ledger's rule only the interval is left to ask for.
-    return verdict(claim, Measurement(0.0, low, high, 3, 3, ""))[0]
-
-
-def _unmeasured(_: Any) -> Measurement:
-    raise NotImplementedError
-
-
-def _by_ends(
-    inside: Callable[[bool, bool], bool],
-    outside: Callable[[bool], bool],
-    low: float,
-    high: float,
-    above: float | None,
-    below: float | None,
-) -> str:
-    """A rule of which ends lie inside the bounds, and of whether all of it is apart from them."""
-    floor = -math.inf if above is None else above
-    ceiling = math.inf if below is None else below
-    if inside(floor < low < ceiling, floor < high < ceiling):
-        return HOLDS
-    return REFUTED if outside(high < floor or low > ceiling) else UNDECIDED
-
-
-def _by_value(low: float, high: float, above: float | None, below: float | None) -> str:
-    middle = (low + high) / 2
-    return _by_ends(lambda a, b: a, lambda _: True, middle, middle, above, below)
-
-
-def _word(answer: Callable[..., Any], case: Case) -> Observed:
-    return {f"the verdict on [{case[0]:g}, {case[1]:g}]": written(answer(*case))}
-
-
-JUDGE_CLAIM = Exercise(
-    "judge_claim",
-    judge_claim,
-    lambda: [
-        (0.2, 0.4, None, 0.45),  # inside, outside, across, for one bound
-        (0.5, 0.9, None, 0.45),
-        (0.2, 0.6, None, 0.45),
-        (0.4, 0.9, None, 0.45),
-        (2.5, 9.0, 2.0, None),
-        (0.8, 1.2, 0.67, 1.5),  # and for two
-        (0.5, 2.0, 0.67, 1.5),
-        (0.1, 0.3, 0.67, 1.5),
-        (0.2, 0.45, None, 0.45),  # an end just on a bound, from inside and from outside
-        (0.45, 0.9, None, 0.45),
-        (0.67, 1.0, 0.67, None),
-        (0.1, 0.67, 0.67, 1.5),
-        (1.6, 2.0, 0.67, 1.5),
-        (math.nan, math.nan, 2.0, None),
-        (-0.2, -0.1, 0.0, None),  # a bound of 0 is a bound, and beside None there is no other
-        (-0.3, -0.1, None, 0.0),
-    ],
-    (
-        Mistake(
-            "you judged by the value in the middle. An interval that reaches across a bound "
-            "decides nothing.",
-            _by_value,
-        ),
-        Mistake(
-            "not inside is not refuted: that needs the whole interval to be outside.",
-            partial(_by_ends, lambda a, b: a and b, lambda _: True),
-        ),
-        Mistake(
-            "one end inside the bounds is not enough: the whole interval has to be.",
-            partial(_by_ends, lambda a, b: a or b, lambda apart: apart),
-        ),
-        Mistake(
-            "an interval that ends just on a bound reaches it: undecided (< and not <=).",
-            lambda low, high, above, below: (
-                HOLDS
-                if (above is None or low >= above) and (below is None or high <= below)
-                else judge_claim(low, high, above, below)
-            ),
-        ),
-        Mistake(
-            "an interval that begins just on a bound reaches it: not refuted (> and not >=).",
-            lambda low, high, above, below: (
-                REFUTED if high == above or low == below else judge_claim(low, high, above, below)
-            ),
-        ),
-        Mistake(
-            "a bound of 0 is a bound, but `above or …` takes it for None: ask `is None`.",
-            lambda low, high, above, below: judge_claim(low, high, above or None, below or None),
-        ),
-        Mistake(
-            "holds and refuted are exchanged.",
-            lambda *case: {HOLDS: REFUTED, REFUTED: HOLDS}.get(judge_claim(*case), UNDECIDED),
-        ),
-    ),
-    observe=_word,
 )

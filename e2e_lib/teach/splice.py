@@ -1,23 +1,15 @@
-"""W2, the splice: an SAE in a frozen model, and the two losses that look behind it."""
+"""W2, the splice: an SAE in a frozen model."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from e2e_lib.core.losses import downstream_loss, token_kl
-from e2e_lib.names import resid_pre
-from e2e_lib.teach.exercise import Case, Exercise, Mistake
-from e2e_lib.teach.observed import (
-    VOCABULARY,
-    WIDTH,
-    ToyModel,
-    watched,
-)
+from e2e_lib.teach.judging.exercise import Case, Exercise, Mistake
+from e2e_lib.teach.judging.toy_model import VOCABULARY, WIDTH, ToyModel, watched
+
+FORWARD = "forward_hook"  # which runs after the block
 
 
 def spliced(run: Callable[[], Any], block: nn.Module, replace: Callable[[Tensor], Tensor]) -> Any:
@@ -43,11 +35,11 @@ def _spliced_case() -> list[Case]:
         return [(model, torch.randint(VOCABULARY, (2, 5)), torch.randn(WIDTH, WIDTH) / 2)]
 
 
-def _with_hook(hook: Callable[..., Any], where: str = "forward_pre_hook") -> Callable[..., Any]:
-    """The splice with another hook: replace, block, arguments (and the block's output) → new."""
+def _with_hook(hook_of: Callable[..., Any], where: str = "forward_pre_hook") -> Callable[..., Any]:
+    """The splice with the hook that this makes of `replace`."""
 
     def answer(run: Any, block: Any, replace: Any) -> Any:
-        handle = getattr(block, f"register_{where}")(lambda *seen: hook(replace, *seen))
+        handle = getattr(block, f"register_{where}")(hook_of(replace))
         try:
             return run()
         finally:
@@ -67,6 +59,17 @@ def _without_finally(remove: bool) -> Callable[..., Any]:
     return answer
 
 
+def _without_interruption(run: Any, block: Any, replace: Any) -> Any:
+    handle = block.register_forward_pre_hook(lambda _, seen: (replace(seen[0]), *seen[1:]))
+    try:
+        result = run()
+    except Exception:
+        handle.remove()
+        raise
+    handle.remove()
+    return result
+
+
 def _without_gradient(run: Any, block: Any, replace: Any) -> Any:
     with torch.no_grad():
         return spliced(run, block, replace)
@@ -80,16 +83,51 @@ SPLICED = Exercise(
         Mistake(
             "a pre-hook gets all of the block's arguments, as a tuple: the activation is "
             "arguments[0].",
-            _with_hook(lambda replace, _, seen: replace(seen)),
+            _with_hook(lambda replace: lambda _, seen: replace(seen)),
         ),
         Mistake(
-            "the hook returned one tensor, so the block lost its other arguments: return "
+            "the block got one thing in place of all its arguments: return a tuple of them, "
             "(new, *arguments[1:]).",
-            _with_hook(lambda replace, _, seen: replace(seen[0])),
+            _with_hook(lambda replace: lambda _, seen: replace(seen[0])),
+        ),
+        Mistake(
+            "the block's other arguments came as a tuple inside the tuple: a star unpacks them, "
+            "(new, *arguments[1:]).",
+            _with_hook(lambda replace: lambda _, seen: (replace(seen[0]), seen[1:])),
+        ),
+        Mistake(
+            "`replace` is no hook by itself. PyTorch calls a pre-hook with two things, the module "
+            "and the tuple of its arguments: write one, def hook(module, arguments).",
+            _with_hook(lambda replace: lambda x: replace(x)),
+        ),
+        Mistake(
+            "you wrote a forward hook and registered it as a pre-hook. Before the block there is "
+            "no output yet: a pre-hook gets two things, def hook(module, arguments).",
+            _with_hook(lambda replace: lambda _, seen, output: replace(output)),
+        ),
+        Mistake(
+            "you wrote a pre-hook and registered it with register_forward_hook, which calls it "
+            "after the block and hands it the output too: use register_forward_pre_hook.",
+            _with_hook(lambda replace: lambda _, seen: (replace(seen[0]), *seen[1:]), FORWARD),
+        ),
+        Mistake(
+            "your hook runs after the block, so that the tuple it returned went on as the block's "
+            "output. Arguments are what a pre-hook returns: register_forward_pre_hook.",
+            _with_hook(lambda replace: lambda _, seen, y: (replace(seen[0]), *seen[1:]), FORWARD),
+        ),
+        Mistake(
+            "your hook runs after the block and put replace(x) in place of its output, as if there "
+            "were no block. It has to change the input: register_forward_pre_hook.",
+            _with_hook(lambda replace: lambda _, seen, output: replace(seen[0]), FORWARD),
+        ),
+        Mistake(
+            "you replaced the block's output. The SAE stands before the block: use "
+            "register_forward_pre_hook.",
+            _with_hook(lambda replace: lambda _, seen, output: replace(output), FORWARD),
         ),
         Mistake(
             "the hook is still on the block: every later call of the model would be spliced. Keep "
-            "the handle, and call handle.remove().",
+            "the handle, and call handle.remove(), with its brackets.",
             _without_finally(remove=False),
         ),
         Mistake(
@@ -98,198 +136,24 @@ SPLICED = Exercise(
             _without_finally(remove=True),
         ),
         Mistake(
-            "you replaced the block's output. The SAE stands before the block: use "
-            "register_forward_pre_hook.",
-            _with_hook(lambda replace, _, seen, output: replace(output), "forward_hook"),
+            "right but for an interruption, which is no Exception: your hook stays then. Remove it "
+            "in a finally, not in an except.",
+            _without_interruption,
         ),
         Mistake(
-            "you called run() under no_grad: then no gradient reaches the SAE, and it never "
-            "learns. The model's weights are frozen by themselves.",
+            "no gradient reaches the SAE, so that it never learns: was run() called under no_grad, "
+            "or something detached? The model's weights are frozen by themselves.",
             _without_gradient,
         ),
         Mistake(
             "you added the SAE's output to the activation; it has to take its place.",
-            _with_hook(lambda replace, _, seen: (seen[0] + replace(seen[0]), *seen[1:])),
+            _with_hook(lambda replace: lambda _, seen: (seen[0] + replace(seen[0]), *seen[1:])),
         ),
         Mistake(
-            "the model ran without the SAE: the hook's result was not returned.",
-            _with_hook(lambda replace, _, seen: [replace(seen[0]), None][1]),
+            "the model ran without the SAE: does the hook return the new arguments, and is it on "
+            "the block while run() is called?",
+            _with_hook(lambda replace: lambda _, seen: [replace(seen[0]), None][1]),
         ),
     ),
     observe=watched,
-)
-
-
-def kl_loss(
-    clean_logits: Float[Tensor, "... vocab"], spliced_logits: Float[Tensor, "... vocab"]
-) -> Float[Tensor, ""]:
-    """Mean over tokens of KL(clean ‖ spliced), in nats."""
-    return token_kl(clean_logits, spliced_logits).mean()
-
-
-def _logits(*sizes: int) -> Case:
-    generator = torch.Generator().manual_seed(len(sizes))
-    clean, own = (2 * torch.randn(*sizes, generator=generator) for _ in range(2))
-    return clean, own.requires_grad_()
-
-
-def _logs(clean: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    return clean.log_softmax(-1), own.log_softmax(-1)
-
-
-def _by_logs(p: Tensor, q: Tensor) -> Tensor:
-    return (p * (p - q)).sum(-1).mean()
-
-
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL of every token, from logarithms."""
-    return (p.exp() * (p - q)).sum(-1)
-
-
-KL_LOSS = Exercise(
-    "kl_loss",
-    kl_loss,
-    lambda: [_logits(2, 5, VOCABULARY), _logits(3, VOCABULARY)],
-    (
-        Mistake(
-            "it is the other way round: KL(clean ‖ spliced) weighs by the clean model's "
-            "probabilities. (F.kl_div takes the spliced log-probabilities first.)",
-            lambda clean, own: _kl(*_logs(clean, own)[::-1]).mean(),
-        ),
-        Mistake(
-            "you weighted by log p; the weight is p itself: log_softmax(-1).exp().",
-            lambda clean, own: _by_logs(*_logs(clean, own)),
-        ),
-        Mistake(
-            "you averaged over the vocabulary; KL sums over it and averages over tokens.",
-            lambda clean, own: _kl(*_logs(clean, own)).mean() / clean.shape[-1],
-        ),
-        Mistake(
-            "you summed over the tokens; take their mean, so that λ means the same for any batch.",
-            lambda clean, own: _kl(*_logs(clean, own)).sum(),
-        ),
-        Mistake(
-            "you divided by the number of rows only ('batchmean' does); divide by all tokens.",
-            lambda clean, own: _kl(*_logs(clean, own)).sum() / len(clean),
-        ),
-        Mistake(
-            "that is the squared error of logits. Logits shifted by a constant mean the same "
-            "prediction: compare log_softmax, weighted by probabilities.",
-            lambda clean, own: F.mse_loss(own, clean),
-        ),
-        Mistake(
-            "that is the cross-entropy with the clean probabilities. It has the same gradient, but "
-            "its least value is the clean entropy and not 0: subtract log q from log p.",
-            lambda clean, own: -(clean.softmax(-1) * own.log_softmax(-1)).sum(-1).mean(),
-        ),
-        Mistake(
-            "the softmax went along the tokens; the vocabulary is the last axis, -1.",
-            lambda clean, own: _kl(clean.log_softmax(-2), own.log_softmax(-2)).mean(),
-        ),
-        Mistake(
-            "the softmax went along axis 1; count axes from the end, the vocabulary is -1.",
-            lambda clean, own: _kl(clean.log_softmax(1), own.log_softmax(1)).mean(),
-        ),
-        Mistake(
-            "the logarithm has base 2, so that is in bits. Nats have the natural one.",
-            lambda clean, own: _kl(*_logs(clean, own)).mean() / math.log(2),
-        ),
-        Mistake(
-            "the sign is wrong: log p - log q, weighted by p; it is never below 0.",
-            lambda clean, own: -_kl(*_logs(clean, own)).mean(),
-        ),
-        Mistake(
-            "the weights are the spliced model's probabilities; they are the clean model's.",
-            lambda clean, own: -_kl(*_logs(clean, own)[::-1]).mean(),
-        ),
-        Mistake(
-            "the spliced logits were detached: no gradient flows back to the SAE.",
-            lambda clean, own: _kl(*_logs(clean, own.detach())).mean(),
-        ),
-    ),
-    large=lambda: _logits(16, 32, VOCABULARY),
-)
-
-
-def downstream(
-    spliced_states: Sequence[Float[Tensor, "... d"]],
-    clean_states: Sequence[Float[Tensor, "... d"]],
-    layer: int,
-) -> Float[Tensor, ""]:
-    """Mean over the blocks after `layer` of the mean squared difference of their inputs.
-
-    states[k] is the residual stream before block k; the last entry stands behind the final norm.
-    """
-    hooks = tuple(resid_pre(k) for k in range(layer + 1, len(clean_states) - 1))
-    ours, theirs = (
-        {resid_pre(k): states[k] for k in range(len(states))}
-        for states in (spliced_states, clean_states)
-    )
-    return downstream_loss(ours, theirs, hooks)
-
-
-def _states(layer: int, *sizes: int) -> Case:
-    generator = torch.Generator().manual_seed(layer)
-    both = [
-        tuple(torch.randn(*sizes, generator=generator).requires_grad_() for _ in range(6))
-        for _ in range(2)
-    ]
-    return *both, layer
-
-
-def _compared(first: int, last: int | None, total: Any = torch.mean) -> Callable[..., Tensor]:
-    """Of the errors at every state, a total of those from layer + first to before the last."""
-
-    def answer(ours: Any, theirs: Any, layer: int) -> Tensor:
-        errors = [F.mse_loss(a, b.detach()) for a, b in zip(ours, theirs, strict=True)]
-        return total(torch.stack(errors[max(0, layer + first) : last]))
-
-    return answer
-
-
-DOWNSTREAM = Exercise(
-    "downstream",
-    downstream,
-    lambda: [_states(2, 2, 3, WIDTH), _states(1, 5, WIDTH)],
-    (
-        Mistake(
-            "you included the SAE's own layer. There its output is compared already by local "
-            "training; this loss looks at the later blocks only: layer + 1.",
-            _compared(0, -1),
-        ),
-        Mistake(
-            "you included the last state, which stands behind the final norm: stop before it.",
-            _compared(1, None),
-        ),
-        Mistake(
-            "you compared the SAE's own layer and the state behind the final norm as well: "
-            "neither is the input of a later block.",
-            _compared(0, None),
-        ),
-        Mistake(
-            "the clean states were not detached. They are the target: no gradient belongs there.",
-            lambda ours, theirs, layer: torch.stack(
-                [F.mse_loss(a, b) for a, b in zip(ours, theirs, strict=True)][layer + 1 : -1]
-            ).mean(),
-        ),
-        Mistake(
-            "you summed over the blocks; take their mean, or β would mean another thing at every "
-            "layer.",
-            _compared(1, -1, torch.sum),
-        ),
-        Mistake(
-            "you summed over the width; the mean squared error averages over it too.",
-            _compared(1, -1, lambda errors: errors.mean() * WIDTH),
-        ),
-        Mistake(
-            "you compared all blocks. Before the SAE nothing has changed, so that those only "
-            "dilute the mean: from layer + 1 on.",
-            _compared(-9, -1),
-        ),
-        Mistake(
-            "you detached the spliced states: the gradient has to flow through them to the SAE.",
-            lambda ours, *others: downstream([b.detach() for b in ours], *others),
-        ),
-    ),
-    large=lambda: _states(2, 16, 16, WIDTH),
 )

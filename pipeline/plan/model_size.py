@@ -23,6 +23,7 @@ AUTO_SPARSITY = {"local": (0.4, 2.0), "e2e": (0.4, 5.0), "e2e_ds": (1.2, 9.0)}
 AUTO_DOWNSTREAM = 2.5  # the authors' β, but for their layer 10, where they took 0.05
 AUTO_LR_TIMES_WIDTH = 1.28  # 0.02 at width 64; the authors, on 1,000 times the tokens, 5e-4 at 768
 MEASURED_ROWS = 16  # of held-out text: thousands of tokens, more than a median needs
+LAYER_PARAMETERS = {"layer", "necessity_layer"}  # of notebooks
 AUTO_CONTEXT_SIZE = 128  # longer rows cost more time than the small models here gain from them
 
 
@@ -68,12 +69,13 @@ def model_shape(model: str) -> ModelShape:
 
 
 def most_latents(d_model: int, device: str) -> int:
-    """Latents of the widest SAE that memory holds: two matrices, their gradients, Adam's moments.
+    """Latents of the widest SAE that fits: two matrices, their gradients, Adam's moments."""
+    return most_memory(device == "cpu") // (2 * 4 * 4 * d_model)
 
-    Of another device than this machine's processor no more is known than that it has not 1 TiB.
-    """
-    here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return (here if device == "cpu" else 1 << 40) // (2 * 4 * 4 * d_model)
+
+def most_memory(here: bool) -> int:
+    """Bytes of this machine's memory; of another no more is known than that it has not 1 TiB."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if here else 1 << 40
 
 
 def by_model(
@@ -96,21 +98,56 @@ def by_model(
     middle = sorted(layers)[len(layers) // 2] if middle == AUTO else middle
     require(middle in layers, "middle_layer", middle, f"one of layers = {list(layers)}")
 
-    downstream = values["downstream_coeff"]
-    downstream = AUTO_DOWNSTREAM if downstream == AUTO else downstream
-    return {
+    downstream, given = values["downstream_coeff"], values["sparsity_coeffs"]
+    found = {
         "context_size": context,
         "layers": tuple(layers),
         "middle_layer": middle,
-        "downstream_coeff": _downstream(downstream, layers),
+        "downstream_coeff": _downstream(
+            AUTO_DOWNSTREAM if downstream == AUTO else downstream, layers
+        ),
         "sparsity_coeffs": _sparsity(
-            values["sparsity_coeffs"],
-            objectives,
-            layers,
-            middle,
-            lambda: activation_scales(values, layers, context),
+            given, objectives, layers, middle, lambda: activation_scales(values, layers, context)
         ),
     }
+    _check_places("downstream_coeff", downstream, shape.n_layers)
+    for objective, own in given.items() if isinstance(given, dict) else ():
+        _check_places(f"sparsity_coeffs of {objective}", own, shape.n_layers)
+    return found
+
+
+def _check_places(key: str, value: Any, n_layers: int) -> None:
+    """Raise ConfigError if a mapping from layers names one that the model does not have.
+
+    Layers without SAEs may be in it: who trains fewer need not write it anew.
+    """
+    for layer in value if isinstance(value, dict) else ():
+        allowed = f"a layer of the model, from 0 to {n_layers - 1}"
+        require(is_integer(layer) and 0 <= layer < n_layers, f"a key of {key}", layer, allowed)
+
+
+def check_layers(
+    parameters: Mapping[str, Mapping[str, Any]], layers: Sequence[int], n_layers: int
+) -> None:
+    """Raise ConfigError if a parameter of a notebook names a layer that it will not find there.
+
+    Args:
+        parameters: of notebooks, by their names.
+        layers: those with SAEs, of the model's `n_layers`.
+    """
+    known: dict[str, Sequence[int]] = {
+        "02_one_sae_by_hand": range(KNOWN_SHAPES["storyworld"][0]),  # its only model
+        "26_pca_direction": (-1, *layers),
+        "40_what_the_network_uses": range(-1, n_layers),
+        "41_functional_importance": (-1, *layers),
+    }
+    for notebook, own in parameters.items():
+        for name in LAYER_PARAMETERS & own.keys():
+            among = known[notebook]
+            allowed = f"one of {list(among)}"
+            if isinstance(among, range):
+                allowed = f"{'-1 or ' * (-1 in among)}a layer from 0 to {among[-1]}"
+            require(own[name] in among, f"{name} of {notebook}", own[name], allowed)
 
 
 def activation_scales(

@@ -13,19 +13,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from e2e_lib.data.text import named_split
-from e2e_lib.errors import DataError, E2EError, ModelError, command, reworded
+from e2e_lib.data.text import TextSource, named_split, open_source, source_pair
+from e2e_lib.errors import DataError, E2EError, ModelError, command, require, reworded
 from e2e_lib.names import TransformerBridge
 from e2e_lib.runs.experiment import Training
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.plan.grid import jobs
-from pipeline.plan.model_size import evenly
+from pipeline.plan.model_size import evenly, most_memory
 from pipeline.plan.notebook_parameters import NOTEBOOKS, joined, row_parameters
+from pipeline.plan.notebook_parameters import ROWS as ROWS_OF_TEXT
 from pipeline.plan.pins import on_hub
 from pipeline.plan.profile import ROOT, Profile, read_profile
 from pipeline.plan.stages import WITH_MODEL, Stage, stages
 
 ROWS, TOKENS = 2, 8  # rows, for one alone is no batch
+STORYWORLD, PLAIN = "storyworld", (".txt", ".jsonl", ".json")  # endless; files that nothing packs
+# Bytes of memory that a token takes: int32, and held out as int64 beside it.
+TRAINING_ROWS, HELD_OUT_ROWS = 4, 12
+# Mostly a token has some bytes. But three bytes can be eighteen letters once they are normalised,
+# and each letter's bytes be tokens, and behind a text of one letter stands a separator.
+TOKENS_A_BYTE = 16
 # A profile cut down to a few steps: does the whole path work, with this model and this text?
 BATCHES, BATCH_SIZE, EVAL_ROWS, DICT_RATIO = 3, 2, 2, 2.0
 # Notebooks that read more of the text, or ask more of a model, than a trial can wait for.
@@ -90,6 +97,53 @@ def tried_apart(profile: Profile, results: Path, todo: Sequence[Stage]) -> None:
         said = last[0].removeprefix("error: ")
         known = done.returncode == 2 and last[0] != said
         raise ModelError(said if known else f"model {profile.training.model!r} fails: {said}.")
+
+
+def check_amounts(profile: Profile, on_this_machine: bool) -> None:
+    """Raise ConfigError if more tokens are asked for than memory holds, or than a text can have.
+
+    Text is read to its end, and rows are kept, before the first of them is trained on.
+    """
+    memory, training = most_memory(on_this_machine), profile.training
+    sources = source_pair(training.train_data, training.validation_data)
+    for source, kept, amounts in zip(
+        sources, (TRAINING_ROWS, HELD_OUT_ROWS), _amounts(profile), strict=True
+    ):
+        within = [(memory // kept, "of which memory holds the rows")]
+        if (size := text_bytes(source)) is not None:
+            within.append((TOKENS_A_BYTE * size, f"for {source.shown} has {size:,} bytes"))
+        most, why = min(within)
+        for name, value, tokens in amounts:
+            require(tokens <= most, name, value, f"fewer: at most {most:,} tokens, {why}")
+
+
+def _amounts(profile: Profile) -> tuple[list[tuple[str, int, int]], ...]:
+    """Of the training text and of the held-out text: parameter, its value, tokens that it takes."""
+    width = profile.training.context_size
+    trained = [job.training for job in jobs(profile)]
+    train = [("train_tokens", own.train_tokens, own.train_rows * width) for own in trained]
+    held = [
+        ("eval_tokens", own.eval_tokens, (own.eval_rows + own.calibration_rows) * width)
+        for own in trained
+    ]
+    for notebook, parameters in profile.notebook_parameters.items():
+        for name, times in {**dict.fromkeys(ROWS_OF_TEXT, width), "eval_tokens": 1}.items():
+            if value := int(parameters.get(name, 0)):
+                held.append((f"{name} of {notebook}", value, value * times))
+    return [] if profile.released else train, held
+
+
+def text_bytes(source: TextSource) -> int | None:
+    """Bytes of a text's files, whose tokens they bound; None where they are packed, or elsewhere.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    if source.name == STORYWORLD or on_hub(source.name):
+        return None
+    files = open_source(source).shards
+    plain = all(file.suffix.lower() in PLAIN for file in files)
+    return sum(file.stat().st_size for file in files) if plain else None
 
 
 def try_model(profile: Profile) -> TransformerBridge:

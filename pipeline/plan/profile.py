@@ -35,6 +35,7 @@ from pipeline.plan.model_size import (
     AUTO_MIDDLE,
     ModelShape,
     by_model,
+    check_layers,
     default_lr,
     model_shape,
     most_latents,
@@ -249,6 +250,7 @@ def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
     plain["sweeps"] = make_sweeps(values["sweeps"], plain)
     _check_trainable(plain, shape)
     plain["notebook_parameters"] = checked_notebook_parameters(values["notebook_parameters"])
+    check_layers(plain["notebook_parameters"], plain["layers"], shape.n_layers)
     return _profile({"name": name, **plain})
 
 

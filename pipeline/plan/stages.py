@@ -31,6 +31,12 @@ WITH_MODEL = (
     *("25_activations", "26_pca_direction", "28_interpretability", "29_faithfulness"),
     *("40_what_the_network_uses", "41_functional_importance", "42_loudness", "43_sparsifiers"),
 )
+# Analyses of the similar SAEs of one seed, `match_seed`.
+WITH_SEED = (
+    *("21_similar_ce", "22_downstream_reconstruction", "23_geometry", "24_umap"),
+    *("25_activations", "26_pca_direction", "28_interpretability", "29_faithfulness"),
+    "41_functional_importance",
+)
 CLAIMS = "90_claims"
 CHECKLIST = "91_checklist"
 ALL_NOTEBOOKS = (*INTRODUCTIONS, TRAIN, PUBLISHED, *ANALYSES, CLAIMS, CHECKLIST)
@@ -82,6 +88,8 @@ def _stages(profile: Profile, results: str) -> list[Stage]:
         name: getattr(profile.training, name) for name in ("model", "validation_data", "device")
     }
     text: dict[str, Parameter] = {"train_data": profile.training.train_data}
+    first = 0 if profile.released else profile.seeds[0]
+    seed: dict[str, Parameter] = {"match_seed": first} if first else {}  # theirs is 0
     analyses = tuple(name for name in ANALYSES if not (profile.released and name == FINETUNE))
     return [
         *training,
@@ -92,6 +100,7 @@ def _stages(profile: Profile, results: str) -> list[Stage]:
                 name,
                 folder
                 | (subject if name in WITH_MODEL else {})
+                | (seed if name in WITH_SEED else {})
                 | (text if name == FINETUNE else {}),
                 trained,
             )

@@ -119,14 +119,15 @@ def write_colab(repository: Repository, folder: Path) -> None:
 
 
 def write_site(repository: Repository, folder: Path) -> None:
-    """The reference's report, slides, guide, and a page before them; no weights, nor what figures
-    and tables say of themselves, which stands in the report.
+    """The reference's report, slides, guide, and a page before them; no records of runs, nor what
+    figures and tables say of themselves, which stands in the report.
 
     Raises:
         ResultsError: as `slides.write`.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    without = shutil.ignore_patterns("saes", "skipped", "[0-9]*.json")  # what no page loads
+    unread = ("saes", "skipped", "longer", "longer.json", "[0-9]*.json")  # what no page loads
+    without = shutil.ignore_patterns(*unread)
     shutil.copytree(ROOT / REFERENCE, folder / "report", ignore=without)
     slides.write(ROOT / REFERENCE, folder)
     beside = [name for name in ("features", "live") if (folder / f"report/{name}.html").is_file()]

@@ -126,7 +126,7 @@ def test_agreement_by_hand():
     table = geometry.agreement_of_starts(saes, compared)
     means = table.groupby("start")["max_cosine"].mean()
     # Warm: 5 and 60 degrees to 30 alone, 30 to 5; the dead ones do not count.
-    assert means["warm, 200 tokens"] == pytest.approx((cos(25) + cos(30) + cos(25)) / 3)
+    assert means["warm 200"] == pytest.approx((cos(25) + cos(30) + cos(25)) / 3)
     assert means[geometry.SCRATCH] == pytest.approx(cos(45))
     # The local starts: 0 degrees to 10, and 10 and 100 degrees to 0.
     assert means[geometry.LOCAL] == pytest.approx((cos(10) + cos(10) + cos(100)) / 3)

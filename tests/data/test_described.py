@@ -20,6 +20,7 @@ from tests.helpers.tiny_models import (
     assert_sentence,
     build_tokenizer,
     copied_folder,
+    model_folder,
     reader,
     write_jsonl,
 )
@@ -91,6 +92,72 @@ def test_a_tokenizer_with_a_beginning_token_alone_separates_by_it(tmp_path):
     rows = load_rows(model, own, own, n_train=20, n_validation=1, context_size=8)
     end = AutoTokenizer.from_pretrained(folder).bos_token_id
     assert (rows.train == end).sum() > 20 and end == D_VOCAB - 3
+
+
+def named(folder: Path, kind: str | None, **more: object) -> Path:
+    """A tokenizer's folder whose configuration names the class `kind`."""
+    file = folder / "tokenizer_config.json"
+    facts = json.loads(file.read_text()) | {"tokenizer_class": kind} | more
+    file.write_text(json.dumps({k: value for k, value in facts.items() if value is not None}))
+    return folder
+
+
+def byte_pairs(digits: bool) -> PreTrainedTokenizerFast:
+    """Every byte, and the pair 12; with `digits` each digit stands alone, as in SmolLM2's file."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ids = {token: i for i, token in enumerate(["<|endoftext|>", *letters, "12"])}
+    words = Tokenizer(models.BPE(ids, [("1", "2")]))
+    parts = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    words.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|endoftext|>")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["GPT2Tokenizer", "LlamaTokenizerFast", "BertTokenizer"])
+def test_a_class_that_is_not_the_files_does_not_read_text(tmp_path, capsys, kind, architecture):
+    """GPT-2's and Llama's make no token of whole words, BERT's others."""
+    folder = named(copied_folder(tmp_path / "model", architecture), kind)
+    tokenizer = load_model(str(folder)).tokenizer
+    assert tokenizer("w3 w29 w1", add_special_tokens=False)["input_ids"] == [3, 29, 1]
+    assert tokenizer.eos_token_id == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Tokenizer model: text is read as its tokenizer.json says")
+    assert kind.removesuffix("Fast") in said and said.count("\n") == 1 and str(tmp_path) not in said
+
+
+def test_a_class_that_nobody_names_does_not_read_text_either(tmp_path, capsys):
+    """transformers takes the one that is usual for the model; its end-of-text token is kept."""
+    folder = named(copied_folder(tmp_path / "model"), None, eos_token=None, bos_token=None)
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer("w3 w29", add_special_tokens=False)["input_ids"] == [3, 29]
+    assert tokenizer.eos_token == "<|endoftext|>"
+    assert "GPT2Tokenizer would not" in capsys.readouterr().out
+
+
+def test_digits_are_cut_as_the_file_says(tmp_path, capsys):
+    byte_pairs(digits=True).save_pretrained(tmp_path)
+    copied_config(tmp_path)
+    tokenizer = load_tokenizer(str(named(tmp_path, "GPT2Tokenizer")))
+    ids = tokenizer("a12", add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["a", "1", "2"]
+    assert "GPT2Tokenizer would not" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["GPT2Tokenizer", "TokenizersBackend", "NoSuchTokenizer"])
+def test_a_class_that_reads_text_as_the_file_does_stays(tmp_path, capsys, kind):
+    byte_pairs(digits=False).save_pretrained(tmp_path)
+    copied_config(tmp_path)
+    tokenizer = load_tokenizer(str(named(tmp_path, kind)))
+    ids = tokenizer("a12", add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["a", "12"]
+    assert (type(tokenizer).__name__ == kind) == (kind != "NoSuchTokenizer")
+    assert capsys.readouterr().out == ""
+
+
+def copied_config(folder: Path) -> None:
+    """A configuration by which transformers knows whose tokenizer it is."""
+    (folder / "config.json").write_text((model_folder("llama") / "config.json").read_text())
 
 
 def test_what_looks_like_a_special_token_in_a_text_is_text(tmp_path):

@@ -265,6 +265,41 @@ def test_one_source_is_split_without_overlap(tmp_path):
     assert not held & (trained | paper)
 
 
+@pytest.mark.parametrize("way", ["up and down", "linked folder", "linked file", "second name"])
+def test_one_text_by_two_paths_is_one_source(tmp_path, way):
+    (tmp_path / "text").mkdir()
+    path = write_jsonl(tmp_path / "text" / "a.jsonl", [{"text": t} for t in documents(600)])
+    (tmp_path / "linked").symlink_to(tmp_path / "text")
+    (tmp_path / "b.jsonl").symlink_to(path)
+    (tmp_path / "c.jsonl").hardlink_to(path)
+    names = ("text/../text/a.jsonl", "linked/a.jsonl", "b.jsonl", "c.jsonl")
+    ways = ("up and down", "linked folder", "linked file", "second name")
+    other = tmp_path / dict(zip(ways, names, strict=True))[way]
+    expected = rows_of(path, path, 100, 10)
+    for one, two in ((path, other), (other, path)):
+        rows = rows_of(one, two, 100, 10)
+        assert torch.equal(rows.validation, expected.validation)
+        assert numbers_of(rows.train) == numbers_of(expected.train)
+
+
+def test_a_folder_by_two_paths_is_one_source(tmp_path):
+    for name in ("train", "validation"):
+        (tmp_path / "text").mkdir(exist_ok=True)
+        write_jsonl(tmp_path / "text" / f"{name}.jsonl", [{"text": "w1"}])
+    (tmp_path / "linked").symlink_to(tmp_path / "text")
+    text, linked = str(tmp_path / "text"), str(tmp_path / "linked")
+    for other in (text, linked, f"{text}/../text", f"{linked}:train"):
+        assert len({*source_pair(text, other)}) == 1, other
+    assert source_pair(text, f"{linked}:validation")[1].split == "validation"
+
+
+def test_a_link_that_is_read_otherwise_is_another_source(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": t} for t in documents(9)])
+    (tmp_path / "a.txt").symlink_to(path)  # its lines are documents, braces and all
+    one, other = source_pair(str(path), str(tmp_path / "a.txt"))
+    assert Path(other.name).suffix == ".txt" and one != other
+
+
 @pytest.mark.parametrize("seed", [0, 7])
 def test_a_document_in_both_files_is_kept_out_of_training(tmp_path, seed):
     shared = documents(30)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from e2e_lib.teach.exercise import RIGHT, SLOW, WRONG, Verdict, judge
+from e2e_lib.teach.judging.exercise import RIGHT, SLOW, WRONG, Verdict, judge
 from e2e_lib.teach.lesson import exercise
 
 KL, AUTOENCODE = exercise("kl_loss"), exercise("autoencode")
@@ -294,9 +294,21 @@ def one_sided(low: float, high: float, above: Any, below: Any) -> str:
         ),
         ("kl_loss", lambda *case: [kl(*case)], "the result is of type list, but it should be a"),
         ("kl_loss", lambda *case: "a\nb", "the result is “a b”, but it should be a tensor"),
-        ("judge_claim", bounds_inclusive_below, "on [0.67, 1] is “holds”, but it should be “und"),
-        ("judge_claim", refuted_just_below, "on [0.1, 0.67] is “refuted”, but it should be “und"),
-        ("judge_claim", one_sided, "on [1.6, 2] is “undecided”, but it should be “refuted”"),
+        (
+            "judge_claim",
+            bounds_inclusive_below,
+            "below = None is “holds”, but it should be “undecided”",
+        ),
+        (
+            "judge_claim",
+            refuted_just_below,
+            "[0.1, 0.67] with above = 0.67 and below = 1.5 is “ref",
+        ),
+        (
+            "judge_claim",
+            one_sided,
+            "[1.6, 2] with above = 0.67 and below = 1.5 is “undec",
+        ),
         ("spliced", runs_twice, "the number of calls of run() is 2, but it should be 1"),
         ("topk", lambda pre, k: exercise("topk").reference(pre, 3), "(input 3 of 3; right on 2)"),
         ("warm_start", rescales, "its W_dec has the wrong numbers"),

@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 
-from e2e_lib.teach.exercise import KNOWN, RIGHT, UNWRITTEN, WRONG, Exercise, Verdict, judge
+from e2e_lib.teach.judging.exercise import KNOWN, RIGHT, UNWRITTEN, WRONG, Exercise, Verdict, judge
 from e2e_lib.teach.lesson import PLACES, exercise
 
 EXERCISES = [exercise(name) for name in PLACES]

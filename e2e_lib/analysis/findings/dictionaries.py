@@ -86,11 +86,11 @@ def moved(table: pd.DataFrame) -> str:
 def agreement(gain: pd.DataFrame) -> str:
     """By how much a local start makes seeds agree more. gain: `geometry.agreement_gain`."""
     known = gain[np.isfinite(gain["difference"].astype(float))] if len(gain) else gain
-    tokens = known["start"].str.replace(r"\D", "", regex=True).astype(float)
-    longest = known[tokens == tokens.groupby(known["objective"]).transform("max")]
+    known = known.assign(tokens=known["start"].str.replace(r"\D", "", regex=True).astype(int))
+    longest = known[known["tokens"] == known.groupby("objective")["tokens"].transform("max")]
     parts = [
         f"{LABELS[row.objective]} {said(row.difference, row.low, row.high)} "
-        f"({row.start.replace('warm, ', 'after ')})"
+        f"(after {row.tokens:,} tokens)"
         for row in longest.itertuples()
     ]
     if not parts:

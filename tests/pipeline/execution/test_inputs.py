@@ -57,6 +57,35 @@ def test_a_folder_of_data_rewritten_in_place(tmp_path: Path, split: str) -> None
     assert contents(train_data=name)["train"] not in (None, before)
 
 
+def name_of(train: Path | str, validation: Path | str) -> str:
+    training = Training(train_data=str(train), validation_data=str(validation))
+    return training.name(training.configs()[0])
+
+
+def test_a_source_has_one_name_by_whatever_path(tmp_path: Path) -> None:
+    """What analyses read as one source is what training read as one."""
+    text = data_folder(tmp_path / "text", "one two")
+    (tmp_path / "linked").symlink_to(text)
+    expected = name_of(text, text)
+    for other in (tmp_path / "linked", f"{text}/../text", f"{text}:train", f"{text}/"):
+        assert name_of(text, other) == expected, other
+    assert name_of(text, f"{text}:validation") != expected
+
+
+def test_a_copy_is_no_second_path(tmp_path: Path) -> None:
+    """One text is split by its documents; of two that are alike each is read from its start."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "a.jsonl", [{"text": "w1"}])
+    one, two = tmp_path / "one" / "a.jsonl", tmp_path / "two" / "a.jsonl"
+    assert name_of(one, two) != name_of(one, one) == name_of(two, two)
+
+
+def test_a_local_text_is_called_by_its_last_part(root: Path) -> None:
+    data_folder(root / "texts" / "mine", "one two")
+    assert name_of("texts/mine", "texts/mine") == name_of("./texts/mine", root / "texts/mine")
+
+
 def test_rows_tokenised_again_have_another_name(tmp_path: Path) -> None:
     from pipeline.tokenise import main
 
@@ -164,6 +193,19 @@ def test_a_folder_is_named_as_a_folder(root: Path) -> None:
     assert named_split("./storyworld") == (str(root / "storyworld"), None)
     assert model_path("storyworld") == str(STORYWORLD_FOLDER)
     assert contents()["train"] is None and contents()["model"] == model_digest("storyworld")
+
+
+def test_up_from_behind_a_link_is_where_the_link_leads(root: Path, tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    (far / "deep").mkdir(parents=True)
+    (root / "near").symlink_to(far / "deep")
+    for folder in (root, far):
+        write_jsonl(folder / "a.jsonl", [{"text": folder.name}])
+    found = {k: parse_overrides([f"{k}=near/../a.jsonl"]) for k in ("TRAIN", "VALIDATION")}
+    assert found["TRAIN"]["train_data"] == "far/a.jsonl"
+    assert found["VALIDATION"]["validation_data"] == "far/a.jsonl"
+    assert parse_overrides(["MODEL=near/.."])["model"] == "./far"
+    assert parse_overrides(["TRAIN=far/deep/../a.jsonl"])["train_data"] == "far/a.jsonl"
 
 
 def test_an_own_model_called_like_the_embedded_one(root: Path) -> None:

@@ -17,10 +17,12 @@ from e2e_lib.runs.experiment import Training
 from e2e_lib.runs.provenance import content_digest
 from pipeline.plan.grid import jobs
 from pipeline.plan.model_size import auto_grid
+from pipeline.plan.notebook_parameters import NOTEBOOKS, notebook_types
+from pipeline.plan.preflight import check_amounts
 from pipeline.plan.profile import load_profile, read_yaml
-from pipeline.plan.stages import stages
+from pipeline.plan.stages import WITH_SEED, stages
 from pipeline.run import main, parse_overrides
-from tests.helpers.tiny_models import copied_folder, model_folder, write_jsonl
+from tests.helpers.tiny_models import assert_sentence, copied_folder, model_folder, write_jsonl
 
 ALL = ["local", "e2e", "e2e_ds"]
 
@@ -70,6 +72,109 @@ def test_the_command_refuses_in_one_sentence_and_writes_nothing(
     assert error.startswith("error: ") and error.count("\n") == 1
     assert all(part in error for part in parts), error
     assert not (results / "notebooks").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (["layers=[1, 99]"], ["layers is [1, 99]", "from 0 to 4"]),
+        (["layers=[-1]"], ["layers is [-1]", "from 0 to 4"]),
+        (["downstream_coeff={2: 0.4, 5: 1}"], ["downstream_coeff is 5", "from 0 to 4"]),
+        (["downstream_coeff={2: 0.4, two: 1}"], ["downstream_coeff is 'two'", "from 0 to 4"]),
+        (
+            ["sparsity_coeffs={local: {2: [1], 99: [1]}, e2e: [1], e2e_ds: [1]}"],
+            ["sparsity_coeffs of local is 99", "from 0 to 4"],
+        ),
+        (["notebook_parameters={02_one_sae_by_hand: {layer: 5}}"], ["is 5", "from 0 to 4"]),
+        (["notebook_parameters={26_pca_direction: {layer: 3}}"], ["layer of 26", "[-1, 2]"]),
+        (
+            ["notebook_parameters={40_what_the_network_uses: {layer: 5}}"],
+            ["layer of 40", "is 5", "-1 or a layer from 0 to 4"],
+        ),
+        (
+            ["notebook_parameters={41_functional_importance: {necessity_layer: 1}}"],
+            ["necessity_layer of 41", "is 1", "[-1, 2]"],
+        ),
+    ],
+)
+def test_a_layer_that_will_not_be_there_is_refused_before_it_all(
+    settings: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_profile("smoke", parse_overrides(settings))
+    assert_sentence(caught, *parts)
+
+
+def test_layers_of_notebooks_that_will_be_there_pass() -> None:
+    """The profile trains layer 2 of five; and no notebook has a layer that nobody looks at."""
+    for layer in (-1, 0, 4):
+        own = {"40_what_the_network_uses": {"layer": layer}, "26_pca_direction": {"layer": 2}}
+        assert load_profile("smoke", {"notebook_parameters": own})
+    mappings = {"downstream_coeff": dict.fromkeys(range(5), 0.4)}
+    assert load_profile("smoke", mappings).downstream_coeff == {2: 0.4}
+    named = {
+        (path.stem, name)
+        for path in NOTEBOOKS.glob("*.ipynb")
+        for name in notebook_types(path)
+        if "layer" in name
+    }
+    looked_at = {("02_one_sae_by_hand", "layer"), ("26_pca_direction", "layer")}
+    looked_at |= {("40_what_the_network_uses", "layer")}
+    assert named == looked_at | {("41_functional_importance", "necessity_layer")}
+
+
+MEMORY = 6_000_000  # bytes
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (["train_tokens=1e18"], ["train_tokens is 1000000000000000000", "1,500,000 tokens"]),
+        (["train_tokens={local: 40960, e2e: 1e15, e2e_ds: 40960}"], ["train_tokens is 1000", "me"]),
+        (["sweeps={train_tokens: {values: [2e6]}}"], ["train_tokens is 2000000", "memory"]),
+        (["eval_tokens=1e18"], ["eval_tokens is 1000000000000000000", "500,000 tokens", "memory"]),
+        (["notebook_parameters={25_activations: {n_rows: 3907}}"], ["n_rows of 25", "is 3907"]),
+        (["notebook_parameters={12_finetune: {eval_tokens: 500001}}"], ["eval_tokens of 12"]),
+        (["TRAIN=a.txt", "train_tokens=40960"], ["train_tokens is 40960", "24,000", "a.txt"]),
+        (["VALIDATION=a.txt", "eval_tokens=24001"], ["eval_tokens is 24001", "1,500 bytes"]),
+        (["VALIDATION=data", "eval_tokens=24001"], ["eval_tokens is 24001", "1,500 bytes"]),
+    ],
+)
+def test_more_tokens_than_there_can_be_are_refused_before_it_all(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    parts: list[str],
+) -> None:
+    """Four bytes a token of the training text, twelve held out; 16 tokens a byte of a file."""
+    monkeypatch.setattr("pipeline.plan.preflight.most_memory", lambda here: MEMORY)
+    (tmp_path / "data").mkdir()
+    for path in (tmp_path / "a.txt", tmp_path / "data" / "validation.txt"):
+        path.write_text("0123456789abcd\n" * 100)
+    words = [word.replace("=a.", f"={tmp_path}/a.") for word in settings]
+    words = [word.replace("=data", f"={tmp_path}/data") for word in words]
+    results = tmp_path / "results"
+    assert main(["--profile", "smoke", "--results", str(results), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert all(part in error for part in parts), error
+    assert not results.exists()
+
+
+def test_as_many_tokens_as_there_may_be_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.plan.preflight.most_memory", lambda here: MEMORY)
+    text = tmp_path / "a.txt"
+    text.write_text("0123456789abcd\n" * 100)
+    check_amounts(load_profile("smoke", {"eval_tokens": 499_968}), on_this_machine=True)
+    own = {"validation_data": str(text), "eval_tokens": 23_936}
+    check_amounts(load_profile("smoke", own), on_this_machine=True)
+    text.rename(tmp_path / "a.parquet")  # a packed file's size tells nothing
+    own = {"validation_data": str(tmp_path / "a.parquet"), "eval_tokens": 200_000}
+    monkeypatch.setattr("e2e_lib.data.readers.records", lambda path: iter([{"text": "a"}]))
+    check_amounts(load_profile("smoke", own), on_this_machine=True)
 
 
 def test_texts_are_looked_at_before_anything_starts(
@@ -144,6 +249,18 @@ def test_the_last_layer_is_trained_where_its_objective_can_be() -> None:
 @pytest.mark.parametrize("name", ["workshop", "storyworld", "gpt2", "tinystories", "published"])
 def test_shipped_profiles_pass(name: str) -> None:
     assert stages(load_profile(name), "x")
+
+
+@pytest.mark.parametrize("seeds", [[3], [5, 0], [0, 7]])
+def test_the_similar_saes_are_those_of_a_seed_that_is_trained(seeds: list[int]) -> None:
+    todo = stages(load_profile("smoke", {"seeds": seeds, "sweeps": {}}), "x")
+    types = {
+        name: notebook_types(NOTEBOOKS / f"{name}.ipynb") for name in {s.notebook for s in todo}
+    }
+    asks = {name for name, own in types.items() if "match_seed" in own}
+    assert asks == set(WITH_SEED)
+    told = {s.parameters.get("match_seed", 0) for s in todo if s.notebook in asks}
+    assert told == {seeds[0]}
 
 
 # ------------------------------------------------------------------ numbers are one thing

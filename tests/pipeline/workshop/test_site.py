@@ -22,6 +22,7 @@ from tests.helpers.axe import checked
 from tests.helpers.pages import Page, browser
 
 OURS = Repository("someone/something")
+MOST_BYTES = 12_100_000  # of the site, so that it goes on a stick and through a phone
 FACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PATHS = [*(ROOT / "notebooks" / f"{name}.ipynb" for name in FIRST), *site.masters()]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/pages.yml").read_text())
@@ -133,7 +134,8 @@ def test_the_site_s_links_lead_to_files(tmp_path: Path) -> None:
     report = (tmp_path / "report/index.html").read_text()
     beside = re.findall(r"""(?:href|src)=["']([^"'#:]+)["'#]""", report)
     assert beside and all((tmp_path / "report" / path).exists() for path in beside)
-    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("longer*"))
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.*")) < MOST_BYTES
 
 
 @pytest.mark.browser

@@ -23,10 +23,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from e2e_lib.errors import first_sentence
-from e2e_lib.teach.observed import Observed, called, difference
+from e2e_lib.teach.judging.observed import Observed, called, difference
 
 _NOTHING = (
     "it returned nothing (None): is a return missing, or did a loop end without finding anything?"
+)
+# In "spliced.<locals>.hook() missing 1 required positional argument: 'output'": hook and output.
+_OWN_NAMES = re.compile(
+    r"^(?:[\w<>]+\.<locals>\.)*[\w<>]+(?=\(\) (?:takes|missing) )|(?<=argument): '\w+'$"
 )
 Case: TypeAlias = tuple[Any, ...]  # the arguments of one call
 Answer: TypeAlias = Callable[..., Any]
@@ -80,10 +84,14 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Raised:
-    """An error inside an answer."""
+    """An error inside an answer.
+
+    alike: the reason but for the names that an answer gave its functions and their arguments.
+    """
 
     kind: str
-    reason: str
+    alike: str
+    reason: str = field(compare=False)
     where: str = field(compare=False)
 
 
@@ -124,7 +132,8 @@ def judge(exercise: Exercise, answer: Any, cases: Sequence[Case] | None = None) 
     right = differences.count("")
     on = f" (input {place + 1} of {len(seen)}; right on {right})" if right else ""
     words = "it returned nothing" if "unwritten" in seen[place] else differences[place]
-    return Verdict(WRONG, f"{_named(exercise, words)}{on}.")
+    dot = "" if words.endswith("?") and not on else "."
+    return Verdict(WRONG, f"{_named(exercise, words)}{on}{dot}")
 
 
 def _says_something(answer: Answer) -> bool:
@@ -166,7 +175,9 @@ def _observed(exercise: Exercise, answer: Answer, case: Case) -> Observed:
     except BaseException as error:  # whatever it is: exit() in an answer must not end the kernel
         if isinstance(error, NotImplementedError) and not str(error):  # PyTorch's have words
             return {"unwritten": True}
-        return {"raised": Raised(type(error).__name__, first_sentence(error), _line(error, answer))}
+        reason = first_sentence(error)
+        alike = _OWN_NAMES.sub("", reason)
+        return {"raised": Raised(type(error).__name__, alike, reason, _line(error, answer))}
 
 
 @contextmanager

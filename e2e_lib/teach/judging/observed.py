@@ -1,6 +1,5 @@
 """What a call of an answer shows, and in which words two such observations differ."""
 
-import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -74,8 +73,9 @@ def gradients(seen: Observed, leaves: dict[str, Tensor]) -> Observed:
         found: list[Any] = [None] * len(leaves)
     else:
         found = list(torch.autograd.grad(total, list(leaves.values()), allow_unused=True))
-    named = zip(leaves, found, strict=True)
-    return {f"the gradient to {n}": NOTHING_FLOWS if g is None else g for n, g in named}
+    named = dict(zip(leaves, found, strict=True)).items()
+    none = {n: g is None or not g.any() for n, g in named}  # all 0: sliced off, as good as none
+    return {f"the gradient to {n}": NOTHING_FLOWS if none[n] else g for n, g in named}
 
 
 def difference(expected: Observed, found: Observed) -> str:
@@ -120,8 +120,7 @@ def _differs(expected: Any, found: Any) -> str:
     if isinstance(expected, Tensor):
         return _tensor_differs(expected, found)
     if isinstance(found, Tensor) and expected == NOTHING_FLOWS:
-        flows = "should be none: what is only compared with has to be detached"
-        return flows if found.any() else ""  # all 0: it was sliced off, as good as none
+        return "should be none: what is only compared with has to be detached"
     if isinstance(expected, Real) and not isinstance(expected, bool):
         return _number_differs(float(expected), found)
     try:
@@ -151,7 +150,7 @@ def _tensor_differs(expected: Tensor, found: Any) -> str:
     if torch.allclose(found, expected, rtol=RTOL, atol=ATOL, equal_nan=True):
         return ""
     if (found.isnan() & ~expected.isnan()).any():
-        return "holds NaN where it should not: a logarithm of 0, or 0 / 0?"
+        return "holds NaN where it should not: a logarithm of 0 or of less, or 0 / 0?"
     return f"has the wrong numbers{_relation(expected.detach(), found.detach())}"
 
 
@@ -184,15 +183,15 @@ def _relation(expected: Tensor, found: Tensor) -> str:
         if torch.allclose(ratio, ratio.flatten()[0].expand_as(ratio), rtol=1e-3):
             return f": all are {float(ratio.flatten()[0]):.4g} times as large as they should be"
     shift = (found - expected).flatten()
+    wrong = ~torch.isclose(found, expected, rtol=RTOL, atol=ATOL)
+    place = [int(i) for i in wrong.nonzero()[0]]
     if torch.allclose(shift, shift[0].expand_as(shift), rtol=1e-3, atol=ATOL):
         return f": all are too large by {float(shift[0]):.4g}"
     if torch.allclose(found.flatten().sort().values, expected.flatten().sort().values, rtol=RTOL):
-        return ": they are the right ones in another order"
-    wrong = ~torch.isclose(found, expected, rtol=RTOL, atol=ATOL)
-    place = tuple(int(i) for i in wrong.nonzero()[0])
-    own, right = float(found[place]), float(expected[place])
+        return f": they are the right ones in another order, the first that differs at {place}"
+    own, right = float(found[tuple(place)]), float(expected[tuple(place)])
     share = f"{int(wrong.sum())} of {wrong.numel()}"
-    return f": {share} differ, the first at {list(place)}: {own:.4g} instead of {right:.4g}"
+    return f": {share} differ, the first at {place}: {own:.4g} instead of {right:.4g}"
 
 
 def kind(value: Any) -> str:
@@ -210,88 +209,3 @@ def kind(value: Any) -> str:
     if inspect.iscoroutine(value) or inspect.isgenerator(value):
         return f"of type {type(value).__name__}: was it called, or awaited?"
     return f"of type {type(value).__name__}"
-
-
-# ------------------------------------------------------------------ a model to splice into
-WIDTH, VOCABULARY = 4, 7
-
-
-class _Block(nn.Module):
-    """As a transformer's: it takes the residual stream and something else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return x + torch.tanh(self.inner(x)) * mask
-
-
-class ToyModel(nn.Module):
-    """A language model of three blocks, to be spliced into."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, WIDTH)
-        self.blocks = nn.ModuleList(_Block() for _ in range(3))
-        self.head = nn.Linear(WIDTH, VOCABULARY)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x, torch.ones(tokens.shape[-1], 1))
-        return self.head(x)
-
-
-class _Interrupted(KeyboardInterrupt):
-    """As by the button that stops a cell."""
-
-
-def watched(answer: Callable[..., Any], case: tuple[Any, ...]) -> Observed:
-    """Its result and gradient; what it leaves behind, after a run that ends and two that do not."""
-    model, tokens, weight = case
-    weight = weight.clone().requires_grad_()
-    clean, own = model(tokens), copy.deepcopy(model)
-    runs: list[Tensor] = []
-
-    def run() -> Any:
-        runs.append(tokens)
-        return own(tokens)
-
-    def replace(x: Tensor) -> Tensor:
-        return x @ weight
-
-    block = own.blocks[1]
-    theirs = block.register_forward_pre_hook(lambda *_: None)  # somebody else's
-    seen = parts(written(answer(run, block, replace)))
-    seen |= gradients(seen, {"the SAE's weights": weight})
-    seen["whether a hook that was there before stays"] = theirs.id in block._forward_pre_hooks
-    theirs.remove()
-    seen["the number of hooks left on the model"] = _hook_count(own)
-    seen["the number of calls of run()"] = len(runs)
-    seen["whether the model is as it was"] = torch.equal(own(tokens), clean)
-    for error, what in ((_Interrupted, "was interrupted"), (ArithmeticError, "raised an error")):
-        own, after = copy.deepcopy(model), f"after a run that {what}"
-        through = _stopped(answer, error, own.blocks[1], replace)
-        seen[f"the number of hooks left {after}"] = _hook_count(own)
-        seen[f"whether, {after}, the error goes on"] = through
-        seen[f"whether, {after}, the model is as it was"] = torch.equal(own(tokens), clean)
-    return seen
-
-
-def _stopped(answer: Callable[..., Any], error: type[BaseException], *others: Any) -> bool:
-    """Whether it lets an error of run() through."""
-
-    def run() -> Any:
-        raise error
-
-    try:
-        answer(run, *others)
-    except error:
-        return True
-    return False
-
-
-def _hook_count(model: nn.Module) -> int:
-    """How many hooks an answer left on it."""
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
