@@ -97,6 +97,12 @@ def plot_cost_quality(ways: pd.DataFrame) -> Figure:
     return figure
 
 
+def harms(table: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
+    """Every CE increase that `plot_fine_tuning` shows, for its axis."""
+    means = runs.groupby(["objective", "sparsity_coeff"])["ce_increase"].mean()
+    return pd.concat([means, table["ce_increase"], table["ce_before"]], ignore_index=True)
+
+
 def plot_fine_tuning(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """CE increase against L0: arrows from local SAEs to what a short fine-tuning made of them.
 
@@ -120,9 +126,7 @@ def plot_fine_tuning(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             own["l0"], own["ce_increase"], marker, color=colour, mec="white", markersize=8,
             label=f"local, then {name}" if len(own) else None,
         )  # fmt: skip
-    axes.set_yscale("log")
-    style.plain_numbers(axes)
-    axes.invert_yaxis()
+    style.harm_axis(axes, harms(table, runs))
     axes.set_xlabel(style.AXIS["l0"])
     axes.set_ylabel(style.AXIS["ce_increase"])
     style.legend_above(figure, [axes], most=3)

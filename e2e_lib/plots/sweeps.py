@@ -39,7 +39,8 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
     """Figs 13-17: CE increase against L0 and alive elements, a line a setting of `column`.
 
     runs: `matched.sweep_runs`. A row a layer and objective; lines join means over seeds in order
-    of λ, from light to dark as the setting grows, the main runs' in black.
+    of λ, from light to dark as the setting grows, the main runs' in black. Where panels have main
+    runs of several settings, the legend has a line for them by themselves.
     """
     panels = style.places(runs)
     settings = [float(value) for value in sorted(runs[column].unique())]
@@ -48,16 +49,11 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
     figure, grid = style.grid_of(len(panels), 2, 0.6 + 2.5 * len(panels), sharey="row")
     for row, (layer, name) in zip(grid, panels, strict=True):
         own = runs[(runs["layer"] == layer) & (runs["objective"] == name)]
+        usual = set(own.loc[own["main"], column])
         for axes, x in zip(row, ("l0", "alive"), strict=True):
             for k, setting in enumerate(settings):
                 means = own[own[column] == setting].groupby("sparsity_coeff").mean(True)
-                usual = setting in main
-                look: dict[str, Any] = {
-                    "color": "black" if usual else shades[k], "marker": SHAPES[k % len(SHAPES)],
-                    "linewidth": 2.2 if usual else 1.8, "mec": "white", "mew": 0.7,
-                    "label": number(setting) + " (main runs)" * usual,
-                }  # fmt: skip
-                axes.plot(means[x], means["ce_increase"], **look)
+                axes.plot(means[x], means["ce_increase"], **_look(k, shades[k], setting in usual))
             axes.set_title(f"layer {layer}, {style.LABELS[name]}")
             axes.set_xlim(0, 1.06 * float(own[x].max()))
             style.harm_axis(axes, own["ce_increase"])
@@ -65,8 +61,21 @@ def plot_sweep_curves(runs: pd.DataFrame, column: str) -> Figure:
         row[1].tick_params(labelleft=True)
     for axes, x in zip(grid[-1], ("l0", "alive"), strict=True):
         axes.set_xlabel(style.AXIS[x])
+    for k, setting in enumerate(settings):  # colours of panels where they are not the main runs'
+        alone = main == {setting}
+        label = number(setting) + " (main runs)" * alone
+        grid[0, 0].plot([], [], **_look(k, shades[k], alone), label=label)
+    if len(main) > 1:
+        grid[0, 0].plot([], [], color="black", linewidth=2.2, label="main runs")
     style.legend_above(figure, [grid[0, 0]], title=NAMES[column])
     return figure
+
+
+def _look(k: int, shade: Any, main: bool) -> dict[str, Any]:
+    return {
+        "color": "black" if main else shade, "marker": SHAPES[k % len(SHAPES)],
+        "linewidth": 2.2 if main else 1.8, "mec": "white", "mew": 0.7,
+    }  # fmt: skip
 
 
 def plot_sweep_ratios(ratios: pd.DataFrame) -> Figure:
