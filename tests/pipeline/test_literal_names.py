@@ -26,7 +26,7 @@ def test_a_whole_pipeline_in_an_odd_folder_with_odd_names(tmp_path: Path) -> Non
     """Its checkout, its results outside of it, its text: to the report."""
     project = SmallProject(tmp_path / ODD, notebooks=FEW)
     for name in ("train", "validation"):
-        write_jsonl(tmp_path / f"{name} {ODD}.jsonl", [{"text": "a"}])
+        write_jsonl(tmp_path / f"{name} {ODD}.jsonl", [{"text": "a " * 20_000}])
     project.results = tmp_path / "elsewhere" / ODD
     done = project.run(
         f"TRAIN={tmp_path}/train {ODD}.jsonl",

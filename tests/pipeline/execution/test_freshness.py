@@ -20,6 +20,7 @@ import pytest
 from e2e_lib.source_code import notebook_digest
 from tests.helpers.small_project import FEW, SmallProject
 from tests.helpers.small_project import STAGES as STAND_INS
+from tests.helpers.tiny_models import write_jsonl
 
 pytestmark = pytest.mark.slow
 TRAINING = {"10_train seed 0", "10_train seed 1"}
@@ -231,10 +232,10 @@ def test_text_rewritten_in_place_trains_again(project: SmallProject) -> None:
     """Its old runs are set aside, and the pipeline says why."""
     project.write("10_train", TELL)  # made-up runs say which text they were trained on
     text = project.root / "text.jsonl"
-    text.write_text('{"text": "one"}\n')
+    write_jsonl(text, [{"text": "one " * 20_000}])  # enough for what the profile asks
     assert ran_again(project, f"TRAIN={text}") == TRAINING | ANALYSES | SAES
     assert ran_again(project, f"TRAIN={text}") == set()
-    text.write_text('{"text": "two"}\n')
+    write_jsonl(text, [{"text": "two " * 20_000}])
     before = project.executions()
     again = project.run(f"TRAIN={text}")
     assert again.returncode == 0, again.stdout + again.stderr
