@@ -90,6 +90,22 @@ def damaged(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     } | {f"no {name}": without(table, name) for name in OBJECTIVES}
 
 
+def test_a_sweep_says_in_place_of_which_rate_where_objectives_have_their_own() -> None:
+    row = {"layer": 2, "column": "lr", "quantity": "CE increase at equal L0", "low": 1.1}
+    row |= {"value": 1.2, "high": 1.3, "n_seeds": 3}
+    table = pd.DataFrame(
+        [
+            row | {"objective": "local", "setting": 0.06, "main": 0.03},
+            row | {"objective": "e2e", "setting": 0.12, "main": 0.06},
+        ]
+    )
+    said = training.sweep(table, "lr")
+    assert "local 1.2 (1.1 to 1.3) with a learning rate of 0.06 in place of 0.03" in said
+    assert "e2e 1.2 (1.1 to 1.3) with a learning rate of 0.12 in place of 0.06" in said
+    alone = training.sweep(table[:1], "lr")
+    assert "the main runs' (a learning rate of 0.03): local" in alone and "in place" not in alone
+
+
 def test_the_reference_has_the_tables_to_try() -> None:
     assert len(FOUND) >= 28
 

@@ -33,18 +33,18 @@ def sweep(ratios: pd.DataFrame, column: str) -> str:
     own = ratios[of_column & ratios["value"].notna()]
     if own.empty:
         return "not said: no setting shares a range of L0 with the main runs."
-    parts = []
+    parts, alike = [], len(set(own["main"])) == 1  # rates may be each objective's own
     for (layer, name), part in own.groupby(["layer", "objective"]):
         row = part.loc[part["value"].idxmin()]
         where = f" at layer {layer}" * (len(set(own["layer"])) > 1)
+        in_place = f" in place of {row['main']:g}"
         parts.append(
             f"{LABELS[str(name)]}{where} {said(row['value'], row['low'], row['high'])} with "
-            f"{_setting(column, row['setting'])}"
+            f"{_setting(column, row['setting'])}{in_place * (not alike)}"
         )
-    return (
-        "least CE increase at equal L0, over the main runs' "
-        f"({_setting(column, own['main'].iloc[0])}): {', '.join(parts)}{seeds(own)}."
-    )
+    usual = f" ({_setting(column, own['main'].iloc[0])})" * alike
+    found = f"{usual}: {', '.join(parts)}{seeds(own)}."
+    return f"least CE increase at equal L0, over the main runs'{found}"
 
 
 def largest_change(ratios: pd.DataFrame) -> str:
