@@ -100,8 +100,8 @@ def test_a_sweep_says_in_place_of_which_rate_where_objectives_have_their_own() -
         ]
     )
     said = training.sweep(table, "lr")
-    assert "local 1.2 (1.1 to 1.3) with a learning rate of 0.06 in place of 0.03" in said
-    assert "e2e 1.2 (1.1 to 1.3) with a learning rate of 0.12 in place of 0.06" in said
+    assert "local 1.20 (1.10 to 1.30) with a learning rate of 0.06 in place of 0.03" in said
+    assert "e2e 1.20 (1.10 to 1.30) with a learning rate of 0.12 in place of 0.06" in said
     alone = training.sweep(table[:1], "lr")
     assert "the main runs' (a learning rate of 0.03): local" in alone and "in place" not in alone
 
