@@ -27,7 +27,7 @@ import pandas as pd
 from e2e_lib.analysis.claims.tables import WRITTEN
 from e2e_lib.analysis.claims.tokens import LONGER, LONGER_RUNS
 from e2e_lib.analysis.counterfactual.loudness import dial_runs
-from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
+from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_label, warm_start_runs
 from e2e_lib.data.formats.saelens import SPARSITY, WEIGHTS
 from e2e_lib.errors import E2EError, ResultsError, command, is_number
 from e2e_lib.files import project_path
@@ -180,7 +180,7 @@ def lacking_weights(results: Path) -> Lacking:
     marks = {("run", run) for run in {*main["run"], *warm["run"], *dial["run"]} - shipped}
     marks |= {(column, str(one)) for one in seeds for column in ("seed", "other_seed")}
     marks |= {("train_tokens", str(one)) for one in tokens}
-    marks |= {("start", f"warm, {one:,} tokens") for one in tokens}
+    marks |= {("start", warm_label(one)) for one in tokens}
     kinds: list[tuple[tuple[str, ...], ...]] = []
     kinds += [MAIN, *([WARM] if tokens else []), *([SEEDS] if seeds else [])]
     kinds += [] if set(dial["run"]) <= shipped else [DIAL]

@@ -156,6 +156,11 @@ def sweep_runs(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return found.sort_values([*place, column, "train_tokens", *keys[2:]], ignore_index=True)
 
 
+def warm_label(tokens: int) -> str:
+    """How tables call a start from a saved SAE that was trained on so many tokens since."""
+    return f"warm {tokens}"
+
+
 def warm_start_runs(table: pd.DataFrame) -> pd.DataFrame:
     """Runs whose features are compared: warm starts, the main runs beside them, their starts.
 
