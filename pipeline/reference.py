@@ -126,6 +126,7 @@ def again(reference: Path, scratch: Path) -> None:
                 if old.suffix == ".csv" and (scratch / kind / old.name).is_file():
                     add_columns(old, scratch / kind / old.name)
                 (scratch / kind / old.name).unlink(missing_ok=True)
+                (scratch / "skipped" / f"{old.stem}.json").unlink(missing_ok=True)
             elif old.name[:3] not in {f"{name[:2]}_" for name in trained}:
                 old.unlink()
         shutil.copytree(scratch / kind, reference / kind, dirs_exist_ok=True)

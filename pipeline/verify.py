@@ -63,7 +63,7 @@ WARM = (  # shorter warm starts
     ),
     ("figures/30_moved_features.json", "figures/30_seed_agreement.json"),
 )
-DIAL = ("tables/42_runs.csv",), (), ("figures/42_loudness.[cj]s*", "tables/42_dial.*")
+DIAL = ("tables/42_runs.csv",), (), ("figures/42_loudness.*", "tables/42_dial.*")
 SEEDS = (  # matched runs
     (
         *("figures/23_*.csv", "tables/24_counted_again.csv", "figures/28_*.csv"),

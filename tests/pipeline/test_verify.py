@@ -189,6 +189,10 @@ def test_only_what_takes_lacking_weights_may_be_missing_or_other(tmp_path: Path)
     carried = {"tables/rows.csv": 3, "tables/means.csv": 1, "tables/other.csv": 0}
     assert outcome.carried == carried | {"tables/dial.csv": 3 * 3, "tables/dial.json": 1}
     assert outcome.compared["tables/means.csv"] == 2 * 3 + 2 - 1
+    for path in (new / "tables").glob("dial.*"):
+        path.unlink()
+    missing = compare_folders(old, new, lacking)
+    assert (missing.differences, missing.carried) == (outcome.differences, outcome.carried)
 
 
 @pytest.mark.parametrize(
