@@ -170,7 +170,7 @@ def agreement_of_starts(saes: Mapping[str, SavedSAE], compared: pd.DataFrame) ->
     warm = compared["role"] == "warm"
     kinds = {LOCAL: compared["role"] == "start", SCRATCH: compared["role"] == "scratch"}
     for tokens in sorted(compared.loc[warm, "train_tokens"].unique()):
-        kinds[warm_label(tokens)] = warm & (compared["train_tokens"] == tokens)
+        kinds[warm_label(int(tokens))] = warm & (compared["train_tokens"] == tokens)
     tables = [
         cross_seed_similarity(directions, compared[of_kind]).assign(start=kind)
         for kind, of_kind in kinds.items()
