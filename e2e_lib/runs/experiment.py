@@ -24,7 +24,7 @@ from e2e_lib.errors import (
     require,
     whole,
 )
-from e2e_lib.files import project_path, shown_name
+from e2e_lib.files import shown_name
 from e2e_lib.names import (
     EVERY_OBJECTIVE,
     PAIR,
@@ -38,7 +38,7 @@ from e2e_lib.names import (
     parse_sparsity_coeffs,
     split_names,
 )
-from e2e_lib.runs.provenance import content_digest, model_digest, start_digest
+from e2e_lib.runs.provenance import content_digest, model_digest
 
 # What evaluating somebody else's SAEs takes too.
 EVALUATION = (
@@ -247,24 +247,9 @@ class Training(Hyperparameters):
         """
         if not self.init_from:
             return {}
-        from e2e_lib.data.formats.saelens import CONFIG, WEIGHTS, read_config
-        from e2e_lib.runs.read import finished
+        from e2e_lib.runs.load import start_folders
 
-        run = results / "saes" / self.init_from
-        base = run if finished(run) else project_path(self.init_from)
-        found = {}
-        for hook in self.hook_names:
-            folder = base / hook if (base / hook).is_dir() else base
-            saved = (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
-            allowed = "a finished run with weights, or a folder with a saved SAE for each hook"
-            require(saved, "init_from", self.init_from, allowed)
-            config = read_config(folder)
-            d_in, d_sae = config["d_in"], config["d_sae"]
-            same = int(self.dict_ratio * d_in) == d_sae
-            allowed = f"that of init_from, which has {d_sae} latents for {d_in}"
-            require(same, "dict_ratio", self.dict_ratio, allowed)
-            found[hook] = str(folder)
-        return found
+        return start_folders(results, self.init_from, self.hook_names, self.dict_ratio)
 
     def describe(self, config: TrainConfig) -> dict[str, Any]:
         """Every value that decides a run's result, as JSON; names the run."""
@@ -272,6 +257,8 @@ class Training(Hyperparameters):
 
         shared = self.shared
         if config.init_from:  # a start of the same name may hold another SAE
+            from e2e_lib.runs.load import start_digest
+
             starts = config.init_from.items()
             shared["contents"]["init_from"] = {hook: start_digest(own) for hook, own in starts}
         return {"objective_name": config.objective.name, **shared, **config_dict(config)}

@@ -3,7 +3,7 @@
 Analyses that only need tables read them through `runs`; this is for those that run the model.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from e2e_lib.core.hooks import clean_pass
 from e2e_lib.core.sae import SAE
-from e2e_lib.data.formats.saelens import firing_frequency
+from e2e_lib.data.formats.saelens import CONFIG, WEIGHTS, firing_frequency, read_config
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import held_out_rows
-from e2e_lib.errors import ResultsError
+from e2e_lib.errors import ResultsError, require
+from e2e_lib.files import project_path
 from e2e_lib.names import TransformerBridge
 from e2e_lib.runs.provenance import content_digest, model_digest
-from e2e_lib.runs.read import run_config, sae_folder
+from e2e_lib.runs.read import finished, run_config, sae_folder
 
 
 class Subject(NamedTuple):
@@ -149,3 +150,38 @@ def clean_activations(
         for tokens in subject.rows.split(batch_size)
     ]
     return torch.cat(parts)
+
+
+def start_folders(
+    results: Path, start: str, hooks: Sequence[str], dict_ratio: float
+) -> dict[str, str]:
+    """{hook: folder of the saved SAE that a training starts from}.
+
+    start: a finished run of `results`, or a folder with a saved SAE, or of several hooks with a
+    folder for each.
+
+    Raises:
+        ConfigError: there is no such SAE, or its dictionary ratio is another one.
+    """
+    run = results / "saes" / start
+    base = run if finished(run) else project_path(start)
+    found = {}
+    for hook in hooks:
+        folder = base / hook if (base / hook).is_dir() else base
+        saved = (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+        allowed = "a finished run with weights, or a folder with a saved SAE for each hook"
+        require(saved, "init_from", start, allowed)
+        config = read_config(folder)
+        d_in, d_sae = config["d_in"], config["d_sae"]
+        allowed = f"that of init_from, which has {d_sae} latents for {d_in}"
+        require(int(dict_ratio * d_in) == d_sae, "dict_ratio", dict_ratio, allowed)
+        found[hook] = str(folder)
+    return found
+
+
+def start_digest(folder: str) -> str | None:
+    """Digest of a saved SAE that a training starts from; of a finished run's the weights, for its
+    name, which says all else, is part of the folder's."""
+    own = Path(folder)
+    run = finished(own) or finished(own.parent)
+    return content_digest(str(own / WEIGHTS if run else own))

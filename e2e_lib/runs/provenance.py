@@ -57,16 +57,6 @@ def content_digest(name: str) -> str | None:
     return ",".join(found) or None
 
 
-def start_digest(folder: str) -> str | None:
-    """Digest of a saved SAE that a training starts from; of a finished run's the weights, for its
-    name, which says all else, is part of the folder's."""
-    from e2e_lib.runs.read import finished
-
-    own = Path(folder)
-    run = finished(own) or finished(own.parent)
-    return content_digest(str(own / "sae_weights.safetensors" if run else own))
-
-
 def model_digest(name: str) -> str | None:
     """`content_digest` of a language model; of an embedded one, that of the shipped weights.
 
