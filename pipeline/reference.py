@@ -25,7 +25,7 @@ import pandas as pd
 
 from e2e_lib.analysis.claims.tokens import LONGER, LONGER_RUNS
 from e2e_lib.analysis.claims.verdicts import readme_block
-from e2e_lib.analysis.matched import across_seeds, main_runs, similar, warm_start_runs
+from e2e_lib.analysis.matched import main_runs, warm_start_runs
 from e2e_lib.errors import ResultsError, command, require
 from e2e_lib.files import project_path
 from e2e_lib.runs.read import REFERENCE
@@ -45,11 +45,9 @@ WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")
 def runs_with_weights(table: pd.DataFrame) -> set[str]:
     """Names of the runs whose weights are shipped."""
     main = main_runs(table)
-    seed = int(main["seed"].min())
-    matched = [across_seeds(main, similar(main, on, seed)) for on in ("ce_increase", "l0")]
     warm = warm_start_runs(table)
     longest = warm["train_tokens"] == warm.groupby("role")["train_tokens"].transform("max")
-    kept = [*matched, warm[longest]]
+    kept = (verify.matched(main), warm[longest])
     return {run for runs in kept for run in runs["run"]}
 
 

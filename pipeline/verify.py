@@ -168,14 +168,10 @@ def lacking_weights(results: Path) -> Lacking:
     here = [(results / "saes" / run / WEIGHTS).is_file() for run in table["run"]]
     shipped = set(table.loc[here, "run"])
     main = main_runs(table)
-    seed = int(main["seed"].min())
-    matched = pd.concat(
-        [across_seeds(main, similar(main, on, seed)) for on in ("ce_increase", "l0")]
-    )
     warm, dial = warm_start_runs(table), dial_runs(table)
     warm = warm[warm["role"] == "warm"]
     seeds, tokens = (
-        _lacking(t, by, shipped) for t, by in ((matched, "seed"), (warm, "train_tokens"))
+        _lacking(t, by, shipped) for t, by in ((matched(main), "seed"), (warm, "train_tokens"))
     )
     marks = {("run", run) for run in {*main["run"], *warm["run"], *dial["run"]} - shipped}
     marks |= {(column, str(one)) for one in seeds for column in ("seed", "other_seed")}
@@ -186,6 +182,11 @@ def lacking_weights(results: Path) -> Lacking:
     kinds += [] if set(dial["run"]) <= shipped else [DIAL]
     names = (tuple(n for own in part for n in own) for part in zip_longest(*kinds, fillvalue=()))
     return Lacking(frozenset(marks), *names)
+
+
+def matched(main: pd.DataFrame) -> pd.DataFrame:
+    """The similar-CE and the similar-L0 runs of all seeds; main: `main_runs`."""
+    return pd.concat([across_seeds(main, similar(main, on)) for on in ("ce_increase", "l0")])
 
 
 def _lacking(table: pd.DataFrame, by: str, shipped: set[str]) -> list[int]:

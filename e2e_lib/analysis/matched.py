@@ -210,11 +210,12 @@ def depth_names(table: pd.DataFrame) -> dict[int, str]:
     }
 
 
-def similar(table: pd.DataFrame, on: str, seed: int = 0) -> pd.DataFrame:
+def similar(table: pd.DataFrame, on: str, seed: int | None = None) -> pd.DataFrame:
     """Per layer, one run of each objective, with as similar a value of `on` as there is.
 
     on: "ce_increase" (Tables 1 and 2) or "l0" (Table 3). Its value is the mean over the seeds of a
-    λ, for one seed's is noise where it is small; the runs returned are those of the given seed. The
+    λ, for one seed's is noise where it is small; the runs returned are those of the given seed, by
+    itself that of the most layers, the smallest of several: some layers may have fewer seeds. The
     triple with the smallest spread max(log on) - min(log on); among equals the one with the smaller
     mean distance of log on from the layer's median, then the one with the lower mean L0. Where the
     mean is ≤ 0 there is no logarithm and no choice; a layer that lacks an objective is left out.
@@ -222,6 +223,8 @@ def similar(table: pd.DataFrame, on: str, seed: int = 0) -> pd.DataFrame:
     Returns the chosen rows with a further column `match` = `on`.
     """
     chosen: list[int] = []
+    if seed is None and len(table):
+        seed = int(table.groupby("seed")["layer"].nunique().idxmax())
     means = table.groupby(["layer", "objective", "sparsity_coeff"])[on].transform("mean")
     for _, group in table[(table["seed"] == seed) & (means > 0)].groupby("layer"):
         names, log = group["objective"].to_numpy(), np.log(means[group.index].to_numpy())

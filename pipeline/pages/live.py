@@ -81,7 +81,7 @@ def matched_runs(results: Path) -> pd.DataFrame:
     from e2e_lib.analysis.matched import main_runs, middle_layer, similar  # brings matplotlib
 
     main = main_runs(metrics_table(results))
-    triples = similar(main, "ce_increase", int(main["seed"].min()) if len(main) else 0)
+    triples = similar(main, "ce_increase")
     triples = triples[triples["layer"] == middle_layer(triples)]
     there = [_has_weights(results, row.run, row.hook) for row in triples.itertuples()]
     if not any(there):

@@ -88,7 +88,8 @@ def _stages(profile: Profile, results: str) -> list[Stage]:
         name: getattr(profile.training, name) for name in ("model", "validation_data", "device")
     }
     text: dict[str, Parameter] = {"train_data": profile.training.train_data}
-    first = 0 if profile.released else profile.seeds[0]
+    everywhere = (0,) if profile.released else profile.seeds[: profile.seeds_elsewhere or None]
+    first = min(everywhere)  # as `matched.similar` by itself
     seed: dict[str, Parameter] = {"match_seed": first} if first else {}  # theirs is 0
     analyses = tuple(name for name in ANALYSES if not (profile.released and name == FINETUNE))
     return [

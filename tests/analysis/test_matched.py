@@ -73,6 +73,15 @@ def test_layers_without_all_objectives_or_without_a_logarithm_are_left_out():
     assert matched.similar(TABLE.assign(ce_increase=-0.01), "ce_increase").empty
 
 
+def test_the_seed_is_one_that_every_layer_has():
+    both = [(2, o, seed, 1.0, 0.1, 9.0) for o in matched.OBJECTIVES for seed in (0, 5)]
+    table = runs_of(*both, *[(1, o, 5, 1.0, 0.1, 9.0) for o in matched.OBJECTIVES])
+    assert set(matched.similar(table, "l0")["layer"]) == {1, 2}
+    assert set(matched.similar(table, "l0")["seed"]) == {5}
+    assert set(matched.similar(table, "l0", 0)["layer"]) == {2}
+    assert set(matched.similar(table[table["layer"] == 2], "l0")["seed"]) == {0}
+
+
 def test_other_seeds_keep_the_lambda():
     everywhere = matched.across_seeds(TABLE, matched.similar(TABLE, "ce_increase"))
     ours = everywhere[everywhere["seed"] == 1]

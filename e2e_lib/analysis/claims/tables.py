@@ -103,7 +103,7 @@ def similar_ce(tables: Tables, middle_only: bool = True) -> pd.DataFrame:
     """The similar-CE runs of all seeds in which every objective is there, per layer."""
     runs = middle(tables.runs, tables.runs) if middle_only else tables.runs
     need(len(runs) > 0, "there are no runs")
-    triples = across_seeds(runs, similar(runs, "ce_increase", int(runs["seed"].min())))
+    triples = across_seeds(runs, similar(runs, "ce_increase"))
     complete = triples.groupby(["layer", "seed"])["objective"].transform("nunique")
     triples = triples[complete == len(OBJECTIVES)]
     need(len(triples) > 0, "no layer has a run of every objective with a CE increase above 0")

@@ -251,16 +251,22 @@ def test_shipped_profiles_pass(name: str) -> None:
     assert stages(load_profile(name), "x")
 
 
-@pytest.mark.parametrize("seeds", [[3], [5, 0], [0, 7]])
-def test_the_similar_saes_are_those_of_a_seed_that_is_trained(seeds: list[int]) -> None:
-    todo = stages(load_profile("smoke", {"seeds": seeds, "sweeps": {}}), "x")
+@pytest.mark.parametrize(
+    ("seeds", "elsewhere", "expected"),
+    [([3], 0, 3), ([5, 0], 0, 0), ([5, 0], 1, 5), ([0, 7], 1, 0), ([9, 4, 1], 2, 4)],
+)
+def test_the_similar_saes_are_those_of_a_seed_that_every_layer_has(
+    seeds: list[int], elsewhere: int, expected: int
+) -> None:
+    given = {"seeds": seeds, "seeds_elsewhere": elsewhere, "sweeps": {}}
+    todo = stages(load_profile("smoke", given), "x")
     types = {
         name: notebook_types(NOTEBOOKS / f"{name}.ipynb") for name in {s.notebook for s in todo}
     }
     asks = {name for name, own in types.items() if "match_seed" in own}
     assert asks == set(WITH_SEED)
     told = {s.parameters.get("match_seed", 0) for s in todo if s.notebook in asks}
-    assert told == {seeds[0]}
+    assert told == {expected}
 
 
 # ------------------------------------------------------------------ numbers are one thing
