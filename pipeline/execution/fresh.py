@@ -24,7 +24,7 @@ from e2e_lib.source_code import notebook_digest
 from pipeline.plan.grid import Job, jobs
 from pipeline.plan.notebook_parameters import NOTEBOOKS
 from pipeline.plan.profile import Profile
-from pipeline.plan.stages import PUBLISHED, TRAIN, Stage
+from pipeline.plan.stages import CHECKLIST, PUBLISHED, TRAIN, Stage
 
 CODE = "its code changed"
 PLAN = "its parameters changed, or what it reads"
@@ -112,8 +112,11 @@ def settle(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> dic
     for old in (results / "running").glob("*.json"):
         (results / "notebooks" / f"{old.stem}.ipynb").unlink(missing_ok=True)
         old.unlink()
-    for old in (results / "failed").glob("*.json"):
+    failed = [*(results / "failed").glob("*.json")]
+    for old in failed:
         old.unlink()
+    if failed:  # which it lists
+        (results / "done" / f"{CHECKLIST}.json").unlink(missing_ok=True)
     reasons = stale(results, todo, notebooks)
     fresh = {stage.name for stage in todo} - reasons.keys()
     for marker in (results / "done").glob("*.json"):
