@@ -8,7 +8,8 @@ The copy has the size that git can carry: every run's record, metrics and curve,
 table and claim. Weights are kept of what the analyses look into: similar-CE and similar-L0 triples
 of every seed, and the longest warm starts with their starts; not the dial's, which are large.
 Executed notebooks are kept as pages. Of a study that stands beside it, as the second line's, no run
-is kept: its figures, tables and pages, and metrics.csv with all that was measured.
+is kept: its figures, tables and pages, and metrics.csv with all that was measured. Where it has a
+place in the ledger (`claims.studies`), README and the reference's report show it.
 
 With --again nothing is trained: the analyses run as `pipeline.verify` runs them, on the records and
 shipped weights, and what they give takes the place of what was there. Figures and tables that take
@@ -23,8 +24,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from e2e_lib.analysis.claims.studies import readme_block
 from e2e_lib.analysis.claims.tokens import LONGER, LONGER_RUNS
-from e2e_lib.analysis.claims.verdicts import readme_block
 from e2e_lib.analysis.matched import main_runs, warm_start_runs
 from e2e_lib.errors import ResultsError, command, require
 from e2e_lib.files import project_path
@@ -133,11 +134,16 @@ def again(reference: Path, scratch: Path) -> None:
     executed = [p for p in (scratch / "notebooks").glob("*.ipynb") if p.name[:3] not in stays]
     for notebook in executed:
         shutil.copy(notebook, reference / "notebooks")
+    write_pages(reference)
+    for notebook in executed:
+        (reference / "notebooks" / notebook.name).unlink()
+
+
+def write_pages(reference: Path) -> None:
+    """Write the report of a copy, which has no executed notebooks to link."""
     write_report(reference)
     for page in reference.glob("*.html"):
         copy_page(page, reference)
-    for notebook in executed:
-        (reference / "notebooks" / notebook.name).unlink()
 
 
 @command
@@ -155,8 +161,9 @@ def main(arguments: list[str]) -> None:
     own = target == project_path(REFERENCE)
     require(own or beside, "the copy", target.name, "reference, or reference_… beside the results")
     copy_reference(source, target, runs=own)
-    if own:
-        readme_block(target, ROOT / "README.md")
+    if not own:  # the reference's ledger shows those beside it
+        write_pages(project_path(REFERENCE))
+    readme_block(project_path(REFERENCE), ROOT / "README.md")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def write_report(results: Path) -> Path:
     figures = [_figure(results, facts, texts) for facts in read_all(results / "figures")]
     tables = [_table(results, facts, texts) for facts in read_all(results / "tables")]
     claims = _claims(results, {one["name"]: one.get("title") for one in (*figures, *tables)})
+    rule, others = _rule_and_others(str(profile.get("name", ""))) if claims else ("", {})
     saes = pareto.main_table(results)
     page = render(
         "report.html.j2",
@@ -58,7 +59,8 @@ def write_report(results: Path) -> Path:
         failures=read_all(results / "failed"),
         answer=answer(claims),
         claims=claims,
-        rule=_rule() if claims else "",
+        rule=rule,
+        others=others,
         symbols=SYMBOLS,
         size=pareto,
         layers=pareto.layers(saes),
@@ -99,23 +101,27 @@ def _claims(results: Path, titles: Mapping[str, object]) -> list[Json]:
     """
     claims = read_json(results / "claims.json", [])
     shown = linked(claims, titles)
-
-    def word(verdict: object) -> str:
-        known = isinstance(verdict, str) and verdict in SYMBOLS
-        return str(verdict) if known else "not testable here"
-
     return [
-        {**claim, "word": word(claim.get("verdict")), "shown": name, "shown_as": titles.get(name)}
+        {**_worded(claim), "shown": name, "shown_as": titles.get(name)}
         for claim in claims
         for name in [shown.get(claim.get("id"), "")]
     ]
 
 
-def _rule() -> str:
-    """What the verdicts mean."""
-    from e2e_lib.analysis.claims.verdicts import RULE  # here: it brings matplotlib, a second
+def _worded(claim: Json) -> Json:
+    """A claim with its verdict in one of the words that there are."""
+    verdict = claim.get("verdict")
+    known = isinstance(verdict, str) and verdict in SYMBOLS
+    return {**claim, "word": str(verdict) if known else "not testable here"}
 
-    return RULE
+
+def _rule_and_others(profile: str) -> tuple[str, dict[str, dict[str, Json]]]:
+    """What the verdicts mean, and the claims by id of each shipped study but this profile's own."""
+    from e2e_lib.analysis.claims.studies import other_studies  # here: it brings matplotlib,
+    from e2e_lib.analysis.claims.verdicts import RULE  # a second
+
+    ledgers = other_studies(profile).items()
+    return RULE, {name: {one["id"]: _worded(one) for one in own} for name, own in ledgers}
 
 
 def _figure(results: Path, facts: Json, notebooks: Mapping[str, str]) -> Json:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e_lib.analysis.claims.verdicts import claims_markdown
+from e2e_lib.analysis.claims.studies import claims_markdown, other_studies
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs.read import finished_runs
 from e2e_lib.runs.tables import metrics_table
@@ -21,9 +21,12 @@ REFERENCE = ROOT / "results" / "reference"
 
 
 def test_reference_keeps_every_record_and_the_matched_weights(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_results(tmp_path / "source")
+    shown: list[Path] = []  # written anew, for a study that stands beside the reference is shown
+    monkeypatch.setattr(reference, "write_pages", shown.append)
+    monkeypatch.setattr(reference, "readme_block", lambda *paths: shown.extend(paths))
     with pytest.raises(ResultsError, match="it must be finished"):
         copy_reference(source, tmp_path / "target")
     assert not (tmp_path / "target").exists()
@@ -40,9 +43,9 @@ def test_reference_keeps_every_record_and_the_matched_weights(
     # Three objectives at three layers, similar CE and similar L0, in both seeds.
     assert 18 <= len(kept) <= 36
     assert [p.name for p in (copied / "notebooks").iterdir()] == ["a.html"]
-    assert (
-        main([str(source), str(tmp_path / "reference_x")]) == 0
-    )  # beside it: pages and tables, no run
+    beside = str(tmp_path / "reference_x")
+    assert main([str(source), beside]) == 0  # pages and tables, no run
+    assert shown == [REFERENCE, REFERENCE, ROOT / "README.md"]
     assert not (tmp_path / "reference_x" / "saes").exists()
     assert (tmp_path / "reference_x" / "metrics.csv").read_text() == "metrics.csv"
     assert main([str(source), str(tmp_path / "elsewhere")]) == 2
@@ -152,4 +155,4 @@ def test_readme_table_is_the_reference_ledger() -> None:
     readme = (ROOT / "README.md").read_text()
     claims = json.loads((REFERENCE / "claims.json").read_text())
     block = readme.split("<!-- claims:begin -->")[1].split("<!-- claims:end -->")[0].strip()
-    assert block == claims_markdown(claims).strip()
+    assert block == claims_markdown(claims, other_studies("storyworld")).strip()

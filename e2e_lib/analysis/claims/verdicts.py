@@ -5,7 +5,6 @@ rule of a verdict is `RULE` and the function `verdict`, and stands nowhere else:
 and README print the one or the word that the other gave. Nothing here needs torch.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,8 +35,7 @@ from e2e_lib.analysis.claims.tokens import (
 from e2e_lib.analysis.matched import main_runs
 from e2e_lib.analysis.statistics import LEVEL
 from e2e_lib.analysis.sweeps import MOVES, moved_per_doubling
-from e2e_lib.errors import ResultsError, reworded
-from e2e_lib.files import replace_block, write_json
+from e2e_lib.files import write_json
 from e2e_lib.runs import tables as runs
 
 HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE = "holds", "refuted", "undecided", "not testable here"
@@ -173,7 +171,7 @@ def _measured(
     return measured, ""
 
 
-def _moving(moves: Iterable[float]) -> tuple[int, int]:
+def moving(moves: Iterable[float]) -> tuple[int, int]:
     """Of how many values the movement per doubling of the tokens is known; how many still move."""
     known = [move for move in moves if math.isfinite(move)]
     return len(known), sum(abs(move) > MOVES for move in known)
@@ -181,11 +179,11 @@ def _moving(moves: Iterable[float]) -> tuple[int, int]:
 
 def _restless(moves: Mapping[str, float]) -> str:
     """What of a ledger still moves, or that nothing tells; empty if what is known is at rest."""
-    known, moving = _moving(moves.values())
+    known, many = moving(moves.values())
     if not known:
         return "no sweep over them tells"
-    few = f"of {known} values of which it is, {moving} move by more than {percent(MOVES)}"
-    return f"{few} per doubling" if moving else ""
+    few = f"of {known} values of which it is, {many} move by more than {percent(MOVES)}"
+    return f"{few} per doubling" if many else ""
 
 
 def _entry(claim: Claim, measured: Measurement, reason: str, **asked: Any) -> dict[str, Any]:
@@ -240,54 +238,6 @@ def claims_frame(claims: list[dict[str, Any]]) -> pd.DataFrame:
     numbers = ["value", "low", "high", "grid_low", "grid_high", "above", "below"]
     frame[numbers] = frame[numbers].astype(float)
     return frame
-
-
-def multiplicity(claims: Sequence[dict[str, Any]]) -> str:
-    """What the number of rows does to the verdicts, and how many values have not come to rest."""
-    judged = sum(entry["low"] is not None and entry["n_seeds"] != 1 for entry in claims)
-    counts = [(sum(entry["verdict"] == word for entry in claims), word) for word in VERDICTS]
-    by_chance = f"{(1 - LEVEL) / 2 * judged:.1f}"
-    known, moving = _moving(
-        moved_per_doubling({float(t): v for t, v in entry["by_tokens"].items() if v is not None})
-        for entry in claims
-    )
-    moved = f"{moving} of {known} values still move" if known else "No value is known to move"
-    return (
-        f"{len(claims)} rows: {', '.join(f'{n} {word}' for n, word in counts)}. {moved} by over "
-        f"{percent(MOVES)} per doubling of tokens. {judged} can be decided; at their bounds, "
-        f"{by_chance} would hold and {by_chance} be refuted by chance, not independently: rows "
-        "share SAEs."
-    )
-
-
-def claims_markdown(claims: list[dict[str, Any]]) -> str:
-    """The README's block: the rule, a row a claim with value, 95 % interval and verdict, and what
-    their number does."""
-    known = {claim.id: claim for claim in CLAIMS}
-    lines = [
-        RULE,
-        "",
-        "| | measured | claim | here [interval] | verdict |",
-        "|-|-|-|-|-|",
-    ]
-    for entry in claims:
-        claim = known[entry["id"]]
-        value = "–" if entry["value"] is None else f"{entry['value']:.3g}"
-        ends = "" if entry["low"] is None else f" [{entry['low']:.3g}, {entry['high']:.3g}]"
-        cells = (claim.id, entry["short"], claim.bounds, value + ends, entry["verdict"])
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", multiplicity(claims)])
-
-
-def readme_block(results: str | Path, readme: str | Path) -> None:
-    """Replace what stands between the two claims comments of the README with the ledger's table.
-
-    Raises:
-        ResultsError: claims.json is missing or unreadable, or the README lacks the comments.
-    """
-    with reworded(ResultsError, "claims.json cannot be read"):
-        claims = json.loads((Path(results) / "claims.json").read_text())
-    replace_block(Path(readme), "claims", claims_markdown(claims))
 
 
 def _spelt(text: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from e2e_lib.analysis import matched, pareto
-from e2e_lib.analysis.claims import ledger, tokens
+from e2e_lib.analysis.claims import ledger, studies, tokens
 from e2e_lib.analysis.claims import verdicts as claims
 from e2e_lib.analysis.claims.tables import Measurement, Tables
 from e2e_lib.errors import ConfigError, ResultsError
@@ -229,7 +229,7 @@ def test_the_rule_names_every_verdict_and_is_what_is_printed(found):
     assert "up to 5 % counts as none" in claims.RULE and claims.MOVES == 0.05
     assert "two more doublings" in claims.RULE and claims.AHEAD == 2
     assert "each adding or multiplying like the last" in claims.RULE
-    assert claims.claims_markdown([*found.values()]).startswith(claims.RULE)
+    assert studies.claims_markdown([*found.values()]).startswith(claims.RULE)
 
 
 def test_values_by_tokens_are_the_same_measure_on_the_sweep():
@@ -757,13 +757,13 @@ def test_no_runs_at_all(tables):
 
 # ------------------------------------------------------------------ files
 def test_multiplicity_is_counted(found):
-    text = claims.multiplicity([*found.values()])
+    text = studies.multiplicity([*found.values()])
     judged = len(found) - 2
     assert f"{judged} can be decided" in text
     assert f"{len(found)} rows: {judged - 2} holds, 0 refuted, 2 undecided, 2 not" in text
     assert f"{0.025 * judged:.1f} would hold" in text
     one = [e | {"n_seeds": 1} for e in found.values()]
-    assert " 0 can be decided" in claims.multiplicity(one)
+    assert " 0 can be decided" in studies.multiplicity(one)
 
 
 def test_values_that_still_move_are_counted(found):
@@ -771,11 +771,11 @@ def test_values_that_still_move_are_counted(found):
     entry = found["C1a"]
     known = ([1.0, 1.1], [1.0, 2.0, 1.88], [1.0, 1.04], [2.0, 2.04], [3.0, 3.0], [1.0], [])
     rows = [entry | {"by_tokens": {f"{2**k}e5": v for k, v in enumerate(x)}} for x in known]
-    text = claims.multiplicity(rows)
+    text = studies.multiplicity(rows)
     assert " 2 of 5 values still move by over 5 % per doubling of tokens." in text
-    assert "No value is known to move by over 5 %" in claims.multiplicity(rows[5:])
+    assert "No value is known to move by over 5 %" in studies.multiplicity(rows[5:])
     tables = [{**e, "by_tokens": {"1e6": None, "2e6": 1.0}} for e in rows[:1]]
-    assert "No value is known" in claims.multiplicity(tables)
+    assert "No value is known" in studies.multiplicity(tables)
 
 
 def test_folder_to_json_to_readme(results, tmp_path, found):
@@ -793,13 +793,13 @@ def test_folder_to_json_to_readme(results, tmp_path, found):
     assert json.loads((tmp_path / "claims.json").read_text()) == entries
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- claims:begin -->\nOUTDATED\n<!-- claims:end -->\nafter\n")
-    claims.readme_block(tmp_path, readme)
+    studies.readme_block(tmp_path, readme)
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "OUTDATED" not in text
     assert text.count("| C2a |") == 1
-    claims.readme_block(tmp_path, readme)
+    studies.readme_block(tmp_path, readme)
     assert readme.read_text() == text  # a second time changes nothing
 
 
@@ -808,13 +808,13 @@ def test_readme_without_the_comments_is_an_error(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("nothing here\n")
     with pytest.raises(ResultsError, match="claims:begin"):
-        claims.readme_block(tmp_path, readme)
+        studies.readme_block(tmp_path, readme)
     assert readme.read_text() == "nothing here\n"
 
 
 def test_markdown_and_frame(tables):
     entries = claims.ledger(replace(tables, written={}))
-    lines = [line for line in claims.claims_markdown(entries).splitlines() if line[:1] == "|"]
+    lines = [line for line in studies.claims_markdown(entries).splitlines() if line[:1] == "|"]
     assert len(lines) == 2 + len(entries)
     assert {line.count("|") for line in lines} == {6}
     assert "not testable here" in next(line for line in lines if line.startswith("| C7a |"))

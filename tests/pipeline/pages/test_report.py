@@ -276,3 +276,33 @@ def test_in_a_browser_every_figure_loads(results: Path, tmp_path: Path, width: i
     taken = chromium(page, tmp_path / "b", f"--window-size={width},1600", f"--screenshot={shot}")
     assert "CONSOLE" not in taken.stderr  # the page keeps to its own security policy
     assert shot.stat().st_size > 10_000
+
+
+def test_a_ledger_stands_beside_those_of_the_shipped_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in a column but that of the profile that made the folder; a dash for no number."""
+    from e2e_lib.analysis.claims import studies
+
+    own = {"claim": "c", "low": None, "high": None, "n": 1, "verdict": "undecided", "how": "h"}
+    claims = [own | {"id": "C1a", "value": 1.5}, own | {"id": "C2a", "value": None}]
+    for name in ("mine", "big", "small"):
+        put(tmp_path / name / "claims.json", claims)
+    decided = {"value": 2.25, "low": 2.125, "high": 2.5, "verdict": "holds"}
+    put(tmp_path / "big" / "claims.json", [claims[0] | decided, claims[1]])
+    places = {name: (name.upper(), str(tmp_path / name)) for name in ("big", "small", "none")}
+    monkeypatch.setattr(studies, "STUDIES", places)
+
+    def columns(profile: str) -> dict[str, list[str]]:
+        put(tmp_path / "mine" / "profile.json", {"name": profile})
+        text = write_report(tmp_path / "mine").read_text(encoding="utf-8")
+        cells = re.findall(r"<td class='other' data-study='(\w+)'>(.*?)</td>", text, re.DOTALL)
+        found: dict[str, list[str]] = {}
+        for name, cell in cells:
+            found.setdefault(name, []).append(" ".join(re.sub("<[^>]*>", " ", cell).split()))
+        assert text.count("<th scope='col'>BIG</th>") == ("BIG" in found)
+        return found
+
+    both = {"BIG": ["2.25 [2.12, 2.5] ✓ holds", "–"], "SMALL": ["1.5 ? undecided", "–"]}
+    assert columns("own") == both
+    assert columns("big") == {"SMALL": both["SMALL"]}
