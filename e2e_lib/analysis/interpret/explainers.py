@@ -16,9 +16,11 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from e2e_lib.analysis.interpret.features import Example
 from e2e_lib.analysis.interpret.protocol import AnswerError, Feature
+from e2e_lib.data.described import NO_CODE, load_tokenizer
 from e2e_lib.data.model_checks import check_names
 from e2e_lib.data.models import check_device
 from e2e_lib.errors import ModelError, require, reworded
+from e2e_lib.files import source_path
 
 SCALE = 10  # activations are shown as whole numbers from 0 to this
 LONGEST_EXPLANATION = 400  # characters
@@ -115,6 +117,25 @@ def read_numbers(answer: str, n: int) -> list[float]:
     return [float(value) for value in values]
 
 
+def explainer_tokenizer(name_or_folder: str) -> Any:
+    """The tokenizer of a local model that explains: a relative folder is the project's.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    try:
+        return load_tokenizer(source_path(name_or_folder))
+    except ModelError as error:
+        raise ModelError(f"{_no_explainer(name_or_folder)}: {error}") from error
+
+
+def _no_explainer(name_or_folder: str) -> str:
+    return (
+        f"explainer_model is {name_or_folder!r}, but it must be a folder in the hub's layout "
+        "or a hub name that can be loaded"
+    )
+
+
 class LocalModel:
     """A Hugging Face causal language model that answers by greedy decoding.
 
@@ -130,17 +151,13 @@ class LocalModel:
     """
 
     def __init__(self, name_or_folder: str, device: str = "cpu") -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         check_device(device)
-        what = (
-            f"explainer_model is {name_or_folder!r}, but it must be a folder in the hub's layout "
-            "or a hub name that can be loaded"
-        )
-        with reworded(ModelError, what):
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(name_or_folder)
+        self.tokenizer: Any = explainer_tokenizer(name_or_folder)
+        with reworded(ModelError, _no_explainer(name_or_folder)):
             told: Any = AutoModelForCausalLM.from_pretrained(
-                name_or_folder, dtype="auto", output_loading_info=True
+                source_path(name_or_folder), dtype="auto", output_loading_info=True, **NO_CODE
             )
             model, info = told
             check_names(name_or_folder, **info)

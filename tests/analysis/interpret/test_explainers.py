@@ -1,6 +1,7 @@
 """Explainers that are language models: prompts, answers, a local model, a server of our own."""
 
 import itertools
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -141,6 +142,23 @@ def test_a_local_model_that_is_not_there(tmp_path):
     assert "explainer_model" in str(caught.value)
     with pytest.raises(ModelError, match="device"):
         explainers.LocalModel(str(model_folder("gpt2")), "cuda:77")
+
+
+def test_a_local_model_is_found_and_read_as_other_models_are(tmp_path, monkeypatch):
+    """`~` is the home folder, a relative path the project's, and text is cut as tokenizer.json
+    says, whatever class its description names."""
+    folder = long_context(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "pyproject.toml").touch()
+    for below in ("e2e_lib", "notebooks"):
+        (tmp_path / below).mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    for name in (f"~/{folder.name}", folder.name):
+        assert explainers.explainer_tokenizer(name)("w1 w2")["input_ids"] == [1, 2]
+    described = folder / "tokenizer_config.json"
+    described.write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    model = explainers.LocalModel(str(folder))
+    assert model.tokenizer("w1 w2")["input_ids"] == [1, 2]
 
 
 def long_context(tmp_path):
