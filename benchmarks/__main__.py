@@ -1,12 +1,12 @@
 """`make bench SHAPE=<shape>`: the library's training step against others, in pairs.
 
 Each comparison is measured in one process, a step of every side in turn: the three objectives by
-the library and plainly; e2e over local; five SAEs trained side by side over one; the precisions
-that are not the device's default; the blocks through torch.compile, where it can compile; topk and
-batchtopk over relu at equal L0, and topk with dead latents that AuxK trains; and the shape over the
-same with half the dictionary, context, blocks after the SAE or vocabulary. Each side becomes a JSON
-line on standard output, with its ratio to the comparison's first, its memory and its share of a
-large product's speed; then comes a table.
+the library and plainly; e2e over local; of e2e the unembedding and KL divergence alone; five SAEs
+trained side by side over one; the precisions that are not the device's default; the blocks through
+torch.compile, where it can compile; topk and batchtopk over relu at equal L0, and topk with dead
+latents that AuxK trains; and the shape over the same with half the dictionary, context, blocks
+after the SAE or vocabulary. Each side becomes a JSON line on standard output, with its ratio to the
+comparison's first, its memory and its share of a large product's speed; then comes a table.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from benchmarks.floor import step_flops
 from benchmarks.shapes import shapes, write_model
-from benchmarks.step import PRODUCT, Case
+from benchmarks.step import KL, PRODUCT, Case
 from benchmarks.table import markdown
 from e2e_lib.analysis.statistics import median_interval
 from e2e_lib.data.models import check_device
@@ -47,6 +47,7 @@ def comparisons(name: str, device: str = "cpu") -> Iterator[tuple[str, list[Case
     for objective in OBJECTIVES:
         yield "plain", [case(objective, path) for path in ("plain", "default")]
     yield "local", [case(objective) for objective in OBJECTIVES]
+    yield "e2e", [e2e, case(KL)]
     yield "one SAE", [e2e, case("e2e", saes=5)]
     precisions = ("fp32", "tf32") if device.startswith("cuda") else ("bf16",)
     yield "default", [e2e, *(case("e2e", precision) for precision in precisions)]

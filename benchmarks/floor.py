@@ -1,7 +1,7 @@
 """What a step must at least take: its multiplications."""
 
 from benchmarks.shapes import Shape
-from benchmarks.step import Case
+from benchmarks.step import KL, Case
 
 
 def block_parameters(shape: Shape) -> int:
@@ -28,6 +28,8 @@ def step_flops(shape: Shape, case: Case) -> float:
     block = 2 * tokens * block_parameters(shape)
     head = 2 * tokens * shape.width * shape.vocabulary
     product = 2 * tokens * shape.width * d_sae
+    if case.objective == KL:
+        return float(head * (1 + 2 * case.saes))
     later = shape.blocks - shape.layer
     shared, own = shape.layer * block, product * (1 + 4 * case.active)
     own += product * (case.dead + 4 * min(case.dead, shape.width // 2 / d_sae))

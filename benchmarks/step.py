@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ from e2e_lib.core.losses import Objective, named_objective
 from e2e_lib.core.sae_run import resolved_objective
 from e2e_lib.core.train import Trainer
 from e2e_lib.data.models import load_model
-from e2e_lib.engine.device import AUTO, PRECISIONS, chosen_precision
+from e2e_lib.engine.device import AUTO, PRECISIONS, chosen_precision, tensor_cores
+from e2e_lib.engine.logits import kl_to, means_over_tokens
 from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.names import SPARSIFIERS
 from e2e_lib.runs.provenance import peak_memory
 from tests.helpers import oracle
 
 WARM, LEAST_ROUNDS, MOST_ROUNDS, LEAST_SECONDS = 2, 7, 41, 8.0
+KL = "kl"  # not an objective but a part of e2e's: the unembedding and what compares its outputs
 PRODUCT = 2048  # rows and columns of the matrices whose product is timed in every round
 NEVER = 1e6  # what a dead latent's bias is lowered by: more than any pre-activation is
 
@@ -43,7 +45,7 @@ class Case:
     """What is measured."""
 
     shape: str
-    objective: str  # local, e2e, e2e_ds
+    objective: str  # local, e2e, e2e_ds; or kl
     # plain: the tests' oracle; default: the library's; fp32, tf32, bf16: so computed; compiled: the
     # default with the blocks through torch.compile.
     path: str = "default"
@@ -113,6 +115,23 @@ def default_step(model, shape: Shape, case: Case, rows: Tensor) -> Step:
                 sae.sparsifier.silent[:dead] = torch.inf
                 sae.b_enc[:dead] -= NEVER
     return trainer.step
+
+
+def kl_step(model, shape: Shape, case: Case, rows: Tensor) -> Step:
+    """The KL divergence of outputs and its gradient to the hidden states of each spliced pass."""
+    head = runner(model, [shape.hook]).head
+    precision = configs(shape, replace(case, objective="e2e"), str(rows.device))[0].precision
+    generator = torch.Generator().manual_seed(2)
+    sizes = (1 + case.saes, *rows.shape, shape.width)
+    clean, *spliced = torch.randn(sizes, generator=generator).to(rows.device)
+
+    def step() -> list[Tensor]:
+        with tensor_cores(precision):
+            own = [hidden.requires_grad_() for hidden in spliced]
+            values = means_over_tokens(kl_to, head, clean, own)
+            return [*torch.autograd.grad(sum(values), own)]
+
+    return step
 
 
 def compiled(model, step: Step) -> Step:
@@ -214,6 +233,7 @@ def measure(cases: Sequence[Case], folder: Path, device: str) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(1)
         rows = torch.randint(1, shape.vocabulary, (shape.rows, shape.context), generator=generator)
         make = plain_step if case.path == "plain" else default_step
+        make = kl_step if case.objective == KL else make
         step = make(model, shape, case, rows.to(device))
         steps.append(compiled(model, step) if case.path == "compiled" else step)
     if len(cases) > 1:

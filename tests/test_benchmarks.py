@@ -34,6 +34,7 @@ def test_multiplications_by_hand():
         assert step_flops(TINY, learns) == local + product * (dead + 4 * selected)
     five = step_flops(TINY, Case("tiny", "e2e", "default", 5, 0.25))
     assert five == 4 * block + head + 5 * (product * 2 + 6 * block + 2 * head)
+    assert step_flops(TINY, Case("tiny", "kl", saes=5)) == head + 5 * 2 * head
 
 
 def test_a_gated_block_has_three_maps_and_shares_keys():
@@ -58,6 +59,19 @@ def test_both_paths_start_alike_and_fire_as_often_as_said(objective, monkeypatch
         assert float((sae.encode(x) > 0).float().mean()) == pytest.approx(0.2, abs=0.05)
     assert trainer.step() == [], "no measured step is a logged one"
     step.plain_step(tiny_model(), TINY, replace(case, saes=1), rows)()
+
+
+def test_the_part_that_compares_outputs_is_e2es_own(monkeypatch):
+    """Its gradient to random hidden states is autograd's through full logits."""
+    rows = torch.ones(2, 10, dtype=torch.long)
+    found = step.kl_step(tiny_model(), TINY, Case("tiny", "kl", saes=2), rows)()
+    clean, *spliced = torch.randn(3, 2, 10, 12, generator=torch.Generator().manual_seed(2))
+    for hidden, gradient in zip(spliced, found, strict=True):
+        own = hidden.requires_grad_()
+        of = [step.runner(tiny_model(), [TINY.hook]).head(h).log_softmax(-1) for h in (clean, own)]
+        kl = torch.nn.functional.kl_div(of[1], of[0], log_target=True, reduction="sum") / 20
+        (expected,) = torch.autograd.grad(kl, own)
+        assert torch.allclose(gradient, expected, atol=1e-6) and gradient.abs().max() > 1e-4
 
 
 def test_rounds_take_a_step_of_each_in_turn_forth_and_back(monkeypatch):
@@ -136,8 +150,8 @@ def test_the_docs_have_the_table_of_the_committed_files(tmp_path):
 def test_every_shape_has_its_comparisons():
     for name in shapes("cpu"):
         found = [*comparisons(name)]
-        against = ["plain"] * 4 + ["local", "one SAE", "default", "eager", "relu", "relu", "whole"]
-        assert [word for word, _ in found] == against
+        later = ["local", "e2e", "one SAE", "default", "eager", "relu", "relu", "whole"]
+        assert [word for word, _ in found] == ["plain"] * 4 + later
         for word, (first, *others) in found:
             assert others and {case.shape for case in (first, *others)} == {name}
             assert (first.path == "plain") == (word == "plain") and not first.changes
