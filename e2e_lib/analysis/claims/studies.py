@@ -11,7 +11,14 @@ from typing import Any
 
 from e2e_lib.analysis.claims.ledger import CLAIMS
 from e2e_lib.analysis.claims.tables import percent
-from e2e_lib.analysis.claims.verdicts import RULE, VERDICTS, moving
+from e2e_lib.analysis.claims.verdicts import (
+    HOLDS,
+    NOT_TESTABLE,
+    REFUTED,
+    UNDECIDED,
+    VERDICTS,
+    moving,
+)
 from e2e_lib.analysis.statistics import LEVEL
 from e2e_lib.analysis.sweeps import MOVES, moved_per_doubling
 from e2e_lib.errors import ResultsError, reworded
@@ -23,6 +30,11 @@ STUDIES = {  # by the profile that makes them: name and folder; the README's row
     "storyworld": ("StoryWorld", REFERENCE),
     "smollm2": ("SmolLM2-135M", f"{REFERENCE}_smollm2"),
 }
+IN_SHORT = (
+    f"**{HOLDS}**: the {percent(LEVEL)} interval is inside the bounds, and nothing that was varied "
+    f"turns that; **{REFUTED}**: outside, likewise; **{UNDECIDED}**: neither; **{NOT_TESTABLE}**: "
+    f"no premise, no number or a ceiling ([the whole rule]({REFERENCE}/index.html#claims))."
+)
 
 
 def read_ledger(results: str | Path) -> list[dict[str, Any]]:
@@ -66,8 +78,8 @@ def multiplicity(claims: Ledger) -> str:
 
 
 def claims_markdown(claims: Ledger, others: Mapping[str, Ledger] | None = None) -> str:
-    """The README's block: the rule, a row a claim with value, 95 % interval and verdict of every
-    study, and what their number does.
+    """The README's block: the rule in short, of every claim value, 95 % interval and verdict in
+    every study, and what the number of rows does.
 
     claims: of the first of `STUDIES`, whose rows are shown. others: `other_studies` of it.
     """
@@ -75,7 +87,12 @@ def claims_markdown(claims: Ledger, others: Mapping[str, Ledger] | None = None) 
     studies = [claims, *others.values()]
     first = next(name for name, _ in STUDIES.values())
     heads = [f"{name} [interval] | verdict" for name in (first, *others)]
-    lines = [RULE, "", f"| {_row('measured', 'claim', *heads)}", "|-" * (3 + 2 * len(heads)) + "|"]
+    lines = [
+        IN_SHORT,
+        "",
+        f"| {_row('measured', 'claim', *heads)}",
+        "|-" * (3 + 2 * len(heads)) + "|",
+    ]
     for entry in claims:
         claim = known[entry["id"]]
         found = (next((e for e in own if e["id"] == claim.id), None) for own in studies)
