@@ -130,7 +130,10 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         require(bool(equals and key), "override", pair, "KEY=VALUE, such as train_tokens=100000")
         key = {variable: key for key, variable in WORDS.items()}.get(key, key)
         with reworded(ConfigError, f"{key} is {value!r}, but it must be a YAML value"):
-            overrides[key] = read_yaml(value) if key not in WORDS else _local(value)
+            literal = key in WORDS or key.endswith("_revision")  # 0123456 is a commit, no number
+            overrides[key] = (
+                _local(value) if key in WORDS else value if literal else read_yaml(value)
+            )
         if key == "model":
             overrides[key] = FETCHED_MODELS.get(overrides[key], overrides[key])
         if key == "notebook_parameters":
@@ -163,7 +166,7 @@ def number_of_cores(text: str) -> int:
     """How many notebooks run side by side."""
     count = os.cpu_count() or 2
     text = text or str(count)
-    require(text.isdigit() and int(text) > 0, "CORES", text, "a whole number of at least 1")
+    require(text.isdecimal() and int(text) > 0, "CORES", text, "a whole number of at least 1")
     return int(text)
 
 

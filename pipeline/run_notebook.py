@@ -27,7 +27,7 @@ from traitlets import default
 from e2e_lib.errors import E2EError, command
 from e2e_lib.files import write_json
 from e2e_lib.source_code import notebook_digest
-from pipeline.execution.fresh import facts
+from pipeline.execution.fresh import facts, require_same
 from pipeline.execution.lock import ENDING, end_with_pipeline, sole_job
 from pipeline.execution.scrub import scrub_file, scrub_text
 from pipeline.plan.notebook_parameters import check_parameters, literal
@@ -67,7 +67,8 @@ def run_notebook(
         plan: the stage's `fresh.plan_digest`, for the marker.
         inputs: its `fresh.inputs_of`, for the marker.
 
-    Raises ConfigError for a parameter the notebook lacks, NotebookError when it fails.
+    Raises ConfigError for a parameter the notebook lacks, DataError for an input that is another by
+    now or when it ends, NotebookError when it fails.
     """
     name = name or notebook.stem
     code = notebook_digest(notebook)
@@ -96,7 +97,9 @@ def _run(notebook: Path, results: Path, own: dict[str, Any], parameters: dict[st
     write_json(running, {"name": name, "started": started})
     try:
         check_parameters(notebook, parameters)
+        require_same(own["inputs"], parameters)
         _execute(notebook, executed, parameters)
+        require_same(own["inputs"], parameters)
     except Exception as error:  # a damaged notebook too: it fails alone
         if ENDING.is_set():  # interrupted by us, and the pipeline at work will run it again
             raise

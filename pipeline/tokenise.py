@@ -27,7 +27,7 @@ from e2e_lib.data.packing import Tally, row_blocks, token_stream
 from e2e_lib.data.rows import read_in_words
 from e2e_lib.data.text import TextSource, open_source
 from e2e_lib.errors import ConfigError, DataError, command, require
-from e2e_lib.files import expanded, source_path, write_json
+from e2e_lib.files import expanded, source_path, write_json, writing
 
 SHARD_TOKENS = 50_000_000  # of a parquet file: 100 to 200 MB
 
@@ -48,12 +48,19 @@ def tokenise(
         ConfigError: `output` is there already, or a size that is not allowed.
         DataError: the source cannot be read or does not fill one row.
         ModelError: there is no such tokenizer.
+        ResultsError: `output` cannot be written.
     """
     width = source.context_size
     require(width >= 2, "context-size", width, "at least 2")
     allowed = f"at least one row of {width} tokens"
     require(max_tokens is None or max_tokens >= width, "max-tokens", max_tokens, allowed)
-    if output.exists():
+    good = max_tokens is not None or source.name != "storyworld"
+    require(good, "max-tokens", max_tokens, "given: StoryWorld has no end")
+    allowed = "letters, digits and _, as NAME:SPLIT asks for it"
+    require(source.split.isidentifier(), "split", source.split, allowed)
+    with writing(output):
+        there = output.exists() or output.is_symlink()
+    if there:
         raise ConfigError(f"output is {str(output)!r}, but it must be a folder that is not there.")
     words, opened, tally = load_tokenizer(tokenizer), open_source(source), Tally()
     if opened.description is not None:
@@ -62,24 +69,25 @@ def tokenise(
     stream = token_stream(documents, words, len(words), source, tally)
     blocks = row_blocks(stream, words, source, max(1, shard_tokens // width))
     part = output.with_name(f"{output.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    try:
-        n_rows = _write(part, blocks, source, max_tokens // width if max_tokens else None)
-        record = {
-            "source": Path(source.name).name if Path(source.name).exists() else source.name,
-            "split": source.split,
-            "revision": source.revision,
-            "tokenizer": tokenizer,
-            "vocabulary": vocabulary_digest(words),
-            "context_size": width,
-            "prepend_bos": source.prepend_bos,
-            "rows": n_rows,
-        }
-        write_json(part / "tokenise.json", record)
-        part.rename(output)
-        print(read_in_words(tally, opened))
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with writing(output):
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        try:
+            n_rows = _write(part, blocks, source, max_tokens // width if max_tokens else None)
+            record = {
+                "source": Path(source.name).name if Path(source.name).exists() else source.name,
+                "split": source.split,
+                "revision": source.revision,
+                "tokenizer": tokenizer,
+                "vocabulary": vocabulary_digest(words),
+                "context_size": width,
+                "prepend_bos": source.prepend_bos,
+                "rows": n_rows,
+            }
+            write_json(part / "tokenise.json", record)
+            part.rename(output)
+            print(read_in_words(tally, opened))
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return n_rows
 
 

@@ -104,8 +104,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     It reads text as its tokenizer.json says, which is printed where transformers would not.
 
     Raises:
-        ModelError: there is none of this name, it is damaged, or a token that it names as the end
-            or the beginning of text is in no vocabulary of its files.
+        ModelError: there is none of this name, it is damaged, a token that it names as the end or
+            the beginning of text is in no vocabulary of its files, or it cuts text by chance.
     """
     from transformers import AutoTokenizer
 
@@ -115,6 +115,12 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     with reworded(ModelError, f"{what} or a cached copy, a folder sound files"):
         found = AutoTokenizer.from_pretrained(place, revision=revision or "main", **NO_CODE)
         found = _by_its_file(found, place, revision or "main")
+    model = getattr(getattr(found, "backend_tokenizer", None), "model", None)
+    if dropout := getattr(model, "dropout", None):
+        raise ModelError(
+            f"tokenizer is {name!r}, but its dropout is {dropout:g}: it must be null in "
+            "tokenizer.json, or text is cut by chance, otherwise each time that it is read."
+        )
     own = _vocabulary(place, revision or "main")
     for key in ("eos_token", "bos_token"):
         token = getattr(found, key)
@@ -253,7 +259,7 @@ def document_of(record: Record, data: str) -> Document:
     value = record[has[0]]
     if not isinstance(value, (str,) if has == ["text"] else (list, np.ndarray)):
         raise DataError(
-            f"data {data!r} holds {value!r} in the column {has[0]!r}, but it must hold "
+            f"data {data!r} holds {repr(value)[:60]} in the column {has[0]!r}, but it must hold "
             f"{'a text' if has == ['text'] else 'a list of token ids'} in every row."
         )
     return value if isinstance(value, str) else _unmasked(value, record, data)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_lib.core.config import Hyperparameters
+from e2e_lib.errors import DataError
 from e2e_lib.names import SPARSIFIERS
 from e2e_lib.runs.experiment import Training
 from e2e_lib.runs.provenance import content_digest
@@ -51,6 +52,23 @@ def inputs_of(stage: Stage, digests: Mapping[str, str]) -> dict[str, str]:
     return {key: digests[value] for key, value in named.items() if value in digests}
 
 
+def require_same(inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
+    """Raise DataError unless model and texts are what `inputs_of` found when all began.
+
+    Else stages before and after a change would be of two texts, and count as one result. Results of
+    other runs, which `longer` and `compare_with` name, may grow meanwhile.
+    """
+    then = {key: inputs[key] for key in WORDS if key in inputs}
+    now = {key: content_digest(str(parameters.get(key))) or "" for key in then}
+    if changed := _changed(then, now):
+        raise DataError(f"{_have_changed(changed)} since the pipeline began: start it again.")
+
+
+def _have_changed(keys: Sequence[str]) -> str:
+    words = " and ".join(WORDS.get(key, key) for key in keys)
+    return f"{words} {'has' if len(keys) == 1 else 'have'} changed"
+
+
 def _names_input(key: str, value: Any) -> bool:
     return isinstance(value, str) and bool(value) and not key.endswith("_folder")  # written to
 
@@ -81,8 +99,7 @@ def stale(results: Path, todo: list[Stage], notebooks: Path = NOTEBOOKS) -> dict
         elif done.get("plan") != plan_digest(stage):
             reasons[stage.name] = PLAN
         elif changed := _changed(done.get("inputs", {}), inputs_of(stage, digests)):
-            words = " and ".join(WORDS.get(key, key) for key in changed)
-            reasons[stage.name] = f"{words} {'has' if len(changed) == 1 else 'have'} changed"
+            reasons[stage.name] = _have_changed(changed)
     return reasons
 
 

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from e2e_lib.core.config import Hyperparameters
-from e2e_lib.errors import ConfigError, Rule, is_integer, is_number, require, require_known
+from e2e_lib.errors import (
+    ConfigError,
+    Rule,
+    is_integer,
+    is_number,
+    list_of,
+    require,
+    require_known,
+)
 from e2e_lib.names import split_names
 from e2e_lib.runs.experiment import Training
 
@@ -44,6 +52,7 @@ TYPES = {
 # a comment explains, and "at least 2" in a comment is a rule.
 COUNTED = re.compile(r"n_(?!browsed)\w+|\w+_(rows|pairs|examples)|examples|resamples|window")
 ROWS = ("n_rows", "ablation_rows")
+MOST = 2**32  # of a seed, which some libraries take no higher
 # What texts may be, of which a comma is between the words.
 WORDS_OF = {
     "backend": ("storyworld", "endpoint", "local", "auto"),
@@ -118,11 +127,12 @@ def _checked(notebook: str, own: Mapping[str, Any]) -> dict[str, Parameter]:
         found[name] = given = TYPES[types[name]].checked(place, value)
         if isinstance(given, str):
             known = _known_words(name)
-            good = not known or not given or {*split_names(given)} <= {*known}
-            require(good, place, given, f"some of {', '.join(known)}, joined by commas")
+            good = not known or not given or list_of(known.__contains__)(split_names(given))
+            require(good, place, given, f"some of {', '.join(known)}, joined by commas, each once")
         elif not isinstance(given, bool):
             low = _least(path, name)
             require(given >= low, place, given, f"at least {low}")
+            require(given < MOST or not name.endswith("seed"), place, given, f"below {MOST}")
     if notebook == INTERPRETABILITY and found.get("backend") == AUTO:
         # Imports torch, which few profiles need here.
         from e2e_lib.analysis.interpret.endpoint import chosen_backend

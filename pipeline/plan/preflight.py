@@ -15,7 +15,7 @@ from pathlib import Path
 
 from e2e_lib.data.text import TextSource, named_split, open_source, source_pair
 from e2e_lib.errors import DataError, E2EError, ModelError, command, require, reworded
-from e2e_lib.names import TransformerBridge
+from e2e_lib.names import SPARSIFIERS, TransformerBridge
 from e2e_lib.runs.experiment import Training
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.plan.grid import jobs
@@ -209,12 +209,17 @@ def enough_text(model: TransformerBridge, profile: Profile, todo: Sequence[Stage
 
 
 def small(training: Training) -> Training:
-    """One step of `training`, on short rows, with one λ of each objective and few latents."""
-    first = {name: coeffs[0] for name, coeffs in training.grids.items()}
+    """One step of `training`, on short rows, with one λ of each objective and few latents.
+
+    Of so few latents at most one fires on a token where a number of them is asked for.
+    """
+    held = SPARSIFIERS[training.sparsifier].holds_k
+    first = {name: 1.0 if held else coeffs[0] for name, coeffs in training.grids.items()}
     width = min(TOKENS, training.context_size)
     return replace(
         training,
         sparsity_coeffs=";".join(f"{name}:{coeff!r}" for name, coeff in first.items()),
+        target_l0=min(training.target_l0, 0.5),
         dict_ratio=0.5,
         batch_size=ROWS,
         micro_batch_size=ROWS,
@@ -229,7 +234,7 @@ def _one_step(model: TransformerBridge, training: Training, context_size: int) -
     """What notebook 10_train does, of random tokens; and a pass over a row of full length."""
     import torch
 
-    from e2e_lib import clean_pass, evaluate, train
+    from e2e_lib import calibrate, clean_pass, evaluate, train
 
     clean_pass(model, torch.zeros(1, context_size, dtype=torch.long, device=model.cfg.device))
     generator = torch.Generator().manual_seed(0)
@@ -239,8 +244,10 @@ def _one_step(model: TransformerBridge, training: Training, context_size: int) -
     for spliced in (False, True):
         group = [c for c in configs if c.objective.needs_splice == spliced]
         if group:
-            runs = train(model, group, rows, progress=False)
-            evaluate(model, [run.saes for run in runs], rows)
+            sae_sets = [run.saes for run in train(model, group, rows, progress=False)]
+            for saes in sae_sets if training.calibration_rows else ():
+                calibrate(model, saes, rows, training.target_l0 or None)
+            evaluate(model, sae_sets, rows)
 
 
 @command

@@ -22,30 +22,29 @@ from e2e_lib.errors import (
     one_of,
     require,
     require_known,
+    reworded,
     rules,
     whole,
 )
 from e2e_lib.files import project_path
-from e2e_lib.names import FETCHED_MODELS, OBJECTIVES, SPARSIFIERS, Revision
+from e2e_lib.names import FETCHED_MODELS, OBJECTIVES, Revision
 from e2e_lib.runs.experiment import Training
 from e2e_lib.runs.provenance import content_digest, model_digest
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
 from pipeline.plan.model_size import (
     AUTO,
     AUTO_MIDDLE,
-    ModelShape,
     by_model,
     check_layers,
     default_lr,
     model_shape,
-    most_latents,
 )
 from pipeline.plan.notebook_parameters import (
     NotebookParameters,
     checked_notebook_parameters,
     joined,
 )
-from pipeline.plan.sweeps import AnySweep, SparsifierSweep, make_sweeps, read_sweep
+from pipeline.plan.sweeps import AnySweep, check_trainable, make_sweeps, read_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "pipeline" / "profiles"
@@ -151,24 +150,44 @@ def _typed(value: Any) -> Any:
     return tuple(map(_typed, value)) if isinstance(value, list) else value
 
 
-class _Numbers(yaml.SafeLoader):
-    """YAML 1.2's numbers: 1e-3 is one wherever it stands, which YAML 1.1 takes for a text."""
+class _Values(yaml.SafeLoader):
+    """YAML 1.2's numbers, so that 1e-3 is one, 010 is ten and 1:30 none; and each key once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(problem=f"the key {key} is there twice")
+        return super().construct_mapping(node, deep)
 
 
-_Numbers.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+def _whole_number(_: yaml.SafeLoader, node: Any) -> int:
+    text = node.value.replace("_", "")
+    return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+
+
+OTHER_RULES = ("int", "float", "timestamp")
+_Values.yaml_implicit_resolvers = {
+    first: [rule for rule in own if rule[0].rpartition(":")[2] not in OTHER_RULES]
+    for first, own in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for kind, form in {
+    "int": r"[-+]?[0-9][0-9_]*$|0x[0-9a-fA-F]+$|0o[0-7]+$",
+    "float": r"[-+]?(\.[0-9]+|[0-9][0-9_]*\.?[0-9]*)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$"
+    r"|\.(nan|NaN|NAN)$",
+}.items():
+    tag = f"tag:yaml.org,2002:{kind}"
+    _Values.add_implicit_resolver(tag, re.compile(form), list("-+.0123456789"))
+_Values.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def read_yaml(text: str) -> Any:
     """The value that a profile's file or a word of the command line holds.
 
-    >>> read_yaml("[1e-3, 2E5, .5e1, 1e, e5]")
-    [0.001, 200000.0, 5.0, '1e', 'e5']
+    >>> read_yaml("[1e-3, 2E5, .5e1, 010, 1:30, 1e, 2026-11-30]")
+    [0.001, 200000.0, 5.0, 10, '1:30', '1e', '2026-11-30']
     """
-    loader = _Numbers(text)
+    loader = _Values(text)
     try:
         return loader.get_single_data()
     finally:
@@ -179,8 +198,12 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profi
     """The profile `name` with `overrides` (key → value). Raises ConfigError, in one sentence."""
     path = PROFILES / f"{name}.yaml"
     known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
-    require(path.is_file(), "PROFILE", name, f"one of {', '.join(known)}")
-    values = read_yaml(path.read_text(encoding="utf-8"))
+    require(name in known, "PROFILE", name, f"one of {', '.join(known)}")
+    with reworded(ConfigError, f"the profile {name} cannot be read"):
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    require(isinstance(values, dict), f"the profile {name}", values, "a mapping of its keys")
+    values = {**DEFAULTS, **values}
+    _require_all(name, values)
     overrides = dict(overrides or {})
     model = overrides.get("model", values["model"])
     copied = overrides.get("model_is_copy") is True or _is_copy(model, values["model"])
@@ -220,16 +243,18 @@ def _use_own_model(values: dict[str, Any], overrides: Mapping[str, Any]) -> None
                 f"{variable} is not given, but MODEL={model} needs text of its own: "
                 f"a hub data set or a .jsonl, .txt or .parquet file."
             )
-    one_layer = len(values["layers"]) == 1
+    layers, given = values["layers"], values["sparsity_coeffs"]
+    one_layer = layers == AUTO_MIDDLE or (isinstance(layers, list) and len(layers) == 1)
     values |= dict.fromkeys(OWN_MODEL_KEYS, AUTO) | {"sweeps": {}, "notebook_parameters": {}}
     values |= {key: DEFAULTS[key] for key in ("model_revision", "data_revision")}
     values["layers"] = AUTO_MIDDLE if one_layer else AUTO
     counts = [
         len(grid)
-        for grids in values["sparsity_coeffs"].values()  # each one list, or a list by layer
+        for grids in (given.values() if isinstance(given, dict) else ())  # else it is auto
         for grid in (grids.values() if isinstance(grids, dict) else [grids])
+        if isinstance(grid, list)
     ]
-    values["sparsity_coeffs"] = f"{AUTO} {max(counts)} {min(counts)}"
+    values["sparsity_coeffs"] = f"{AUTO} {max(counts)} {min(counts)}" if counts else given
 
 
 def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
@@ -237,9 +262,7 @@ def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
     for key in values:
         require_known(key, KEYS, "key of a profile")
     values = {**DEFAULTS, **values}
-    for key in KEYS:
-        if key not in values:
-            raise ConfigError(f"{key} is missing from the profile {name}.")
+    _require_all(name, values)
     shape = model_shape(_checked("model", values["model"]))
     if values["lr"] == AUTO:
         values = {**values, "lr": default_lr(shape.d_model)}
@@ -248,41 +271,16 @@ def make_profile(name: str, values: Mapping[str, Any]) -> Profile:
     plain |= {key: _by_objective(key, values[key], plain["objectives"]) for key in BY_OBJECTIVE}
     plain |= by_model({**values, **plain}, plain["objectives"], shape)
     plain["sweeps"] = make_sweeps(values["sweeps"], plain)
-    _check_trainable(plain, shape)
+    check_trainable(plain, shape)
     plain["notebook_parameters"] = checked_notebook_parameters(values["notebook_parameters"])
     check_layers(plain["notebook_parameters"], plain["layers"], shape.n_layers)
     return _profile({"name": name, **plain})
 
 
-def _check_trainable(plain: Mapping[str, Any], shape: ModelShape) -> None:
-    """What training would refuse once it has begun, of this model's size."""
-    if plain["released"]:
-        return
-    allowed = (
-        f"one of {', '.join(n for n, own in SPARSIFIERS.items() if not own.holds_k)}: a profile's "
-        "numbers are λ, and its analyses compare λ; its sweep sparsifiers trains the others"
-    )
-    good = not SPARSIFIERS[plain["sparsifier"]].holds_k
-    require(good, "sparsifier", plain["sparsifier"], allowed)
-    last = shape.n_layers - 1
-    compared = plain["downstream_last_block"] or "e2e_ds" not in plain["objectives"]
-    allowed = (
-        f"below {last}, for e2e_ds compares the blocks after an SAE's: leave it out of objectives, "
-        "or set downstream_last_block=true, which compares the last block's output too"
-    )
-    require(compared or last not in plain["layers"], "layers", list(plain["layers"]), allowed)
-    swept = plain["sweeps"]["dict_ratio"].values if "dict_ratio" in plain["sweeps"] else ()
-    width, most = shape.d_model, most_latents(shape.d_model, plain["device"])
-    for ratio in (plain["dict_ratio"], *swept):
-        allowed = f"at least 1/{width}, one latent for the model's width of {width}, and at most "
-        allowed += f"{most // width}, of which memory holds an SAE and its optimiser"
-        require(1 <= ratio * width < most + 1, "dict_ratio", ratio, allowed)
-    for sweep in plain["sweeps"].values():
-        most = int(plain["dict_ratio"] * shape.d_model)
-        high = max(sweep.l0) if isinstance(sweep, SparsifierSweep) else 0
-        require(
-            high <= most, "sweeps.sparsifiers.l0", high, f"at most {most}, the latents there are"
-        )
+def _require_all(name: str, values: Mapping[str, Any]) -> None:
+    for key in KEYS:
+        if key not in values:
+            raise ConfigError(f"{key} is missing from the profile {name}.")
 
 
 def _checked(key: str, value: Any, place: str = "") -> Any:
@@ -292,6 +290,8 @@ def _checked(key: str, value: Any, place: str = "") -> Any:
 
 
 def _by_objective(key: str, value: Any, objectives: tuple[str, ...]) -> dict[str, Any]:
-    """A value for each objective, out of one for all or a mapping."""
+    """A value for each objective, out of one for all or a mapping, which may have others' too."""
+    for name in value if isinstance(value, dict) else ():
+        require(name in OBJECTIVES, f"{key} key", name, f"one of {', '.join(OBJECTIVES)}")
     given = value if isinstance(value, dict) else dict.fromkeys(objectives, value)
     return {o: _checked(key, given.get(o), f"{key} of {o}") for o in objectives}

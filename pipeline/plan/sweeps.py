@@ -17,7 +17,7 @@ from typing import Any
 from e2e_lib.errors import ConfigError, Rule, is_integer, is_number, list_of, require, rules
 from e2e_lib.names import FINE_TUNED, OBJECTIVES, SPARSIFIERS
 from e2e_lib.runs.experiment import Training
-from pipeline.plan.model_size import coeffs, evenly
+from pipeline.plan.model_size import ModelShape, coeffs, evenly, most_latents
 
 WARM_START, NULL_SCALE, SPARSIFIED = "warm_start", "null_scale", "sparsifiers"
 # What may be varied, and by which rule; a warm start by the tokens that it trains on, and how much
@@ -92,6 +92,47 @@ def make_sweeps(value: Any, main: Mapping[str, Any]) -> dict[str, AnySweep]:
         name: _sparsified(given, main) if name == SPARSIFIED else _sweep(name, given, main)
         for name, given in value.items()
     }
+
+
+def check_trainable(plain: Mapping[str, Any], shape: ModelShape) -> None:
+    """What training would refuse once it has begun, of this model's size."""
+    if plain["released"]:
+        return
+    allowed = (
+        f"one of {', '.join(n for n, own in SPARSIFIERS.items() if not own.holds_k)}: a profile's "
+        "numbers are λ, and its analyses compare λ; its sweep sparsifiers trains the others"
+    )
+    good = not SPARSIFIERS[plain["sparsifier"]].holds_k
+    require(good, "sparsifier", plain["sparsifier"], allowed)
+    last = shape.n_layers - 1
+    compared = plain["downstream_last_block"] or "e2e_ds" not in plain["objectives"]
+    allowed = (
+        f"below {last}, for e2e_ds compares the blocks after an SAE's: leave it out of objectives, "
+        "or set downstream_last_block=true, which compares the last block's output too"
+    )
+    require(compared or last not in plain["layers"], "layers", list(plain["layers"]), allowed)
+    swept = plain["sweeps"]["dict_ratio"].values if "dict_ratio" in plain["sweeps"] else ()
+    width, most = shape.d_model, most_latents(shape.d_model, plain["device"])
+    for ratio in (plain["dict_ratio"], *swept):
+        allowed = f"at least 1/{width}, one latent for the model's width of {width}, and at most "
+        allowed += f"{most // width}, of which memory holds an SAE and its optimiser"
+        require(1 <= ratio * width < most + 1, "dict_ratio", ratio, allowed)
+        allowed = f"below {int(ratio * width)}, the latents there are with dict_ratio {ratio:g}"
+        require(plain["target_l0"] < int(ratio * width), "target_l0", plain["target_l0"], allowed)
+    if SPARSIFIED in plain["sweeps"]:
+        tokens = plain["micro_batch_size"] // plain["processes"] * plain["context_size"]
+        _check_levels(plain["sweeps"][SPARSIFIED], int(plain["dict_ratio"] * width), tokens)
+
+
+def _check_levels(sweep: SparsifierSweep, d_sae: int, tokens: int) -> None:
+    """Whether SAEs of `d_sae` latents can have every L0 on the `tokens` of a micro-batch."""
+    place, low, high = f"sweeps.{SPARSIFIED}.l0", min(sweep.l0), max(sweep.l0)
+    held = [SPARSIFIERS[name].holds_k for name in sweep.values]
+    require(high <= d_sae, place, high, f"at most {d_sae}, the latents there are")
+    allowed = f"below {d_sae}, the latents there are: no threshold lets more of them fire"
+    require(all(held) or high < d_sae, place, high, allowed)
+    allowed = f"at least 1/{tokens}: one latent on the {tokens} tokens of a micro-batch"
+    require(not any(held) or int(low * tokens) >= 1, place, low, allowed)
 
 
 def read_sweep(name: str, values: Mapping[str, Any]) -> AnySweep:

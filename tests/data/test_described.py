@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from e2e_lib.data.described import load_tokenizer, vocabulary_digest
+from e2e_lib.data.described import document_of, load_tokenizer, vocabulary_digest
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
 from e2e_lib.data.text import TextSource
@@ -52,6 +52,16 @@ def texts(folder: Path, n: int = 400) -> Path:
     return write_jsonl(folder / "text.jsonl", [{"text": row} for row in rows])
 
 
+@pytest.mark.parametrize("value", ["w1 " * 10_000, ["w1 w2"] * 5000, {"en": "w1 " * 9999}])
+def test_a_value_that_is_too_long_for_a_sentence(value):
+    """Of a row that is not what its column says, no more is shown than tells which it is."""
+    name = "input_ids" if isinstance(value, str) else "text"
+    with pytest.raises(DataError) as caught:
+        document_of({name: value}, "a.jsonl")
+    assert_sentence(caught, "a.jsonl", name, str(value)[:20])
+    assert len(str(caught.value)) < 200
+
+
 # ------------------------------------------------------------------ the tokenizer on the disk
 @pytest.mark.parametrize("special", [{}, {"unk_token": "w1"}, {"pad_token": "w2"}])
 def test_a_tokenizer_without_an_end_of_text_token_separates_no_texts(tmp_path, special):
@@ -82,6 +92,20 @@ def test_a_token_that_is_named_and_in_no_vocabulary(tmp_path, key, added):
     with pytest.raises(ModelError) as caught:
         load_model(str(folder))
     assert_sentence(caught, key, "'<|stop|>'", "in no vocabulary")
+
+
+@pytest.mark.parametrize("dropout", [0.5, 0.01, 1.0, None])
+def test_a_tokenizer_that_cuts_text_by_chance(tmp_path, dropout):
+    """Rows would be others in every notebook that reads them."""
+    ids = {word: i for i, word in enumerate(["<|endoftext|>", *"abcdefgh", "ab", "abc"])}
+    words = Tokenizer(models.BPE(ids, [("a", "b"), ("ab", "c")], dropout=dropout))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token=WORDS[0]).save_pretrained(tmp_path)
+    if dropout is None:
+        assert load_tokenizer(str(tmp_path))("abcab")["input_ids"] == [10, 9]
+        return
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(str(tmp_path))
+    assert_sentence(caught, f"dropout is {dropout:g}", "by chance")
 
 
 def test_a_tokenizer_with_a_beginning_token_alone_separates_by_it(tmp_path):

@@ -13,8 +13,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from e2e_lib.errors import ConfigError
+from e2e_lib.errors import ConfigError, DataError
 from e2e_lib.files import write_json
+from e2e_lib.runs.provenance import content_digest
 from e2e_lib.runs.tables import metrics_table
 from e2e_lib.source_code import code_cells, imported, notebook_digest
 from pipeline.execution.executor import environment, snakemake_command
@@ -72,6 +73,31 @@ def test_unknown_parameter_fails_before_anything_runs(tmp_path: Path) -> None:
         run_notebook(notebook, tmp_path / "r", {"cuont": 3})
     assert not (tmp_path / "r" / "notebooks" / "a.ipynb").exists()
     assert not (tmp_path / "r" / "done" / "a.json").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "while it runs"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_input_that_is_another_by_now_is_no_success(
+    tmp_path: Path, when: str, kind: str
+) -> None:
+    """Stages before and after the change would be of two texts."""
+    place = tmp_path / "text.txt" if kind == "file" else tmp_path / "data"
+    text = place if kind == "file" else place / "train.txt"
+    text.parent.mkdir(exist_ok=True)
+    text.write_text("one")
+    inputs = {"train_data": str(content_digest(str(place)))}
+    change = f"open({str(text)!r}, 'w').write('two')"
+    parameters = PARAMETERS + '\ntrain_data: str = ""'
+    cell = change if when == "while it runs" else "open('never', 'w')"
+    notebook = write_notebook(tmp_path / "a.ipynb", cell, parameters=parameters)
+    if when == "before":
+        text.write_text("two")
+    results = tmp_path / "r"
+    with pytest.raises(DataError, match="TRAIN has changed since the pipeline began"):
+        run_notebook(notebook, results, {"train_data": str(place)}, inputs=inputs)
+    assert not (results / "done" / "a.json").exists()
+    assert "TRAIN has changed" in json.loads((results / "failed" / "a.json").read_text())["error"]
+    assert (results / "notebooks" / "a.ipynb").exists() == (when == "while it runs")
 
 
 FAILURES = {"ValueError": ("raise ValueError('λ is -1,\\nbut')", "λ is -1, but")}

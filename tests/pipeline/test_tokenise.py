@@ -9,7 +9,7 @@ import torch
 from e2e_lib.data.packing import pack_rows
 from e2e_lib.data.rows import load_rows
 from e2e_lib.data.text import TextSource, read_documents
-from e2e_lib.errors import ConfigError, DataError, ModelError
+from e2e_lib.errors import ConfigError, DataError, ModelError, ResultsError
 from pipeline.tokenise import main, tokenise
 from tests.helpers.tiny_models import D_VOCAB, assert_sentence, build_tokenizer, reader, write_jsonl
 
@@ -96,6 +96,31 @@ def test_the_rest_of_a_killed_run_is_replaced(tmp_path, text, words):
     tokenise(TextSource(str(text), context_size=WIDTH), words, tmp_path / "rows")
     assert not (tmp_path / "rows.part").exists()
     assert len(list((tmp_path / "rows" / "data").iterdir())) == 1
+
+
+@pytest.mark.parametrize("split", ["", "a/b", "../x", "my split", "train-00000-of-00001"])
+def test_a_split_that_nobody_could_ask_for(tmp_path, text, words, split):
+    with pytest.raises(ConfigError) as caught:
+        tokenise(TextSource(str(text), split, WIDTH), words, tmp_path / "rows")
+    assert_sentence(caught, f"split is {split!r}", "letters, digits and _")
+    assert not (tmp_path / "rows").exists()
+
+
+def test_an_endless_text_needs_an_end(tmp_path):
+    for split in ("train", "validation"):
+        with pytest.raises(ConfigError) as caught:
+            tokenise(TextSource("storyworld", split, WIDTH), "storyworld", tmp_path / "rows")
+        assert_sentence(caught, "max-tokens is None", "no end")
+
+
+@pytest.mark.parametrize("place", ["file/rows", "x" * 300, "link", "link/rows"])
+def test_a_place_that_cannot_be_written(tmp_path, text, words, place):
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "link").symlink_to(tmp_path / "file" / "nowhere")
+    with pytest.raises((ConfigError, ResultsError)) as caught:
+        tokenise(TextSource(str(text), context_size=WIDTH), words, tmp_path / place)
+    assert_sentence(caught, place.split("/")[-1])
+    assert (tmp_path / "file").read_text() == "no folder"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,19 @@ ALL = ["local", "e2e", "e2e_ds"]
             ["target_l0=8.0", "sparsity_coeffs={local: [0], e2e: [1], e2e_ds: [1]}", "sweeps={}"],
             ["sparsity_coeffs is 'local:0", "above 0 where target_l0 steers it"],
         ),
+        (["target_l0=320", "sweeps={}"], ["target_l0 is 320", "below 320", "dict_ratio 5"]),
+        (
+            ["target_l0=40", "sweeps={dict_ratio: {values: [0.5]}}"],
+            ["target_l0 is 40", "below 32", "dict_ratio 0.5"],
+        ),
+        (["sweeps={sparsifiers: {values: [jumprelu], l0: [320]}}"], ["l0 is 320", "below 320"]),
+        (
+            [
+                "sweeps={sparsifiers: {values: [relu, batchtopk], l0: [0.0009]}}",
+                "sparsifier=jumprelu",
+            ],
+            ["l0 is 0.0009", "at least 1/1024"],
+        ),
     ],
 )
 def test_the_command_refuses_in_one_sentence_and_writes_nothing(
@@ -208,6 +221,10 @@ def test_texts_are_looked_at_before_anything_starts(
         ("12_finetune: {objectives: 'finetune,local'}", ["finetune,local", "finetune_ds, e2e"]),
         ("28_interpretability: {backend: openai}", ["'openai'", "storyworld, endpoint, local"]),
         ("43_sparsifiers: {kinds: 'coin,colours'}", ["'coin,colours'", "some of coin, adverb"]),
+        ("43_sparsifiers: {kinds: 'coin,adverb,coin'}", ["coin,adverb,coin", "each once"]),
+        ("12_finetune: {objectives: 'e2e,e2e'}", ["'e2e,e2e'", "each once"]),
+        ("24_umap: {umap_seed: 4294967296}", ["umap_seed of 24", "below 4294967296"]),
+        ("25_activations: {bootstrap_seed: 5e12}", ["bootstrap_seed of 25", "below 4294967296"]),
     ],
 )
 def test_what_an_analysis_would_refuse_is_refused_before_it_all(own: str, parts: list[str]) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from e2e_lib.data.models import load_model
 from e2e_lib.errors import DataError, E2EError, ModelError
+from e2e_lib.runs.experiment import Training
 from pipeline.plan.model_size import model_shape
-from pipeline.plan.preflight import enough_text, small, tried_apart, try_model
+from pipeline.plan.preflight import _one_step, enough_text, small, tried_apart, try_model
 from pipeline.plan.profile import Profile, load_profile
 from pipeline.plan.stages import stages
 from tests.helpers.architectures import BLOCKS, WIDTH, architecture_folder, configuration
@@ -44,6 +46,25 @@ def test_a_training_is_tried_in_small() -> None:
     assert own.grids.keys() <= {"local", "e2e", "e2e_ds"}
     assert all(len(coeffs) == 1 for coeffs in own.grids.values())
     assert own.train_rows == 2 and own.context_size == 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sparsifier": "topk", "sparsity_coeffs": "local:200"},
+        {"sparsifier": "batchtopk", "sparsity_coeffs": "local:0.05;e2e:90"},
+        {"sparsifier": "matryoshka", "sparsity_coeffs": "e2e:64"},
+        {"sparsifier": "jumprelu", "target_l0": 90.0},
+        {"sparsifier": "jumprelu", "penalty": "quadratic", "target_l0": 30.0},
+        {"target_l0": 33.0},
+    ],
+)
+def test_more_latents_than_there_are_in_small_are_tried_all_the_same(
+    changes: dict[str, Any],
+) -> None:
+    """What the whole dictionary can have is not refused for want of latents in the trial's."""
+    own = Training(**{"sparsity_coeffs": "local:1"} | changes, dict_ratio=10.0)
+    _one_step(load_model("storyworld"), small(own), own.context_size)
 
 
 @pytest.mark.parametrize(
