@@ -53,12 +53,13 @@ TYPES = {
 COUNTED = re.compile(r"n_(?!browsed)\w+|\w+_(rows|pairs|examples)|examples|resamples|window")
 ROWS = ("n_rows", "ablation_rows")
 MOST = 2**32  # of a seed, which some libraries take no higher
-# What texts may be, of which a comma is between the words.
+# What texts may be.
 WORDS_OF = {
     "backend": ("storyworld", "endpoint", "local", "auto"),
     "objectives": ("finetune", "finetune_ds", "e2e", "e2e_ds"),
     "ranking": ("exact", "attribution"),
 }
+SEVERAL = ("objectives", "kinds")  # take more than one of their words
 INTERPRETABILITY, AUTO = "28_interpretability", "auto"  # its backend, chosen by the environment
 
 Parameter = str | int | float | bool
@@ -104,6 +105,7 @@ def checked_notebook_parameters(value: Any) -> NotebookParameters:
 
     Raises:
         ConfigError: an unknown notebook or parameter, one that the pipeline sets, a wrong type.
+        ModelError: the model that explains cannot be loaded.
     """
     key = "notebook_parameters"
     require(_nested(value), key, value, "a mapping from notebooks to mappings of their parameters")
@@ -127,8 +129,11 @@ def _checked(notebook: str, own: Mapping[str, Any]) -> dict[str, Parameter]:
         found[name] = given = TYPES[types[name]].checked(place, value)
         if isinstance(given, str):
             known = _known_words(name)
-            good = not known or not given or list_of(known.__contains__)(split_names(given))
-            require(good, place, given, f"some of {', '.join(known)}, joined by commas, each once")
+            words = split_names(given) if (several := name in SEVERAL) else [given]
+            allowed = f"{'some' if several else 'one'} of {', '.join(known)}"
+            allowed += ", joined by commas, each once" * several
+            good = not known or not given or list_of(known.__contains__)(words)
+            require(good, place, given, allowed)
         elif not isinstance(given, bool):
             low = _least(path, name)
             require(given >= low, place, given, f"at least {low}")
@@ -140,6 +145,10 @@ def _checked(notebook: str, own: Mapping[str, Any]) -> dict[str, Parameter]:
         # Who explains features is decided before anything starts, so that an endpoint that is named
         # later has the notebook run again, and one that is named by half is an error at once.
         found["backend"] = chosen_backend()
+    if notebook == INTERPRETABILITY and found.get("backend") == "local":
+        from e2e_lib.analysis.interpret.explainers import explainer_tokenizer  # torch too
+
+        explainer_tokenizer(str(found.get("explainer_model", "")))  # before hours of training
     return found
 
 

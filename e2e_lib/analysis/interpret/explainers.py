@@ -124,7 +124,9 @@ def explainer_tokenizer(name_or_folder: str) -> Any:
         ModelError: it cannot be loaded.
     """
     try:
-        return load_tokenizer(source_path(name_or_folder))
+        if not name_or_folder:
+            raise ModelError("none is named.")
+        return load_tokenizer(name_or_folder)
     except ModelError as error:
         raise ModelError(f"{_no_explainer(name_or_folder)}: {error}") from error
 

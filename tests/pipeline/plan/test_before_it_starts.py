@@ -220,6 +220,12 @@ def test_texts_are_looked_at_before_anything_starts(
         ("24_umap: {umap_seed: -1}", ["umap_seed of 24", "at least 0"]),
         ("12_finetune: {objectives: 'finetune,local'}", ["finetune,local", "finetune_ds, e2e"]),
         ("28_interpretability: {backend: openai}", ["'openai'", "storyworld, endpoint, local"]),
+        ("28_interpretability: {backend: 'local,auto'}", ["'local,auto'", "one of storyworld"]),
+        ("28_interpretability: {backend: local}", ["explainer_model is ''", "the hub's layout"]),
+        (
+            "28_interpretability: {backend: local, explainer_model: ./none/x}",
+            ["explainer_model is './none/x'", "a folder"],
+        ),
         ("43_sparsifiers: {kinds: 'coin,colours'}", ["'coin,colours'", "some of coin, adverb"]),
         ("43_sparsifiers: {kinds: 'coin,adverb,coin'}", ["coin,adverb,coin", "each once"]),
         ("12_finetune: {objectives: 'e2e,e2e'}", ["'e2e,e2e'", "each once"]),
@@ -228,7 +234,7 @@ def test_texts_are_looked_at_before_anything_starts(
     ],
 )
 def test_what_an_analysis_would_refuse_is_refused_before_it_all(own: str, parts: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises((ConfigError, ModelError)) as caught:
         load_profile("smoke", parse_overrides([f"notebook_parameters={{{own}}}"]))
     assert all(part in str(caught.value) for part in parts), caught.value
 
