@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from e2e_lib.data.held_out import Document
-from e2e_lib.data.readers import Record, split_of
+from e2e_lib.data.readers import LENGTHS, SEGMENTS, Record, split_of
 from e2e_lib.errors import DataError, ModelError, is_integer, reworded
 from e2e_lib.files import project_path, shown_name
 from e2e_lib.storyworld.corpus import EMBEDDED_MODELS
@@ -281,6 +281,14 @@ def _unmasked(ids: Any, record: Record, data: str) -> Document:
             raise DataError(
                 f"data {data!r} has a row of {len(ids)} token ids with {name} "
                 f"{np.ravel(own)[:12].tolist()}, but it must be, for each of them, {allowed}."
+            )
+    for name in columns.keys() & {*SEGMENTS, LENGTHS}:
+        own = columns[name]
+        own = own[mask.astype(bool)] if own.shape == mask.shape else own.ravel()
+        if len(own if name == LENGTHS else np.unique(own)) > 1:
+            raise DataError(
+                f"data {data!r} has a row of several texts, by {name} {own[:12].tolist()}, but a "
+                "row must be of one text, or name none: every token would see those before it."
             )
     return ids if mask.all() else np.asarray(ids)[mask.astype(bool)]
 

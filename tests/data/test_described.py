@@ -379,6 +379,9 @@ def test_masked_tokens_are_left_out(tmp_path):
         ({"input_ids": [[1, 2]], "attention_mask": [[1, 3]]}, ["attention_mask", "0 or 1"]),
         ({"input_ids": [[1, 2]], "token_type_ids": [[0, 1]]}, ["token_type_ids [0, 1]", "must be"]),
         ({"input_ids": [[1, 2]], "position_ids": [[0, 0]]}, ["position_ids [0, 0]", "one text"]),
+        ({"input_ids": [[1, 2]], "segment_ids": [[1, 2]]}, ["segment_ids [1, 2]", "one text"]),
+        ({"input_ids": [[1, 2]], "seq_idx": [[0, 1]]}, ["seq_idx [0, 1]", "one text"]),
+        ({"input_ids": [[1, 2]], "seq_lengths": [[1, 1]]}, ["seq_lengths [1, 1]", "one text"]),
     ],
 )  # fmt: skip
 def test_columns_that_cannot_be_honoured(tmp_path, columns, parts):
@@ -391,5 +394,6 @@ def test_columns_that_cannot_be_honoured(tmp_path, columns, parts):
 def test_columns_that_say_nothing_new_are_read_over(tmp_path):
     columns = {"input_ids": [[1, 2, 3, 0]], "attention_mask": [[1] * 4]}
     columns |= {"token_type_ids": [[0] * 4], "position_ids": [[0, 1, 2, 3]], "labels": [[1] * 4]}
+    columns |= {"segment_ids": [[7] * 4], "seq_lengths": [[4]]}
     other = write_jsonl(tmp_path / "b.jsonl", [{"input_ids": [4, 5, 0]}] * 20)
     assert rows_of(ready(tmp_path, **columns), other).train.shape == (4, 8)
