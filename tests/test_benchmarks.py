@@ -252,7 +252,7 @@ def test_only_a_path_that_cannot_compile_is_left_out(failing, monkeypatch, capsy
     [
         (["--shape", "storyworld", "--device", "gpu"], "device is 'gpu', but this machine has cpu"),
         (["--shape", "gpt5"], "SHAPE is 'gpt5', but it must be one of storyworld, llama-260k"),
-        (["--shape", "gpt2", "--only", "e2e"], "only is 'e2e', but it must be some of plain,local"),
+        (["--shape", "gpt2", "--only", "kl"], "only is 'kl', but it must be some of plain,local"),
     ],
 )
 def test_bad_input_ends_in_a_sentence(arguments, said, capsys):

@@ -52,9 +52,9 @@ def test_smollm2_s_curves_stay_below_their_share():
         logs, rows = cost.affordable(steps, 20, batch, micro, context)
         points = len({*range(0, steps, -(-steps // logs)), steps - 1})
         assert points * rows * cost.point <= LOG_SHARE * steps * batch * cost.step
-        assert points >= 5 and rows >= 1
+        assert points >= 3 and rows >= 1
         found.append(21 * micro * cost.point / (steps * batch * cost.step))
-    assert len(found) == 6 and max(found) > 0.3, "what whole curves would cost"
+    assert len(found) == 12 and max(found) > 0.3, "what whole curves would cost"
 
 
 def test_the_step_by_hand():
