@@ -22,8 +22,10 @@ READERS = (".jsonl", ".json", ".txt", ".parquet", ".arrow")
 # Where one text of a row of ids ends, by packers' names: a number for each token, or lengths.
 SEGMENTS, LENGTHS = ("segment_ids", "sequence_ids", "document_ids", "seq_idx"), "seq_lengths"
 # What is read of a record; other columns are nobody's business.
-COLUMNS = ("text", "input_ids", "attention_mask", "token_type_ids", "position_ids")
-COLUMNS += (*SEGMENTS, LENGTHS)
+COLUMNS = (
+    *("text", "input_ids", "attention_mask", "token_type_ids", "position_ids"),
+    *(*SEGMENTS, LENGTHS),
+)
 Record = dict[str, Any]
 # Alone on a line: </s>, <|endoftext|>, <|end_of_text|>, <eos>, [EOS], and those like them.
 END_LINE = re.compile(
