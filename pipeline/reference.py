@@ -161,8 +161,7 @@ def main(arguments: list[str]) -> None:
     own = target == project_path(REFERENCE)
     require(own or beside, "the copy", target.name, "reference, or reference_… beside the results")
     copy_reference(source, target, runs=own)
-    if not own:  # the reference's ledger shows those beside it
-        write_pages(project_path(REFERENCE))
+    write_pages(project_path(REFERENCE))  # whose ledger shows those beside it, and not itself
     readme_block(project_path(REFERENCE), ROOT / "README.md")
 
 

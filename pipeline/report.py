@@ -47,7 +47,7 @@ def write_report(results: Path) -> Path:
     figures = [_figure(results, facts, texts) for facts in read_all(results / "figures")]
     tables = [_table(results, facts, texts) for facts in read_all(results / "tables")]
     claims = _claims(results, {one["name"]: one.get("title") for one in (*figures, *tables)})
-    rule, others = _rule_and_others(str(profile.get("name", ""))) if claims else ("", {})
+    rule, others = _rule_and_others(results) if claims else ("", {})
     saes = pareto.main_table(results)
     page = render(
         "report.html.j2",
@@ -115,12 +115,12 @@ def _worded(claim: Json) -> Json:
     return {**claim, "word": str(verdict) if known else "not testable here"}
 
 
-def _rule_and_others(profile: str) -> tuple[str, dict[str, dict[str, Json]]]:
-    """What the verdicts mean, and the claims by id of each shipped study but this profile's own."""
+def _rule_and_others(results: Path) -> tuple[str, dict[str, dict[str, Json]]]:
+    """What the verdicts mean, and the claims by id of each shipped study but this one."""
     from e2e_lib.analysis.claims.studies import other_studies  # here: it brings matplotlib,
     from e2e_lib.analysis.claims.verdicts import RULE  # a second
 
-    ledgers = other_studies(profile).items()
+    ledgers = other_studies(read_json(results / "claims.json", [])).items()
     return RULE, {name: {one["id"]: _worded(one) for one in own} for name, own in ledgers}
 
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ def _run(notebook: Path, results: Path, own: dict[str, Any], parameters: dict[st
     write_json(running, {"name": name, "started": started})
     try:
         check_parameters(notebook, parameters)
-        require_same(own["inputs"], parameters)
+        _require_same(own["inputs"], parameters)
         _execute(notebook, executed, parameters)
-        require_same(own["inputs"], parameters)
+        _require_same(own["inputs"], parameters)
     except Exception as error:  # a damaged notebook too: it fails alone
         if ENDING.is_set():  # interrupted by us, and the pipeline at work will run it again
             raise
@@ -111,6 +112,12 @@ def _run(notebook: Path, results: Path, own: dict[str, Any], parameters: dict[st
         scrub_file(executed)
     seconds = round(time.time() - started, 1)
     write_json(marker, own | {"seconds": seconds, "parameters": parameters})
+
+
+def _require_same(inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
+    """`fresh.require_same`, of paths as the kernel finds them: this job is in a results folder."""
+    with chdir(ROOT):
+        require_same(inputs, parameters)
 
 
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> None:

@@ -146,7 +146,6 @@ class SmallProject:
             place = root / "without_kernels" / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(module)
-        (root / "pyproject.toml").touch()  # by which relative paths are found from any folder
         (root / "notebooks").mkdir()
         for name in notebooks:
             self.write(name, "pass")

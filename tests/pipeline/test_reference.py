@@ -155,4 +155,4 @@ def test_readme_table_is_the_reference_ledger() -> None:
     readme = (ROOT / "README.md").read_text()
     claims = json.loads((REFERENCE / "claims.json").read_text())
     block = readme.split("<!-- claims:begin -->")[1].split("<!-- claims:end -->")[0].strip()
-    assert block == claims_markdown(claims, other_studies("storyworld")).strip()
+    assert block == claims_markdown(claims, other_studies(claims)).strip()

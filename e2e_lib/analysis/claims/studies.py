@@ -26,14 +26,12 @@ from e2e_lib.files import project_path, replace_block
 from e2e_lib.runs.read import REFERENCE
 
 Ledger = Sequence[Mapping[str, Any]]  # entries, as `verdicts.ledger` gives them
-STUDIES = {  # by the profile that makes them: name and folder; the README's rows are the first's
-    "storyworld": ("StoryWorld", REFERENCE),
-    "smollm2": ("SmolLM2-135M", f"{REFERENCE}_smollm2"),
-}
+STUDIES = {"StoryWorld": REFERENCE, "SmolLM2-135M": f"{REFERENCE}_smollm2"}  # the README's first
 IN_SHORT = (
-    f"**{HOLDS}**: the {percent(LEVEL)} interval is inside the bounds, and nothing that was varied "
-    f"turns that; **{REFUTED}**: outside, likewise; **{UNDECIDED}**: neither; **{NOT_TESTABLE}**: "
-    f"no premise, no number or a ceiling ([the whole rule]({REFERENCE}/index.html#claims))."
+    f"**{HOLDS}**: the {percent(LEVEL)} interval is inside the bounds, and we know that neither "
+    "what was varied nor two more doublings of the tokens turns that; "
+    f"**{REFUTED}**: outside, likewise; **{UNDECIDED}**: neither; **{NOT_TESTABLE}**: no premise, "
+    f"no number or a ceiling ([the whole rule]({REFERENCE}/index.html#claims))."
 )
 
 
@@ -47,12 +45,11 @@ def read_ledger(results: str | Path) -> list[dict[str, Any]]:
         return json.loads((Path(results) / "claims.json").read_text(encoding="utf-8"))
 
 
-def other_studies(profile: str) -> dict[str, list[dict[str, Any]]]:
-    """The ledgers of the shipped studies by name, but for the one that this profile made."""
-    folders = {
-        name: project_path(folder) for own, (name, folder) in STUDIES.items() if own != profile
-    }
-    return {name: read_ledger(f) for name, f in folders.items() if (f / "claims.json").is_file()}
+def other_studies(claims: Ledger) -> dict[str, list[dict[str, Any]]]:
+    """The ledgers of the shipped studies by name, but for one that is `claims` itself."""
+    folders = {name: project_path(folder) for name, folder in STUDIES.items()}
+    there = {name: read_ledger(f) for name, f in folders.items() if (f / "claims.json").is_file()}
+    return {name: ledger for name, ledger in there.items() if ledger != claims}
 
 
 def counted(claims: Ledger) -> str:
@@ -84,9 +81,8 @@ def claims_markdown(claims: Ledger, others: Mapping[str, Ledger] | None = None) 
     claims: of the first of `STUDIES`, whose rows are shown. others: `other_studies` of it.
     """
     known, others = {claim.id: claim for claim in CLAIMS}, others or {}
-    studies = [claims, *others.values()]
-    first = next(name for name, _ in STUDIES.values())
-    heads = [f"{name} [interval] | verdict" for name in (first, *others)]
+    studies = [{entry["id"]: entry for entry in own} for own in (claims, *others.values())]
+    heads = [f"{name} [interval] | verdict" for name in (next(iter(STUDIES)), *others)]
     lines = [
         IN_SHORT,
         "",
@@ -95,8 +91,8 @@ def claims_markdown(claims: Ledger, others: Mapping[str, Ledger] | None = None) 
     ]
     for entry in claims:
         claim = known[entry["id"]]
-        found = (next((e for e in own if e["id"] == claim.id), None) for own in studies)
-        lines.append(_row(claim.id, entry["short"], claim.bounds, *map(_found, found)))
+        found = (_found(own.get(claim.id)) for own in studies)
+        lines.append(_row(claim.id, entry["short"], claim.bounds, *found))
     counts = [f" {name}: {counted(own)}" for name, own in others.items()]
     return "\n".join([*lines, "", multiplicity(claims) + "".join(counts)])
 
@@ -119,5 +115,5 @@ def readme_block(results: str | Path, readme: str | Path) -> None:
     Raises:
         ResultsError: claims.json is missing or unreadable, or the README lacks the comments.
     """
-    text = claims_markdown(read_ledger(results), other_studies(next(iter(STUDIES))))
-    replace_block(Path(readme), "claims", text)
+    claims = read_ledger(results)
+    replace_block(Path(readme), "claims", claims_markdown(claims, other_studies(claims)))

@@ -23,18 +23,19 @@ def shipped(tmp_path, monkeypatch):
     for name, ledger in (("first", OWN), ("second", OTHER)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "claims.json").write_text(json.dumps(ledger))
-    places = {name: (name.title(), str(tmp_path / name)) for name in ("first", "second", "third")}
+    places = {name.title(): str(tmp_path / name) for name in ("first", "second", "third")}
     monkeypatch.setattr(studies, "STUDIES", places)
     return tmp_path
 
 
 def test_a_study_stands_beside_the_others_that_are_there(shipped):
-    assert studies.other_studies("first") == {"Second": OTHER}
-    assert studies.other_studies("second") == {"First": OWN}
-    assert studies.other_studies("mine") == {"First": OWN, "Second": OTHER}
+    assert studies.other_studies(OWN) == {"Second": OTHER}
+    assert studies.other_studies(OTHER) == {"First": OWN}
+    again = [OWN[0] | {"value": 2.4}, OWN[1]]  # the first study, trained once more
+    assert studies.other_studies(again) == {"First": OWN, "Second": OTHER}
     (shipped / "second" / "claims.json").write_text("{")
     with pytest.raises(studies.ResultsError, match=r"claims\.json cannot be read"):
-        studies.other_studies("first")
+        studies.other_studies(OWN)
 
 
 def test_the_readme_has_a_column_of_every_study(shipped):

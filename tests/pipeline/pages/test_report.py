@@ -281,21 +281,19 @@ def test_in_a_browser_every_figure_loads(results: Path, tmp_path: Path, width: i
 def test_a_ledger_stands_beside_those_of_the_shipped_studies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each in a column but that of the profile that made the folder; a dash for no number."""
+    """Each in a column but for the folder's own; a dash where a study has no number."""
     from e2e_lib.analysis.claims import studies
 
     own = {"claim": "c", "low": None, "high": None, "n": 1, "verdict": "undecided", "how": "h"}
     claims = [own | {"id": "C1a", "value": 1.5}, own | {"id": "C2a", "value": None}]
-    for name in ("mine", "big", "small"):
-        put(tmp_path / name / "claims.json", claims)
     decided = {"value": 2.25, "low": 2.125, "high": 2.5, "verdict": "holds"}
     put(tmp_path / "big" / "claims.json", [claims[0] | decided, claims[1]])
-    places = {name: (name.upper(), str(tmp_path / name)) for name in ("big", "small", "none")}
+    put(tmp_path / "small" / "claims.json", claims)
+    places = {name.upper(): str(tmp_path / name) for name in ("big", "small", "none")}
     monkeypatch.setattr(studies, "STUDIES", places)
 
-    def columns(profile: str) -> dict[str, list[str]]:
-        put(tmp_path / "mine" / "profile.json", {"name": profile})
-        text = write_report(tmp_path / "mine").read_text(encoding="utf-8")
+    def columns(folder: str) -> dict[str, list[str]]:
+        text = write_report(tmp_path / folder).read_text(encoding="utf-8")
         cells = re.findall(r"<td class='other' data-study='(\w+)'>(.*?)</td>", text, re.DOTALL)
         found: dict[str, list[str]] = {}
         for name, cell in cells:
@@ -304,5 +302,6 @@ def test_a_ledger_stands_beside_those_of_the_shipped_studies(
         return found
 
     both = {"BIG": ["2.25 [2.12, 2.5] ✓ holds", "–"], "SMALL": ["1.5 ? undecided", "–"]}
-    assert columns("own") == both
+    put(tmp_path / "mine" / "claims.json", [claims[0] | {"value": 1.25}, claims[1]])
+    assert columns("mine") == both
     assert columns("big") == {"SMALL": both["SMALL"]}
