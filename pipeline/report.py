@@ -121,7 +121,8 @@ def _rule_and_others(results: Path) -> tuple[str, dict[str, dict[str, Json]]]:
     from e2e_lib.analysis.claims.verdicts import RULE  # a second
 
     ledgers = other_studies(read_json(results / "claims.json", [])).items()
-    return RULE, {name: {one["id"]: _worded(one) for one in own} for name, own in ledgers}
+    named = ((f"{name}, as shipped", own) for name, own in ledgers)  # a run may be of the same
+    return RULE, {name: {one["id"]: _worded(one) for one in own} for name, own in named}
 
 
 def _figure(results: Path, facts: Json, notebooks: Mapping[str, str]) -> Json:

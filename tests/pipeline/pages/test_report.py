@@ -294,11 +294,11 @@ def test_a_ledger_stands_beside_those_of_the_shipped_studies(
 
     def columns(folder: str) -> dict[str, list[str]]:
         text = write_report(tmp_path / folder).read_text(encoding="utf-8")
-        cells = re.findall(r"<td class='other' data-study='(\w+)'>(.*?)</td>", text, re.DOTALL)
+        cells = re.findall(r"<td class='other' data-study='(\w+), as shipped'>(.*?)</td>", text, re.DOTALL)
         found: dict[str, list[str]] = {}
         for name, cell in cells:
             found.setdefault(name, []).append(" ".join(re.sub("<[^>]*>", " ", cell).split()))
-        assert text.count("<th scope='col'>BIG</th>") == ("BIG" in found)
+        assert text.count("<th scope='col'>BIG, as shipped</th>") == ("BIG" in found)
         return found
 
     both = {"BIG": ["2.25 [2.12, 2.5] ✓ holds", "–"], "SMALL": ["1.5 ? undecided", "–"]}
