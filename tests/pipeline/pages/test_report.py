@@ -294,7 +294,8 @@ def test_a_ledger_stands_beside_those_of_the_shipped_studies(
 
     def columns(folder: str) -> dict[str, list[str]]:
         text = write_report(tmp_path / folder).read_text(encoding="utf-8")
-        cells = re.findall(r"<td class='other' data-study='(\w+), as shipped'>(.*?)</td>", text, re.DOTALL)
+        pattern = r"<td class='other' data-study='(\w+), as shipped'>(.*?)</td>"
+        cells = re.findall(pattern, text, re.DOTALL)
         found: dict[str, list[str]] = {}
         for name, cell in cells:
             found.setdefault(name, []).append(" ".join(re.sub("<[^>]*>", " ", cell).split()))
