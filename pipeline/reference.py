@@ -8,8 +8,9 @@ The copy has the size that git can carry: every run's record, metrics and curve,
 table and claim. Weights are kept of what the analyses look into: similar-CE and similar-L0 triples
 of every seed, and the longest warm starts with their starts; not the dial's, which are large.
 Executed notebooks are kept as pages. Of a study that stands beside it, as the second line's, no run
-is kept: its figures, tables and pages, and metrics.csv with all that was measured. Where it has a
-place in the ledger (`claims.studies`), README and the reference's report show it.
+is kept: its figures, tables and pages, metrics.csv with all that was measured, and of one that was
+trained on others' text a triple of SAEs, small; nothing that shows their text is copied. Where it
+has a place in the ledger (`claims.studies`), README and the reference's report show it.
 
 With --again nothing is trained: the analyses run as `pipeline.verify` runs them, on the records and
 shipped weights, and what they give takes the place of what was there. Figures and tables that take
@@ -20,27 +21,37 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from e2e_lib.analysis.claims.studies import readme_block
 from e2e_lib.analysis.claims.tokens import LONGER, LONGER_RUNS
-from e2e_lib.analysis.matched import main_runs, warm_start_runs
+from e2e_lib.analysis.matched import main_runs, similar, warm_start_runs
+from e2e_lib.data.formats import saelens
 from e2e_lib.errors import ResultsError, command, require
-from e2e_lib.files import project_path
+from e2e_lib.files import project_path, write_json
 from e2e_lib.runs.read import REFERENCE
 from e2e_lib.runs.tables import metrics_table
 from pipeline import verify
 from pipeline.compare.differences import matches
 from pipeline.execution.executor import environment
+from pipeline.pages.features import INDEX
+from pipeline.pages.render import SITE
+from pipeline.pages.result_files import read_json
 from pipeline.plan.profile import ROOT
 from pipeline.report import write_report
 
-FOLDERS = ("figures", "tables", "skipped", "site", LONGER_RUNS)
+FOLDERS = ("figures", "tables", "skipped", SITE, LONGER_RUNS)
 FILES = ("metrics.csv", "claims.json", "profile.json", "index.html")
 NOTEBOOK_LINK = re.compile(r" \(<a href='notebooks/[^']*\.ipynb'>\.ipynb</a>\)")  # not copied
 WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")
+# Of text that is not the project's own: what shows it, and what stands in its place.
+SHOWS_TEXT = (SITE, "features.html", "28_interpretability.html")
+REASON = "the contexts of its features are others' text, which is not copied."
+SMALL = "weights"  # folder of SAEs without the latents that did not fire, in bfloat16
+LATENTS = {"W_enc": 1, "b_enc": 0, "W_dec": 0, "threshold": 0}  # which axis of a tensor they are
 
 
 def runs_with_weights(table: pd.DataFrame) -> set[str]:
@@ -64,6 +75,8 @@ def copy_reference(source: Path, target: Path, runs: bool = True) -> None:
             f"results folder {source.name!r} lacks {', '.join(missing)}: it must be finished."
         )
     kept = runs_with_weights(metrics_table(source)) if runs else set()
+    own = read_json(source / "profile.json", {}).get("validation_data") == "storyworld"
+    left = () if own else SHOWS_TEXT
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in FILES:
@@ -71,17 +84,38 @@ def copy_reference(source: Path, target: Path, runs: bool = True) -> None:
     if (source / LONGER).is_file():
         shutil.copy(source / LONGER, target)
     for name in FOLDERS:
-        if (source / name).is_dir():
+        if (source / name).is_dir() and name not in left:
             shutil.copytree(source / name, target / name)
     for run in sorted((source / "saes").iterdir()) if runs else ():
         without = () if run.name in kept else WEIGHTS
         shutil.copytree(run, target / "saes" / run.name, ignore=lambda _, names, w=without: w)
     for page in source.glob("*.html"):
-        copy_page(page, target)
+        if page.name not in left:
+            copy_page(page, target)
     (target / "notebooks").mkdir()
     for page in (source / "notebooks").iterdir():
-        if page.suffix in (".html", ".css"):
+        if page.suffix in (".html", ".css") and page.name not in left:
             shutil.copy(page, target / "notebooks" / page.name)
+    if not own:
+        write_json(target / SITE / INDEX, {"dictionaries": [], "reason": REASON})
+        for run in similar(main_runs(metrics_table(source)), "ce_increase")["run"]:
+            copy_small(source / "saes" / run, target / SMALL / run)
+
+
+def copy_small(folder: Path, target: Path) -> None:
+    """Copy an SAE in bfloat16 without the latents that never fired on the held-out text, which
+    gives there what the whole one gives, but for the rounding.
+
+    Raises:
+        ModelError: a file of `folder` is damaged.
+    """
+    stored, frequency = saelens.read(folder), saelens.firing_frequency(folder)
+    fired = (frequency > 0).nonzero()[:, 0]
+    tensors = {
+        name: tensor.index_select(LATENTS[name], fired) if name in LATENTS else tensor
+        for name, tensor in stored.weights.items()
+    }
+    saelens.write(target, replace(stored, weights=tensors, dtype="bfloat16"), frequency[fired])
 
 
 def copy_page(page: Path, target: Path) -> None:
@@ -161,7 +195,8 @@ def main(arguments: list[str]) -> None:
     own = target == project_path(REFERENCE)
     require(own or beside, "the copy", target.name, "reference, or reference_… beside the results")
     copy_reference(source, target, runs=own)
-    write_pages(project_path(REFERENCE))  # whose ledger shows those beside it, and not itself
+    for copied in {target, project_path(REFERENCE)}:  # whose ledger shows those beside it
+        write_pages(copied)
     readme_block(project_path(REFERENCE), ROOT / "README.md")
 
 

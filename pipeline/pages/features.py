@@ -29,7 +29,8 @@ def write_features(results: Path) -> Extra:
     found = read_json(results / SITE / INDEX, {})
     there = [one for one in found.get("dictionaries", []) if _data(results, one["key"]).is_file()]
     if not there:
-        return Extra(TITLE, "", "notebook 28 found no SAEs of similar CE increase with weights.")
+        none = "notebook 28 found no SAEs of similar CE increase with weights."
+        return Extra(TITLE, "", found.get("reason", none))
     layers = sorted({one["layer"] for one in there})
     middle = layers[len(layers) // 2]
     named = [one | {"name": f"{_name(one)}, layer {one['layer']}"} for one in there]

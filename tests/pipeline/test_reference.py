@@ -5,15 +5,24 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from e2e_lib import SAE
 from e2e_lib.analysis.claims.studies import claims_markdown, other_studies
 from e2e_lib.errors import ResultsError
 from e2e_lib.runs.read import finished_runs
-from e2e_lib.runs.tables import metrics_table
+from e2e_lib.runs.tables import metrics_table, write_metrics_table
 from pipeline import reference, verify
 from pipeline.compare.differences import Lacking
 from pipeline.plan.stages import Stage
-from pipeline.reference import FILES, again, copy_reference, main, runs_with_weights
+from pipeline.reference import (
+    FILES,
+    again,
+    copy_reference,
+    main,
+    runs_with_weights,
+    write_pages,
+)
 from tests.helpers.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +41,7 @@ def test_reference_keeps_every_record_and_the_matched_weights(
     assert not (tmp_path / "target").exists()
     for name in FILES:
         (source / name).write_text(name)
+    (source / "profile.json").write_text('{"validation_data": "storyworld"}')
     (source / "notebooks").mkdir()
     (source / "notebooks" / "a.html").write_text("page")
     (source / "notebooks" / "a.ipynb").write_text("{}")
@@ -45,11 +55,48 @@ def test_reference_keeps_every_record_and_the_matched_weights(
     assert [p.name for p in (copied / "notebooks").iterdir()] == ["a.html"]
     beside = str(tmp_path / "reference_x")
     assert main([str(source), beside]) == 0  # pages and tables, no run
-    assert shown == [REFERENCE, REFERENCE, ROOT / "README.md"]
+    assert set(shown[:2]) == {tmp_path / "reference_x", REFERENCE}
+    assert shown[2:] == [REFERENCE, ROOT / "README.md"]
     assert not (tmp_path / "reference_x" / "saes").exists()
     assert (tmp_path / "reference_x" / "metrics.csv").read_text() == "metrics.csv"
     assert main([str(source), str(tmp_path / "elsewhere")]) == 2
     assert "the copy is 'elsewhere'" in capsys.readouterr().err
+
+
+def test_a_study_on_others_text_is_copied_without_what_shows_it_and_with_a_small_triple(
+    tmp_path: Path,
+) -> None:
+    source, copied = write_results(tmp_path / "source"), tmp_path / "reference_x"
+    shown = ("site/features_local-1.js", "features.html", "notebooks/28_interpretability.html")
+    for name in (*FILES, *shown, "notebooks/20_pareto.html", "tables/t.csv", "site/features.json"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("{}")
+    (source / "profile.json").write_text('{"validation_data": "web.jsonl"}')
+    write_metrics_table(source)
+    (source / "claims.json").write_text("[]")
+    copy_reference(source, copied, runs=False)
+    assert (copied / "notebooks/20_pareto.html").is_file() and (copied / "tables/t.csv").is_file()
+    assert not any((copied / name).exists() for name in shown)
+    write_pages(copied)
+    assert not any((copied / name).exists() for name in shown)
+    assert "others&#39; text, which is not copied" in (copied / "index.html").read_text()
+    small = sorted((copied / "weights").iterdir())
+    layers = metrics_table(source)["layer"].nunique()
+    assert len(small) == 3 * layers and {p.name[:3] for p in small} == {"loc", "e2e"}
+    for folder in small:
+        whole, sae = SAE.load(source / "saes" / folder.name), SAE.load(folder)
+        fired = int(metrics_table(source).set_index("run").loc[folder.name, "alive"])
+        assert sae.d_sae == fired < whole.d_sae, "those that fired come first in these"
+        x = torch.randn(64, whole.d_in, generator=torch.Generator().manual_seed(0))
+        alive = SAE.load(source / "saes" / folder.name)
+        with torch.no_grad():
+            alive.b_enc[fired:] = -1e6
+            expected, found = alive(x)[0], sae(x)[0]
+        size = (folder / "sae_weights.safetensors").stat().st_size
+        assert (
+            size < 0.6 * (source / "saes" / folder.name / "sae_weights.safetensors").stat().st_size
+        )
+        assert float((found - expected).norm() / expected.norm()) < 0.02
 
 
 def folder(path: Path, **texts: str) -> Path:
