@@ -51,6 +51,9 @@ PRECISIONS = ("fp32", "tf32", "bf16")  # what each means: `engine.device`
 # Models that `make model` fetches, by the word for them: folders of the project.
 FETCHED_MODELS = {"smollm2": "build/models/smollm2"}
 
+# What a claim's verdict may be, and its sign (`analysis.claims.verdicts` says when it is which).
+VERDICTS = {"holds": "✓", "refuted": "✗", "undecided": "?", "not testable here": "–"}
+
 NULL = re.compile(r"(.+)\.null_([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)$")
 PAIR = ">"  # between the hook that a transcoder reads and the one whose activation it makes
 LAYER = re.compile(r"blocks\.([0-9]{1,6})\.")

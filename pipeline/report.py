@@ -17,6 +17,7 @@ from pathlib import Path
 
 from e2e_lib.errors import command
 from e2e_lib.files import write_text
+from e2e_lib.names import VERDICTS
 from pipeline.pages import pareto
 from pipeline.pages.features import write_features
 from pipeline.pages.live import write_live
@@ -31,7 +32,6 @@ PROVENANCE = (
     *("instruction_set", "memory_mb", "gpu"),
 )
 ROWS = 40  # of a table on the page; its CSV has all
-SYMBOLS = {"holds": "✓", "refuted": "✗", "undecided": "?", "not testable here": "–"}
 
 # Makers of the pages beside this one, in the order in which they are linked.
 EXTRAS: tuple[Callable[[Path], Extra], ...] = (write_features, write_live)
@@ -61,7 +61,7 @@ def write_report(results: Path) -> Path:
         claims=claims,
         rule=rule,
         others=others,
-        symbols=SYMBOLS,
+        symbols=VERDICTS,
         size=pareto,
         layers=pareto.layers(saes),
         saes=saes.to_dict("records"),
@@ -111,7 +111,7 @@ def _claims(results: Path, titles: Mapping[str, object]) -> list[Json]:
 def _worded(claim: Json) -> Json:
     """A claim with its verdict in one of the words that there are."""
     verdict = claim.get("verdict")
-    known = isinstance(verdict, str) and verdict in SYMBOLS
+    known = isinstance(verdict, str) and verdict in VERDICTS
     return {**claim, "word": str(verdict) if known else "not testable here"}
 
 

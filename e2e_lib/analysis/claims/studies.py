@@ -11,27 +11,24 @@ from typing import Any
 
 from e2e_lib.analysis.claims.ledger import CLAIMS
 from e2e_lib.analysis.claims.tables import percent
-from e2e_lib.analysis.claims.verdicts import (
-    HOLDS,
-    NOT_TESTABLE,
-    REFUTED,
-    UNDECIDED,
-    VERDICTS,
-    moving,
-)
+from e2e_lib.analysis.claims.verdicts import moving
 from e2e_lib.analysis.statistics import LEVEL
 from e2e_lib.analysis.sweeps import MOVES, moved_per_doubling
 from e2e_lib.errors import ResultsError, reworded
 from e2e_lib.files import project_path, replace_block
+from e2e_lib.names import VERDICTS
 from e2e_lib.runs.read import REFERENCE
 
 Ledger = Sequence[Mapping[str, Any]]  # entries, as `verdicts.ledger` gives them
 STUDIES = {"StoryWorld": REFERENCE, "SmolLM2-135M": f"{REFERENCE}_smollm2"}  # the README's first
 IN_SHORT = (
-    f"**{HOLDS}**: the {percent(LEVEL)} interval is inside the bounds, and we know that neither "
-    "what was varied nor two more doublings of the tokens turns that; "
-    f"**{REFUTED}**: outside, likewise; **{UNDECIDED}**: neither; **{NOT_TESTABLE}**: no premise, "
-    f"no number or a ceiling ([the whole rule]({REFERENCE}/index.html#claims))."
+    "{} **{}**: the {level} interval is inside the bounds, and we know that neither what was "
+    "varied nor two more doublings of the tokens turns that; {} **{}**: outside, likewise; {} **{}**: "
+    "neither; {} **{}**: no premise, no number or a ceiling ([the whole rule]({page}#claims))."
+).format(
+    *(part for word, sign in VERDICTS.items() for part in (sign, word)),
+    level=percent(LEVEL),
+    page=f"{REFERENCE}/index.html",
 )
 
 
@@ -82,12 +79,12 @@ def claims_markdown(claims: Ledger, others: Mapping[str, Ledger] | None = None) 
     """
     known, others = {claim.id: claim for claim in CLAIMS}, others or {}
     studies = [{entry["id"]: entry for entry in own} for own in (claims, *others.values())]
-    heads = [f"{name} [interval] | verdict" for name in (next(iter(STUDIES)), *others)]
+    heads = [f"{name} [interval]" for name in (next(iter(STUDIES)), *others)]
     lines = [
         IN_SHORT,
         "",
         f"| {_row('measured', 'claim', *heads)}",
-        "|-" * (3 + 2 * len(heads)) + "|",
+        "|-" * (3 + len(heads)) + "|",
     ]
     for entry in claims:
         claim = known[entry["id"]]
@@ -102,11 +99,14 @@ def _row(*cells: str) -> str:
 
 
 def _found(entry: Mapping[str, Any] | None) -> str:
-    """Value, interval and verdict; dashes where a study has no number."""
-    if entry is None or entry["value"] is None:
-        return f"– | {entry['verdict'] if entry else '–'}"
+    """Value, interval and the verdict's sign; the sign alone where a study has no number."""
+    if entry is None:
+        return ""
+    sign = VERDICTS[entry["verdict"]]
+    if entry["value"] is None:
+        return sign
     ends = "" if entry["low"] is None else f" [{entry['low']:.3g}, {entry['high']:.3g}]"
-    return f"{entry['value']:.3g}{ends} | {entry['verdict']}"
+    return f"{entry['value']:.3g}{ends} {sign}"
 
 
 def readme_block(results: str | Path, readme: str | Path) -> None:

@@ -36,10 +36,10 @@ from e2e_lib.analysis.matched import main_runs
 from e2e_lib.analysis.statistics import LEVEL
 from e2e_lib.analysis.sweeps import MOVES, moved_per_doubling
 from e2e_lib.files import write_json
+from e2e_lib.names import VERDICTS
 from e2e_lib.runs import tables as runs
 
-HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE = "holds", "refuted", "undecided", "not testable here"
-VERDICTS = (HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE)
+HOLDS, REFUTED, UNDECIDED, NOT_TESTABLE = VERDICTS
 AHEAD = 2  # doublings of the training tokens that a verdict has to survive
 DRAW = 0.01  # of an interval's width: what another draw of what was resampled may move an end by
 
