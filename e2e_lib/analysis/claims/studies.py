@@ -23,8 +23,9 @@ Ledger = Sequence[Mapping[str, Any]]  # entries, as `verdicts.ledger` gives them
 STUDIES = {"StoryWorld": REFERENCE, "SmolLM2-135M": f"{REFERENCE}_smollm2"}  # the README's first
 IN_SHORT = (
     "{} **{}**: the {level} interval is inside the bounds, and we know that neither what was "
-    "varied nor two more doublings of the tokens turns that; {} **{}**: outside, likewise; {} **{}**: "
-    "neither; {} **{}**: no premise, no number or a ceiling ([the whole rule]({page}#claims))."
+    "varied nor two more doublings of the tokens turns that; {} **{}**: outside, likewise; "
+    "{} **{}**: neither; {} **{}**: no premise, no number or a ceiling "
+    "([the whole rule]({page}#claims))."
 ).format(
     *(part for word, sign in VERDICTS.items() for part in (sign, word)),
     level=percent(LEVEL),
