@@ -9,8 +9,8 @@ table and claim. Weights are kept of what the analyses look into: similar-CE and
 of every seed, and the longest warm starts with their starts; not the dial's, which are large.
 Executed notebooks are kept as pages. Of a study that stands beside it, as the second line's, no run
 is kept: its figures, tables and pages, metrics.csv with all that was measured, and of one that was
-trained on others' text a triple of SAEs, small; nothing that shows their text is copied. Where it
-has a place in the ledger (`claims.studies`), README and the reference's report show it.
+trained on others' text a local and an e2e SAE, small; nothing that shows their text is copied.
+Where it has a place in the ledger (`claims.studies`), README and the reference's report show it.
 
 With --again nothing is trained: the analyses run as `pipeline.verify` runs them, on the records and
 shipped weights, and what they give takes the place of what was there. Figures and tables that take
@@ -28,7 +28,7 @@ import pandas as pd
 
 from e2e_lib.analysis.claims.studies import readme_block
 from e2e_lib.analysis.claims.tokens import LONGER, LONGER_RUNS
-from e2e_lib.analysis.matched import main_runs, similar, warm_start_runs
+from e2e_lib.analysis.matched import main_runs, warm_start_runs
 from e2e_lib.data.formats import saelens
 from e2e_lib.errors import ResultsError, command, require
 from e2e_lib.files import project_path, write_json
@@ -50,7 +50,9 @@ WEIGHTS = ("sae_weights.safetensors", "cfg.json", "sparsity.safetensors")
 # Of text that is not the project's own: what shows it, and what stands in its place.
 SHOWS_TEXT = (SITE, "features.html", "28_interpretability.html")
 REASON = "the contexts of its features are others' text, which is not copied."
-SMALL = "weights"  # folder of SAEs without the latents that did not fire, in bfloat16
+# Of a study that stands beside the reference: a folder of SAEs of these objectives, in bfloat16 and
+# without the latents that did not fire.
+SMALL, PAIRED = "weights", ("local", "e2e")
 LATENTS = {"W_enc": 1, "b_enc": 0, "W_dec": 0, "threshold": 0}  # which axis of a tensor they are
 
 
@@ -98,8 +100,15 @@ def copy_reference(source: Path, target: Path, runs: bool = True) -> None:
             shutil.copy(page, target / "notebooks" / page.name)
     if not own:
         write_json(target / SITE / INDEX, {"dictionaries": [], "reason": REASON})
-        for run in similar(main_runs(metrics_table(source)), "ce_increase")["run"]:
-            copy_small(source / "saes" / run, target / SMALL / run)
+        for name in sparsest(main_runs(metrics_table(source))):
+            copy_small(source / "saes" / name, target / SMALL / name)
+
+
+def sparsest(main: pd.DataFrame) -> list[str]:
+    """Names of the local and the e2e run of the first seed with the lowest L0 at each layer: the
+    smallest files, for the sparser an SAE is, the fewer of its latents ever fire."""
+    own = main[main["objective"].isin(PAIRED) & (main["seed"] == main["seed"].min())]
+    return own.loc[own.groupby(["layer", "objective"])["l0"].idxmin(), "run"].tolist()
 
 
 def copy_small(folder: Path, target: Path) -> None:

@@ -63,7 +63,7 @@ def test_reference_keeps_every_record_and_the_matched_weights(
     assert "the copy is 'elsewhere'" in capsys.readouterr().err
 
 
-def test_a_study_on_others_text_is_copied_without_what_shows_it_and_with_a_small_triple(
+def test_a_study_on_others_text_is_copied_without_what_shows_it_and_with_a_small_pair(
     tmp_path: Path,
 ) -> None:
     source, copied = write_results(tmp_path / "source"), tmp_path / "reference_x"
@@ -81,8 +81,8 @@ def test_a_study_on_others_text_is_copied_without_what_shows_it_and_with_a_small
     assert not any((copied / name).exists() for name in shown)
     assert "others&#39; text, which is not copied" in (copied / "index.html").read_text()
     small = sorted((copied / "weights").iterdir())
-    layers = metrics_table(source)["layer"].nunique()
-    assert len(small) == 3 * layers and {p.name[:3] for p in small} == {"loc", "e2e"}
+    names = [f"{o}-blocks.{k}.hook_resid_pre-l3.0-s0" for o in ("e2e", "local") for k in (1, 2, 4)]
+    assert [folder.name for folder in small] == names, "the sparsest"
     for folder in small:
         whole, sae = SAE.load(source / "saes" / folder.name), SAE.load(folder)
         fired = int(metrics_table(source).set_index("run").loc[folder.name, "alive"])
