@@ -24,7 +24,7 @@ from pipeline.plan.notebook_parameters import NOTEBOOKS, joined, row_parameters
 from pipeline.plan.notebook_parameters import ROWS as ROWS_OF_TEXT
 from pipeline.plan.pins import on_hub
 from pipeline.plan.profile import ROOT, Profile, read_profile
-from pipeline.plan.stages import WITH_MODEL, Stage, stages
+from pipeline.plan.stages import FINETUNE, WITH_MODEL, Stage, stages
 
 ROWS, TOKENS = 2, 8  # rows, for one alone is no batch
 STORYWORLD, PLAIN = "storyworld", (".txt", ".jsonl", ".json")  # endless; files that nothing packs
@@ -188,6 +188,10 @@ def enough_text(model: TransformerBridge, profile: Profile, todo: Sequence[Stage
     trained = (job.training for job in jobs(profile))
     wanted = {max(own.eval_rows + own.calibration_rows for own in trained): ""}
     for stage in todo:
+        if stage.notebook == FINETUNE:  # for its cards, and as much again by which L0 is held
+            tokens = int(stage.parameters.get("eval_tokens", 0)) or training.eval_tokens
+            rows = 2 * -(-tokens // training.context_size)
+            wanted.setdefault(rows, f"eval_tokens of {stage.name} asks for too much: ")
         reads = stage.notebook in WITH_MODEL
         known = row_parameters(NOTEBOOKS / f"{stage.notebook}.ipynb") if reads else {}
         for name in known:

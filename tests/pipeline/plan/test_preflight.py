@@ -118,10 +118,15 @@ def test_there_is_text_for_what_reads_most_of_it(tmp_path: Path) -> None:
     held = str(write_jsonl(tmp_path / "held.jsonl", texts))
     few = {name: {"n_rows": 8} for name in ("25_activations", "42_loudness", "43_sparsifiers")}
     few |= {"26_pca_direction": {"n_rows": 8, "ablation_rows": 200}}
-    words = "n_rows of 28_interpretability asks for too much: data"
-    for rows, said in ((512, words), (100, "ablation_rows of 26_pca_direction"), (99, "")):
-        own = few | {"28_interpretability": {"n_rows": rows}}
-        own |= {"26_pca_direction": {"n_rows": 8, "ablation_rows": 8}} if rows == 99 else {}
+    pca = {"26_pca_direction": {"n_rows": 8, "ablation_rows": 8}}
+    cards = {"12_finetune": {"eval_tokens": 16 * 100}}  # 100 rows, and as many hold L0
+    for rows, other, said in (
+        (512, {}, "n_rows of 28_interpretability asks for too much: data"),
+        (100, {}, "ablation_rows of 26_pca_direction"),
+        (99, pca | cards, "eval_tokens of 12_finetune asks for too much: data"),
+        (99, pca, ""),
+    ):
+        own = few | {"28_interpretability": {"n_rows": rows}} | other
         profile = profile_on("GPT2", validation_data=held, eval_tokens=64, notebook_parameters=own)
         todo = stages(profile, "results/x")
         if not said:
