@@ -180,6 +180,7 @@ def plot_activation_norms(tokens: pd.DataFrame) -> Figure:
         own = tokens[tokens["objective"] == name]
         _norm_points(axes, own, name, limit)
         axes.set(title=style.LABELS[name], xlabel="norm of the input")
+        axes.locator_params(nbins=4)  # numbers of five digits touch otherwise
         if bulk < limit / 2:
             inset = axes.inset_axes((0.1, 0.54, 0.42, 0.42))
             _norm_points(inset, own, name, bulk)

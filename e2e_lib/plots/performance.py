@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from e2e_lib.plots import style
 
+BLOCKS_NAMED = 8  # of a deeper model every second block has a tick, or fewer
 MATRIX = {  # of objective × sparsifier: name on the axis, and whether it is logarithmic
     "ce_increase": ("CE increase\n(nats)", True),
     "kl": ("KL\n(nats)", True),
@@ -113,7 +114,9 @@ def _by_block(
     if over is not None and len(over):
         style.laid_over(axes, over, "block", column, label, linestyle=":", linewidth=1.2)
     places = sorted(table["block"].unique())
-    axes.set_xticks(places, [*map(str, places[:-1]), "end"])
+    step = -(-len(places) // BLOCKS_NAMED)
+    shown = places[:-step:step]
+    axes.set_xticks([*shown, places[-1]], [*map(str, shown), "end"])
     axes.set_xlabel("residual stream before block")
 
 

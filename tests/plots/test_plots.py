@@ -212,6 +212,18 @@ def test_one_seed_and_one_layer_draw_too(tables):
     assert len(plot_mse_by_block(blocks).axes) == 1
 
 
+@pytest.mark.parametrize("n", [1, 2, 8, 9, 11, 48])
+def test_of_a_deep_model_not_every_block_is_named_and_the_end_always(n, tables):
+    own = tables["blocks"].query("layer == 4 and seed == 0")
+    deep = pd.concat([own[own.block == own.block.max()].assign(block=20 + k) for k in range(n)])
+    [axes] = plot_mse_by_block(deep).axes
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names[-1] == "end" and axes.get_xticks()[-1] == 20 + n - 1
+    assert len(names) <= 9 and names[:1] == (["20"] if n > 1 else ["end"])
+    gaps = set(np.diff(axes.get_xticks()[:-1]))
+    assert len(gaps) <= 1 and all(axes.get_xticks()[-1] - axes.get_xticks()[-2] >= g for g in gaps)
+
+
 def test_what_cannot_be_drawn_says_why_and_leaves_no_old_picture(tables, tmp_path, capsys):
     page, nothing = Page("20_pareto", tmp_path), tables["runs"][:0]
     page.figure("fig", tables["runs"], plot_pareto, **TEXTS)
