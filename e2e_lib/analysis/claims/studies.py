@@ -21,10 +21,11 @@ from e2e_lib.runs.read import REFERENCE
 
 Ledger = Sequence[Mapping[str, Any]]  # entries, as `verdicts.ledger` gives them
 STUDIES = {"StoryWorld": REFERENCE, "SmolLM2-135M": f"{REFERENCE}_smollm2"}  # the README's first
+SAME = "the same"  # where two studies have one number
 IN_SHORT = (
-    "{} **{}**: the {level} interval is inside the bounds, and we know that neither what was "
-    "varied nor two more doublings of the tokens turns that; {} **{}**: outside, likewise; "
-    "{} **{}**: neither; {} **{}**: no premise, no number or a ceiling "
+    "{} {}: the {level} interval is inside the bounds, and we know that neither what was "
+    "varied nor two more doublings of the tokens turns that; {} {}: outside, likewise; "
+    "{} {}: neither; {} {}: no premise, no number or a ceiling "
     "([the whole rule]({page}#claims))."
 ).format(
     *(part for word, sign in VERDICTS.items() for part in (sign, word)),
@@ -53,7 +54,7 @@ def other_studies(claims: Ledger) -> dict[str, list[dict[str, Any]]]:
 def counted(claims: Ledger) -> str:
     """How many rows have each verdict, in words."""
     counts = [(sum(entry["verdict"] == word for entry in claims), word) for word in VERDICTS]
-    return f"{len(claims)} rows: {', '.join(f'{n} {word}' for n, word in counts)}."
+    return f"{', '.join(f'{n} {word}' for n, word in counts)}."
 
 
 def multiplicity(claims: Ledger) -> str:
@@ -66,9 +67,9 @@ def multiplicity(claims: Ledger) -> str:
     )
     moved = f"{move} of {known} values still move" if known else "No value is known to move"
     return (
-        f"{counted(claims)} {moved} by over {percent(MOVES)} per doubling of tokens. {judged} can "
-        f"be decided; at their bounds, {by_chance} would hold and {by_chance} be refuted by "
-        "chance, not independently: rows share SAEs."
+        f"{len(claims)} rows: {counted(claims)} {moved} by over {percent(MOVES)} per doubling of "
+        f"tokens. {judged} can be decided; at their bounds, {by_chance} would hold and "
+        f"{by_chance} be refuted by chance, not independently: rows share SAEs."
     )
 
 
@@ -80,7 +81,7 @@ def claims_markdown(claims: Ledger, others: Mapping[str, Ledger] | None = None) 
     """
     known, others = {claim.id: claim for claim in CLAIMS}, others or {}
     studies = [{entry["id"]: entry for entry in own} for own in (claims, *others.values())]
-    heads = [f"{name} [interval]" for name in (next(iter(STUDIES)), *others)]
+    heads = [next(iter(STUDIES)), *others]
     lines = [
         IN_SHORT,
         "",
@@ -89,8 +90,10 @@ def claims_markdown(claims: Ledger, others: Mapping[str, Ledger] | None = None) 
     ]
     for entry in claims:
         claim = known[entry["id"]]
-        found = (_found(own.get(claim.id)) for own in studies)
-        lines.append(_row(claim.id, entry["short"], claim.bounds, *found))
+        first, *found = (_found(own.get(claim.id)) for own in studies)
+        # C8's number is of a benchmark, and no study's own.
+        found = [SAME if one == first and entry["value"] is not None else one for one in found]
+        lines.append(_row(claim.id, entry["short"], claim.bounds, first, *found))
     counts = [f" {name}: {counted(own)}" for name, own in others.items()]
     return "\n".join([*lines, "", multiplicity(claims) + "".join(counts)])
 
