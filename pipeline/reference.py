@@ -22,6 +22,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -32,7 +33,7 @@ from e2e_lib.analysis.matched import main_runs, warm_start_runs
 from e2e_lib.data.formats import saelens
 from e2e_lib.errors import ResultsError, command, require
 from e2e_lib.files import project_path, write_json
-from e2e_lib.runs.read import REFERENCE
+from e2e_lib.runs.read import REFERENCE, has_weights, sae_folder
 from e2e_lib.runs.tables import metrics_table
 from pipeline import verify
 from pipeline.compare.differences import matches
@@ -79,6 +80,7 @@ def copy_reference(source: Path, target: Path, runs: bool = True) -> None:
     kept = runs_with_weights(metrics_table(source)) if runs else set()
     own = read_json(source / "profile.json", {}).get("validation_data") == "storyworld"
     left = () if own else SHOWS_TEXT
+    small = {} if own else sparsest(source)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in FILES:
@@ -100,15 +102,17 @@ def copy_reference(source: Path, target: Path, runs: bool = True) -> None:
             shutil.copy(page, target / "notebooks" / page.name)
     if not own:
         write_json(target / SITE / INDEX, {"dictionaries": [], "reason": REASON})
-        for name in sparsest(main_runs(metrics_table(source))):
-            copy_small(source / "saes" / name, target / SMALL / name)
+        for name, folder in small.items():
+            copy_small(folder, target / SMALL / name)
 
 
-def sparsest(main: pd.DataFrame) -> list[str]:
-    """Names of the local and the e2e run with the lowest L0 at each layer: the smallest files, for
-    the sparser an SAE is, the fewer of its latents ever fire."""
-    own = main[main["objective"].isin(PAIRED)]
-    return own.loc[own.groupby(["layer", "objective"])["l0"].idxmin(), "run"].tolist()
+def sparsest(source: Path) -> dict[str, Path]:
+    """Folders by run of the local and the e2e SAE with the lowest L0 at each layer: the smallest,
+    for the sparser an SAE is, the fewer of its latents ever fire. Only where weights are kept."""
+    main = main_runs(metrics_table(source))
+    own = main[main["objective"].isin(PAIRED) & main["run"].map(partial(has_weights, source))]
+    chosen = own.loc[own.groupby(["layer", "objective"])["l0"].idxmin()]
+    return {row.run: sae_folder(source, row.run, row.hook) for row in chosen.itertuples()}
 
 
 def copy_small(folder: Path, target: Path) -> None:

@@ -88,10 +88,9 @@ def test_a_study_on_others_text_is_copied_without_what_shows_it_and_with_a_small
         fired = int(metrics_table(source).set_index("run").loc[folder.name, "alive"])
         assert sae.d_sae == fired < whole.d_sae, "those that fired come first in these"
         x = torch.randn(64, whole.d_in, generator=torch.Generator().manual_seed(0))
-        alive = SAE.load(source / "saes" / folder.name)
         with torch.no_grad():
-            alive.b_enc[fired:] = -1e6
-            expected, found = alive(x)[0], sae(x)[0]
+            whole.b_enc[fired:] = -1e6
+            expected, found = whole(x)[0], sae(x)[0]
         size = (folder / "sae_weights.safetensors").stat().st_size
         assert (
             size < 0.6 * (source / "saes" / folder.name / "sae_weights.safetensors").stat().st_size

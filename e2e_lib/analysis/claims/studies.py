@@ -54,7 +54,7 @@ def other_studies(claims: Ledger) -> dict[str, list[dict[str, Any]]]:
 def counted(claims: Ledger) -> str:
     """How many rows have each verdict, in words."""
     counts = [(sum(entry["verdict"] == word for entry in claims), word) for word in VERDICTS]
-    return f"{', '.join(f'{n} {word}' for n, word in counts)}."
+    return ", ".join(f"{n} {word}" for n, word in counts) + "."
 
 
 def multiplicity(claims: Ledger) -> str:
