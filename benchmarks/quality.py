@@ -1,21 +1,25 @@
-"""Does the fast path move the metrics? The same SAEs trained in three ways, over three seeds.
+"""Does the fast path move the metrics? The same SAEs trained in several ways, over three seeds.
 
 `python -m benchmarks.quality OUT` trains SAEs on StoryWorld with the library's loop, with the same
 in bfloat16 products, and with the plain one (the tests' oracle: two hooked passes, full logits,
 PyTorch's own losses), from the same initial weights on the same text, and writes the held-out
-metrics of each as JSON lines. Rounding differs from the first step on and grows with training; what
-matters is that it stays within what another seed changes.
+metrics of each as JSON lines. `python -m benchmarks.quality OUT MODEL TRAIN VALIDATION` does so on
+SmolLM2, in profile smollm2's setting with a quarter of its tokens, without the plain loop. Rounding
+differs from the first step on and grows with training; what matters is that it stays within what
+another seed changes. `python -m benchmarks.quality PAGE.md OUT…` puts their table into a page.
 """
 
 import json
 import sys
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from benchmarks.step import oracle, plain_terms
+from benchmarks.step import as_said, oracle, plain_terms
+from benchmarks.table import read
 from e2e_lib.core.config import TrainConfig, learning_rate_factor
 from e2e_lib.core.evaluate import evaluate
 from e2e_lib.core.losses import named_objective
@@ -24,26 +28,67 @@ from e2e_lib.core.sae_run import build_saes, resolved_objective
 from e2e_lib.core.train import train
 from e2e_lib.data.models import load_model
 from e2e_lib.data.rows import load_rows
+from e2e_lib.files import replace_block
 
-HOOK, SEEDS, ROWS, CONTEXT, THREADS = "blocks.2.hook_resid_pre", (0, 1, 2), 1600, 128, 2
+SEEDS, CONTEXT, THREADS = (0, 1, 2), 128, 2
 METRICS = ("ce_increase", "kl", "l0", "mse")
+WORDS = ("CE increase", "KL", "L0", "MSE")  # of these, for the table's head
 
 
-def config(name: str, seed: int) -> TrainConfig:
+@dataclass(frozen=True)
+class Study:
+    """What is trained on what."""
+
+    model: str
+    train: str
+    validation: str
+    hook: str
+    coeffs: dict[str, float]  # λ by objective
+    lr: dict[str, float]
+    rows: int
+    held_out: int
+    dict_ratio: float
+    batch: int
+    paths: tuple[str, ...]
+
+    def config(self, objective: str, seed: int) -> TrainConfig:
+        """One SAE's."""
+        return TrainConfig(
+            named_objective(objective, self.coeffs[objective]),
+            (self.hook,),
+            seed=seed,
+            lr=self.lr[objective],
+            dict_ratio=self.dict_ratio,
+            batch_size=self.batch,
+            micro_batch_size=self.batch,
+        )
+
+
+def storyworld() -> Study:
     """As the workshop profile trains, on 204,800 tokens."""
-    objective = named_objective(name, {"local": 0.02, "e2e": 1.5, "e2e_ds": 1.5}[name])
-    return TrainConfig(objective, (HOOK,), seed=seed, lr=0.01, dict_ratio=10.0)
+    coeffs = {"local": 0.02, "e2e": 1.5, "e2e_ds": 1.5}
+    rates, paths = dict.fromkeys(coeffs, 0.01), ("plain", "default", "bf16")
+    name, hook = "storyworld", "blocks.2.hook_resid_pre"
+    return Study(name, name, name, hook, coeffs, rates, 1600, 200, 10.0, 16, paths)
+
+
+def smollm2(model: str, train: str, validation: str) -> Study:
+    """As profile smollm2 trains, on 51,200 tokens; local compares no outputs, and is left out."""
+    coeffs, rates = {"e2e": 0.2, "e2e_ds": 60.0}, {"e2e": 0.01, "e2e_ds": 0.005}
+    hook, paths = "blocks.20.hook_resid_pre", ("default", "bf16")
+    return Study(model, train, validation, hook, coeffs, rates, 400, 128, 8.0, 2, paths)
 
 
 def plain(model, chosen: TrainConfig, rows: torch.Tensor) -> SAE:
     """The SAE that the plain loop ends with."""
-    objective, sae = resolved_objective(model, chosen), build_saes(model, chosen)[HOOK]
+    [hook] = chosen.hook_names
+    objective, sae = resolved_objective(model, chosen), build_saes(model, chosen)[hook]
     terms = plain_terms(objective)
     optimiser = torch.optim.Adam(sae.parameters(), lr=chosen.lr)
     batches = rows.split(chosen.batch_size)
     for step, tokens in enumerate(batches):
         weights = dict(sae.named_parameters())
-        oracle.losses(model, tokens.long(), {HOOK: weights}, terms)["loss"].backward()
+        oracle.losses(model, tokens.long(), {hook: weights}, terms)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(sae.parameters(), chosen.grad_clip or float("inf"))
         factor = learning_rate_factor(step, len(batches), chosen)
         optimiser.param_groups[0]["lr"] = chosen.lr * factor
@@ -53,41 +98,71 @@ def plain(model, chosen: TrainConfig, rows: torch.Tensor) -> SAE:
 
 
 def ours(model, chosen: TrainConfig, rows: torch.Tensor) -> SAE:
-    """The SAE that the library's loop ends with."""
-    [run] = train(model, [chosen], rows)
-    return run.saes[HOOK]
+    """The SAE that the library's loop ends with; bf16 is bfloat16 on every machine."""
+    with as_said() if chosen.precision == "bf16" else nullcontext():
+        [run] = train(model, [chosen], rows, logs=1)
+    assert run.products == chosen.precision
+    return run.saes[chosen.hook_names[0]]
 
 
-def main(out: str) -> None:
-    """Train, evaluate, write and print."""
-    torch.set_num_threads(THREADS)
-    model, lines = load_model("storyworld"), []
+def measured(study: Study) -> list[dict[str, str | int | float]]:
+    """A line for each objective, path and seed."""
+    model, lines = load_model(study.model), []
     for seed in SEEDS:
         rows = load_rows(
             model,
-            "storyworld",
-            "storyworld",
-            n_train=ROWS,
-            n_validation=200,
+            study.train,
+            study.validation,
+            n_train=study.rows,
+            n_validation=study.held_out,
             context_size=CONTEXT,
             seed=seed,
         )
-        for name in ("local", "e2e", "e2e_ds"):
-            chosen = config(name, seed)
-            for path, sae in (
-                ("plain", plain(model, chosen, rows.train)),
-                ("default", ours(model, chosen, rows.train)),
-                ("bf16", ours(model, replace(chosen, precision="bf16"), rows.train)),
-            ):
-                [found] = evaluate(model, [{HOOK: sae}], rows.validation)
-                values = found.model | found.saes[HOOK]
+        for name in study.coeffs:
+            for path in study.paths:
+                chosen = study.config(name, seed)
+                chosen = replace(chosen, precision="bf16") if path == "bf16" else chosen
+                sae = (plain if path == "plain" else ours)(model, chosen, rows.train)
+                [found] = evaluate(model, [{study.hook: sae}], rows.validation)
+                values = found.model | found.saes[study.hook]
                 facts = {"objective": name, "path": path, "seed": seed}
                 lines.append(facts | {key: float(f"{values[key]:.6g}") for key in METRICS})
                 print(json.dumps(lines[-1]), flush=True)
+    return lines
+
+
+def markdown(studies: dict[str, list[dict[str, str | int | float]]]) -> str:
+    """By study, objective and metric: the default's mean and deviation over seeds, and how far each
+    other path is from it, as the mean of the seeds' differences, in such deviations."""
+    head = ["", "objective", "path", *WORDS]
+    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, lines in studies.items():
+        table = pd.DataFrame(lines)
+        for objective, own in table.groupby("objective", sort=False):
+            by_path = {path: t.set_index("seed") for path, t in own.groupby("path", sort=False)}
+            default = by_path.pop("default")
+            spread = default[list(METRICS)].std()
+            cells = [f"{default[m].mean():.4g} ± {spread[m]:.2g}" for m in METRICS]
+            rows.append("| " + " | ".join([name, str(objective), "default", *cells]) + " |")
+            for path, other in by_path.items():
+                off = [(other[m] - default[m]).mean() / spread[m] for m in METRICS]
+                cells = [f"{value:+.2f} σ" for value in off]
+                rows.append("| " + " | ".join([name, str(objective), str(path), *cells]) + " |")
+    return "\n".join(rows)
+
+
+def main(arguments: list[str]) -> None:
+    """Train, evaluate, write and print; or put the table of what was written into a page."""
+    if arguments[0].endswith(".md"):
+        page, *files = map(Path, arguments)
+        names = {"quality": "StoryWorld", "quality-smollm2": "SmolLM2"}
+        replace_block(page, "quality", markdown({names[f.stem]: read([f]) for f in files}))
+        return
+    torch.set_num_threads(THREADS)
+    out, *source = arguments
+    lines = measured(smollm2(*source) if source else storyworld())
     Path(out).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    table = pd.DataFrame(lines).groupby(["objective", "path"])[list(METRICS)].agg(["mean", "std"])
-    print(table.to_string(float_format="%.4g"))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

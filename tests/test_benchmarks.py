@@ -15,8 +15,9 @@ from benchmarks.shapes import Shape, shapes
 from benchmarks.step import Case
 from benchmarks.table import main, markdown
 from e2e_lib.core.config import TrainConfig
+from e2e_lib.engine import device
 from e2e_lib.errors import E2EError
-from tests.helpers.tiny_models import CONFIGS, tiny_model
+from tests.helpers.tiny_models import CONFIGS, random_tokens, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Shape(CONFIGS["gpt2"], 2, 10, 4.0, 1)  # 4 blocks of width 12, 20 tokens, 48 latents
@@ -205,6 +206,14 @@ def test_top_k_fires_as_often_as_relu_does():
 def test_a_path_is_computed_in_the_precision_it_names(path, device, expected):
     case = Case("tiny", "e2e", path, 2, 0.2)
     assert {c.precision for c in step.configs(TINY, case, device)} == {expected}
+
+
+def test_bf16_is_measured_on_a_cpu_that_is_slower_at_it_too(monkeypatch):
+    monkeypatch.setattr("e2e_lib.engine.device.multiplies_bf16", lambda device: False)
+    case, rows = Case("tiny", "e2e", "bf16"), random_tokens(TINY.rows)
+    made = step.default_step(tiny_model(), TINY, case, rows).__self__
+    assert made.products.precision == "bf16"
+    assert device.products_of("bf16", made.device, device.ALONE).precision == "fp32"
 
 
 def test_the_compiled_path_alone_runs_every_block_after_compilation(monkeypatch):

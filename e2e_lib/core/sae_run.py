@@ -52,6 +52,7 @@ class TrainedRun:
     alive_window_tokens: int
     train_tokens: int
     train_seconds: float  # own work plus an equal share of the clean passes
+    products: str | None = None  # what they were made in (`engine.device`); None: not trained here
 
 
 class SAERun:
@@ -172,7 +173,7 @@ class SAERun:
             sae.sparsifier.silent.copy_(saved.tensors[f"silent/{hook}"])
         vars(self.steering).update(saved.facts["steering"])
 
-    def finish(self, tokens: int, window_tokens: int, steps: int) -> TrainedRun:
+    def finish(self, tokens: int, window_tokens: int, steps: int, products: str) -> TrainedRun:
         """What the run ended with."""
         return TrainedRun(
             config=replace(self.config, objective=self.objective),
@@ -183,6 +184,7 @@ class SAERun:
             alive_window_tokens=window_tokens,
             train_tokens=tokens,
             train_seconds=self.records.clock.read(),
+            products=products,
         )
 
 

@@ -7,6 +7,7 @@ trained alone, and the same whether the loop ran through or was stopped and resu
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,18 +26,9 @@ from e2e_lib.engine.checkpoint import (
     stop_signals,
     token_bar,
 )
-from e2e_lib.engine.device import (
-    ALONE,
-    Processes,
-    charged,
-    explained,
-    low_products,
-    ready_rows,
-    side_by_side,
-    tensor_cores,
-)
+from e2e_lib.engine.device import ALONE, Processes, explained, products_of, ready_rows, side_by_side
 from e2e_lib.engine.model.probes import output_scores
-from e2e_lib.engine.records import StepCost, paper_window
+from e2e_lib.engine.records import StepCost, charged, paper_window
 from e2e_lib.errors import is_number, require
 from e2e_lib.names import TransformerBridge
 from e2e_lib.source_code import training_digest
@@ -141,11 +133,12 @@ class Trainer:
             values = sorted({getattr(config, name) for config in configs})
             require(len(values) == 1, name, values, "the same in every run")
         self.batch, self.micro = configs[0].batch_size, configs[0].micro_batch_size
-        self.precision, self.device = configs[0].precision, torch.device(model.cfg.device or "cpu")
+        precision, self.device = configs[0].precision, torch.device(model.cfg.device or "cpu")
+        self.products = products_of(precision, self.device, processes)
         self.steps = len(rows) // self.batch
         allowed = f"at least batch_size ({self.batch})"
         require(self.steps >= 1, "training rows", len(rows), allowed)
-        rows = ready_rows(rows, self.precision, self.device)
+        rows = ready_rows(rows, precision, self.device)
         own = processes.share(self.micro) * rows.shape[1]
         allowed = f"at least 1/{own}: one latent on the {own} tokens of a micro-batch"
         for config in configs:
@@ -160,7 +153,7 @@ class Trainer:
         compared = any(run.objective.kl_coeff is not None for run in self.runs)
         self.wants_logits = compared or bool(self.scored)
         self.window = paper_window(self.steps, self.step_tokens)
-        cost = StepCost.of(model, self.runs, self.precision)
+        cost = StepCost.of(model, self.runs, precision)
         sizes = self.batch, self.micro, rows.shape[1]
         logs, self.log_rows = cost.affordable(self.steps, logs, *sizes)
         self.log_every = -(-self.steps // logs)  # rounded up: at most `logs` entries and the last
@@ -178,7 +171,7 @@ class Trainer:
         for i, micro in enumerate(self.rows[step * batch : (step + 1) * batch].split(self.micro)):
             own = micro.chunk(self.processes.count)[self.processes.rank]
             tokens = own.to(self.device, non_blocking=True).long()
-            with tensor_cores(self.precision):
+            with self.products.of_float32():
                 self._accumulate(tokens, count=logs_now, draw=step * batch + i)
             if step in self.window:
                 for run in self.runs:
@@ -204,13 +197,13 @@ class Trainer:
         Each run's clock counts its own work and an equal share of what is common.
         """
         everyone = [run.records.clock for run in self.runs]
-        with charged(*everyone), low_products(self.precision, self.device):
+        with charged(*everyone), self.products.of_blocks():
             clean = clean_pass(self.model, tokens, self.wanted, logits=self.wants_logits)
         if self.scored:
             assert clean.hidden is not None
             clean_states, start = (tokens, clean.hidden), clean.before(self.scored)
             clocks = [run.records.clock for run in self.by_output]
-            with charged(*clocks), low_products(self.precision, self.device):
+            with charged(*clocks), self.products.of_blocks():
                 clean.scores = output_scores(self.model, *clean_states, self.scored, draw, start)
         for group in self.groups:
             self._accumulate_group(group, clean, count)
@@ -218,9 +211,10 @@ class Trainer:
     def _accumulate_group(self, group: Sequence[SAERun], clean: CleanPass, count: bool) -> None:
         passes: list[SplicedPass] = []
         for run in group:
-            with charged(run.records.clock), low_products(self.precision, self.device):
+            with charged(run.records.clock), self.products.of_blocks():
                 passes.append(run.forward(self.model, clean, count))
-        with charged(*(run.records.clock for run in group)):
+        clocks = [run.records.clock for run in group]
+        with charged(*clocks), self.products.of_output():
             terms = losses.compute([run.current for run in group], clean, passes)
         for run, own, spliced in zip(group, terms, passes, strict=True):
             with charged(run.records.clock):
@@ -230,17 +224,20 @@ class Trainer:
         """Write every run's checkpoint."""
         for run, folder in zip(self.runs, folders, strict=True):
             tensors, facts = run.state()
-            save_checkpoint(folder, self.done, tensors, facts | {"code": training_digest()})
+            facts |= {"code": training_digest(), "products": self.products.precision}
+            save_checkpoint(folder, self.done, tensors, facts)
 
     def resume(self, folders: Sequence[Path]) -> None:
         """Go on from the newest step of which every run has a whole checkpoint, if any."""
         saved = newest_common(folders, training_digest())
         if saved:
             self.done = saved[0].step
+            self.products = replace(self.products, precision=saved[0].facts["products"])
             for run, own in zip(self.runs, saved, strict=True):
                 run.restore(own)
 
     def finish(self) -> list[TrainedRun]:
         """What each run ended with. Processes that computed none of it have it from the first."""
         tokens, window = self.steps * self.step_tokens, len(self.window) * self.step_tokens
-        return [run.finish(tokens, window, self.steps) for run in self.runs]
+        made = self.steps, self.products.precision
+        return [run.finish(tokens, window, *made) for run in self.runs]

@@ -1,11 +1,12 @@
-"""What a training asks of its devices: bits of a product, memory, seconds, other processes.
+"""What a training asks of its devices: bits of a product, memory, other processes.
 
 Everything but products is always float32. `precision` says what these are:
 
     fp32    float32 products
     tf32    the same through a CUDA GPU's tensor cores, which read 10 bits of each fraction
-    bf16    the frozen blocks' and the SAE's products in bfloat16, the unembedding's, whose small
-            differences are the KL divergence, as with tf32
+    bf16    in bfloat16, sums in float32. The unembedding's, whose small differences are the KL
+            divergence, as with tf32 on a GPU. On a CPU they too, for there they are most of a step;
+            and all are float32 if that is what the CPU multiplies faster (`products_of`)
 
 `auto` is bf16 on CUDA and fp32 elsewhere, `native` bf16 where the machine is faster with it. On a
 CPU tf32 is float32. The weights that train, the optimiser, the residual stream, sums and
@@ -20,9 +21,9 @@ import ctypes
 import statistics
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,13 @@ def chosen_precision(precision: str, device: str) -> str:
     allowed = f"one of {', '.join((AUTO, NATIVE, *PRECISIONS))}"
     require(precision in (AUTO, NATIVE, *PRECISIONS), "precision", precision, allowed)
     if precision == NATIVE:
-        pays = multiplies_bf16(device) and (device != "cpu" or bf16_is_faster())
-        return "bf16" if pays else "fp32"
+        return "bf16" if multiplies_bf16(device) and bf16_pays(device) else "fp32"
     return precision if precision != AUTO else "bf16" if device.startswith("cuda") else "fp32"
+
+
+def bf16_pays(device: str) -> bool:
+    """Whether bfloat16 makes a step faster: on CUDA wherever it is not emulated."""
+    return device != "cpu" or (multiplies_bf16(device) and bf16_is_faster())
 
 
 def multiplies_bf16(device: str) -> bool:
@@ -137,6 +142,45 @@ def low_products(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+@dataclass(frozen=True)
+class Products:
+    """What a training's products are made in, as contexts for the parts of its step."""
+
+    precision: str
+    device: torch.device
+
+    def of_blocks(self) -> torch.autocast:
+        """The frozen blocks' and the SAEs'."""
+        return low_products(self.precision, self.device)
+
+    def of_output(self) -> torch.autocast:
+        """The unembedding's, which a GPU makes in tf32.
+
+        Rounded to bfloat16, logits of SmolLM2 move KL by 0.1 % and its gradient by 3 % of its
+        length, in no direction of its own; metrics less than another seed (docs/benchmarks.md).
+        """
+        low = self.precision if self.device.type == "cpu" else "fp32"
+        return low_products(low, self.device)
+
+    def of_float32(self) -> AbstractContextManager[None]:
+        """Those that are float32 still (`tensor_cores`)."""
+        return tensor_cores(self.precision)
+
+
+def products_of(precision: str, device: torch.device, processes: "Processes") -> Products:
+    """What a training of this precision multiplies in: in it, but fp32 where bf16 is slower.
+
+    That is so on a CPU without units for bfloat16, or with such whose trial says so; of several
+    processes, in all as soon as in one. On a GPU bf16 is refused where it would be emulated.
+    """
+    slow = precision == "bf16" and device.type == "cpu" and not bf16_pays("cpu")
+    if not processes.any(slow):
+        return Products(precision, device)
+    if processes.first:
+        print(f"precision is {precision!r}, but a CPU here multiplies float32 faster: fp32.")
+    return Products("fp32", device)
+
+
 class OutOfMemoryError(E2EError, MemoryError):
     """A step needs more memory than there is."""
 
@@ -191,60 +235,6 @@ def explained(shapes: str) -> Iterator[None]:
                 f"or a smaller dict_ratio."
             ) from error
         raise
-
-
-class Clock:
-    """Seconds charged to one run. On CUDA the device notes the times, and nothing waits for it.
-
-    Args:
-        device: where the work is done.
-        seconds: charged before.
-    """
-
-    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
-        self.device = device
-        self._seconds = seconds
-        self._open: deque[tuple[Any, Any, float]] = deque()  # events not yet read, and the share
-
-    def read(self) -> float:
-        """Seconds so far; waits for the device."""
-        if self._open:
-            torch.cuda.synchronize(self.device)
-            self._drain()
-        return self._seconds
-
-    def charge(self, start: Any, end: Any, share: float) -> None:
-        """Add a share of what lies between two marks of `mark`."""
-        if self.device.type != "cuda":
-            self._seconds += (end - start) * share
-            return
-        self._open.append((start, end, share))
-        self._drain()
-
-    def _drain(self) -> None:
-        """Read the events that have come to pass, so that they do not pile up."""
-        while self._open and self._open[0][1].query():
-            start, end, share = self._open.popleft()
-            self._seconds += 1e-3 * start.elapsed_time(end) * share
-
-
-def mark(device: torch.device) -> Any:
-    """This moment in the device's work."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
-@contextmanager
-def charged(*clocks: Clock) -> Iterator[None]:
-    """Charge what happens inside to all of these clocks of one device, an equal part to each."""
-    start = mark(clocks[0].device)
-    yield
-    end = mark(clocks[0].device)
-    for clock in clocks:
-        clock.charge(start, end, 1 / len(clocks))
 
 
 class Processes:

@@ -14,10 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Logits in a chunk: 64 MiB on a CPU, 330 tokens of GPT-2's vocabulary: of fewer, a product spends
-# more on fetching the unembedding than on multiplying with it.
-CHUNK_VALUES = {"cpu": 1 << 24}
+# Logits in a chunk: 256 MiB on a CPU, 1,335 tokens of GPT-2's vocabulary: of fewer, a product
+# spends more on fetching the unembedding than on multiplying with it.
+CHUNK_VALUES = {"cpu": 1 << 26}
 DEVICE_CHUNK_VALUES = 1 << 28  # and 1 GiB on an accelerator
+# Logits that a CPU takes from first to last before the next: 2 MiB, a part of its cores' cache.
+# What is not a product passes over them several times, and through memory each takes longer.
+BLOCK_VALUES = 1 << 19
 
 Head = Callable[[Tensor], Tensor]  # hidden states (1, tokens, d_model) to logits (1, tokens, vocab)
 # Logits (1, tokens, vocab) to a value of each token and its gradient to these logits.
@@ -53,7 +56,7 @@ def means_over_tokens(
     gradients = [torch.empty_like(h) if wanted else h for h in flat]
     for part, clean_part in _chunks(head, clean):
         with torch.no_grad():
-            compare = against(head(clean_part).float())
+            compare = against(head(clean_part))
         for i, hidden in enumerate(flat):
             own = hidden[part][None].requires_grad_(wanted)
             logits = head(own)
@@ -75,14 +78,24 @@ def kl_to(clean_logits: Float[Tensor, "... vocab"]) -> ValueAndGradient:
 
     The softmax p of the clean logits is made once for however many spliced passes.
     """
-    p, clean_sum = softmax(clean_logits)
+    clean = clean_logits.flatten(0, -2)
+    p = torch.empty_like(clean, dtype=torch.float32)
+    clean_sum = p.new_empty(len(clean))
+    for few in _blocks(clean):
+        clean_sum[few] = softmax(clean[few].float(), p[few])
 
     def value_and_gradient(logits: Tensor) -> tuple[Tensor, Tensor]:
-        q, own_sum = softmax(logits.float())
-        # Σ p (log p − log q), by the differences of logits: exact where both are alike.
-        # Summed token by token: over all of a chunk's products at once, float32 loses digits.
-        values = (clean_logits - logits).mul_(p).sum(-1) + (own_sum - clean_sum)
-        return values, q.sub_(p)
+        values, gradient = torch.empty_like(clean_sum), torch.empty_like(logits)
+        own, to_own = logits.flatten(0, -2), gradient.view_as(clean)
+        for few in _blocks(clean):
+            y = own[few].float()
+            own_sum = softmax(y, q := torch.empty_like(y))
+            torch.sub(q, p[few], out=to_own[few])
+            # Σ p (log p − log q), by the differences of logits: exact where both are alike.
+            # Summed token by token: over all of a chunk's products at once, float32 loses digits.
+            weighted = torch.sub(clean[few].float(), y, out=q).mul_(p[few])
+            values[few] = weighted.sum(-1) + (own_sum - clean_sum[few])
+        return values.view(logits.shape[:-1]), gradient
 
     return value_and_gradient
 
@@ -96,7 +109,7 @@ def by_autograd(
         def value_and_gradient(logits: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 own = logits.detach().float().requires_grad_()
-                values = token_loss(clean_logits, own)
+                values = token_loss(clean_logits.float(), own)
                 (gradient,) = torch.autograd.grad(values.sum(), own)
             return values.detach(), gradient
 
@@ -114,7 +127,7 @@ def fisher_sketch(
     Fisher information of the logits, as that of a drawn word's [y] − p is; but every word takes
     part, and rare ones do not come as seldom large steps.
     """
-    p = clean_logits.softmax(-1)
+    p = clean_logits.float().softmax(-1)
     signs = torch.randint(0, 2, p.shape, generator=generator, device=p.device).mul_(2).sub_(1)
     root = p.sqrt() * signs
     sketch = root - p * root.sum(-1, keepdim=True)
@@ -170,10 +183,13 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return logits.float().log_softmax(-1)
 
 
-def softmax(logits: Float[Tensor, "... vocab"]) -> tuple[Tensor, Float[Tensor, "..."]]:
-    """Probabilities, and log Σ exp of the logits: at the likeliest token both are known."""
-    probabilities = logits.softmax(-1)
-    return probabilities, logits.amax(-1) - probabilities.amax(-1).log()
+def softmax(logits: Float[Tensor, "token vocab"], into: Tensor) -> Float[Tensor, " token"]:
+    """log Σ exp of the logits, whose probabilities are put `into` a tensor like them.
+
+    At the likeliest word both are known.
+    """
+    torch.softmax(logits, -1, out=into)
+    return logits.amax(-1) - into.amax(-1).log()
 
 
 def _chunks(
@@ -184,9 +200,20 @@ def _chunks(
     with torch.no_grad():
         vocabulary = head(flat[None, :1]).shape[-1]
     most = CHUNK_VALUES.get(hidden.device.type, DEVICE_CHUNK_VALUES)
-    size = max(1, most // vocabulary)
-    for start in range(0, len(flat), size):
-        part = slice(start, start + size)
+    for part in _parts(len(flat), max(1, most // vocabulary)):
         # A slice first, its first axis then: products of three axes are folded into two only if
         # the strides say that nothing lies between.
         yield part, flat[part][None]
+
+
+def _blocks(logits: Float[Tensor, "token vocab"]) -> Iterator[slice]:
+    """Runs of a chunk's tokens whose logits fit into a CPU's cache; on an accelerator all."""
+    tokens, vocabulary = logits.shape
+    return _parts(tokens, max(1, BLOCK_VALUES // vocabulary) if logits.is_cpu else tokens)
+
+
+def _parts(length: int, most: int) -> Iterator[slice]:
+    """Runs of at most so many, as equal as can be."""
+    size = -(-length // max(1, -(-length // most)))
+    for start in range(0, length, max(1, size)):
+        yield slice(start, start + size)

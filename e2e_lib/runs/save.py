@@ -59,7 +59,8 @@ def save_run(
         "status": "ok",
         "config": config,
         "provenance": provenance() | {"hub_commits": hub_commits(config)},
-        "cost": {"train_seconds": trained.train_seconds} | peak_memory(),
+        "cost": {"train_seconds": trained.train_seconds, "products": trained.products}
+        | peak_memory(),
     }
     write_json(folder / "run.json", record)
     return folder

@@ -10,24 +10,28 @@ import torch
 
 from e2e_lib.core.config import TrainConfig
 from e2e_lib.core.losses import named_objective
-from e2e_lib.core.train import CHECKPOINT_SECONDS, train
+from e2e_lib.core.train import CHECKPOINT_SECONDS, Trainer, train
 from e2e_lib.engine import device
 from e2e_lib.engine.checkpoint import StoppedError
 from e2e_lib.engine.device import (
+    ALONE,
     AUTO,
     NATIVE,
     PRECISIONS,
-    Clock,
-    charged,
+    Processes,
+    Products,
     check_precision,
     chosen_precision,
     low_products,
+    products_of,
     tensor_cores,
 )
+from e2e_lib.engine.records import Clock, charged
 from e2e_lib.errors import ConfigError, rules
 from e2e_lib.runs.experiment import Training
-from tests.helpers.tiny_models import assert_sentence, random_tokens, tiny_model
+from tests.helpers.tiny_models import D_VOCAB, assert_sentence, random_tokens, tiny_model
 
+CPU = torch.device("cpu")
 HOOKS = ["blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"]
 SMALL = {"dict_ratio": 3.0, "batch_size": 4, "micro_batch_size": 2, "lr": 0.01}
 
@@ -37,13 +41,19 @@ def config(objective: str = "e2e", hook: str = HOOKS[0], **others) -> TrainConfi
 
 
 @pytest.fixture
+def pays(monkeypatch):
+    """A CPU that multiplies bfloat16 faster."""
+    monkeypatch.setattr(device, "bf16_pays", lambda name: True)
+
+
+@pytest.fixture
 def products(monkeypatch):
-    """The types in which the frozen blocks' maps were computed."""
+    """The types in which the frozen blocks' maps were computed, and the unembedding's."""
     seen, real = set(), torch.nn.functional.linear
 
     def linear(x, *others):
         found = real(x, *others)
-        seen.add(found.dtype)
+        seen.add(("head" if found.shape[-1] == D_VOCAB else "block", found.dtype))
         return found
 
     monkeypatch.setattr(torch.nn.functional, "linear", linear)
@@ -59,7 +69,9 @@ SOME = [EVERY[i] for i in (1, 4, 8, 11)]
 @pytest.mark.parametrize(
     ("architecture", "objective", "hook"), EVERY if os.environ.get("E2E_FUZZ") == "full" else SOME
 )
-def test_bf16_trains_the_same_roughly_and_keeps_float32_weights(architecture, objective, hook):
+def test_bf16_trains_the_same_roughly_and_keeps_float32_weights(
+    pays, architecture, objective, hook
+):
     model, rows = tiny_model(architecture), random_tokens(80)
     runs = [
         train(model, [config(objective, hook, precision=p)], rows, progress=False)[0]
@@ -73,33 +85,88 @@ def test_bf16_trains_the_same_roughly_and_keeps_float32_weights(architecture, ob
         assert other["l0"] == pytest.approx(entry["l0"], rel=0.05)
 
 
-def test_bf16_is_for_the_blocks_and_not_for_the_unembedding(products):
+def test_bf16_is_for_blocks_and_unembedding_but_not_for_what_is_logged(pays, products):
     model = tiny_model("llama")  # GPT-2's blocks multiply by addmm
-    train(model, [config(precision="bf16")], random_tokens(8), progress=False, logs=1)
-    assert products == {torch.bfloat16, torch.float32}
+    trainer = Trainer(model, [config(precision="bf16")], random_tokens(12), logs=1)
+    trainer.step()  # the first, which is logged
+    both = {(part, kind) for part in ("block", "head") for kind in (torch.bfloat16, torch.float32)}
+    assert products == both
+    products.clear()
+    trainer.step()
+    assert products == {("block", torch.bfloat16), ("head", torch.bfloat16)}
     products.clear()
     train(model, [config("local", precision="bf16")], random_tokens(24), progress=False, logs=1)
-    assert torch.bfloat16 in products
+    assert ("block", torch.bfloat16) in products
     products.clear()
     train(model, [config()], random_tokens(8), progress=False)
-    assert products == {torch.float32}
+    assert products == {("block", torch.float32), ("head", torch.float32)}
 
 
-def test_bf16_resumes_in_the_same_bits(tmp_path):
-    rows, model, stops = random_tokens(40), tiny_model(), [5]
-    chosen, folder = config(precision="bf16"), [tmp_path / "checkpoints"]
+def test_a_gpu_makes_the_unembedding_in_tf32():
+    with Products("bf16", CPU).of_output():
+        assert torch.is_autocast_enabled("cpu")
+    with Products("bf16", torch.device("cuda")).of_output():
+        assert not torch.is_autocast_enabled("cuda")
+
+
+def interrupted(model, rows, folder, at=5):
+    """A bf16 training stopped behind this step, its checkpoint in the folder."""
+    stops = [at]
 
     def interrupt(index, entry):
         if entry["step"] in stops:
             stops.clear()
             signal.raise_signal(signal.SIGTERM)
 
+    chosen = config(precision="bf16")
     with pytest.raises(StoppedError):
         train(model, [chosen], rows, progress=False, checkpoints=folder, on_log=interrupt)
-    [again] = train(model, [chosen], rows, progress=False, checkpoints=folder)
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_bf16_resumes_in_the_same_bits(tmp_path, monkeypatch, pays, later):
+    """On a machine too, or at a trial, that would have chosen otherwise."""
+    rows, model, folder = random_tokens(40), tiny_model(), [tmp_path / "checkpoints"]
+    chosen = config(precision="bf16")
     [whole] = train(model, [chosen], rows, progress=False)
+    interrupted(model, rows, folder)
+    monkeypatch.setattr(device, "bf16_pays", lambda name: later)
+    [again] = train(model, [chosen], rows, progress=False, checkpoints=folder)
+    assert again.products == whole.products == "bf16"
     assert torch.equal(again.saes[HOOKS[0]].W_dec, whole.saes[HOOKS[0]].W_dec)
     assert again.curve == whole.curve
+
+
+# ------------------------------------------------------------------ where it is slower
+def test_where_a_cpu_is_slower_in_bf16_it_multiplies_float32_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(device, "bf16_pays", lambda name: name != "cpu")
+    model, rows = tiny_model(), random_tokens(16)
+    low, exact = (
+        train(model, [config(precision=p)], rows, progress=False)[0] for p in ("bf16", "fp32")
+    )
+    assert torch.equal(low.saes[HOOKS[0]].W_enc, exact.saes[HOOKS[0]].W_enc)
+    assert low.products == exact.products == "fp32" and low.config.precision == "bf16"
+    said = "precision is 'bf16', but a CPU here multiplies float32 faster: fp32."
+    assert capsys.readouterr().out.count(said) == 1
+    assert products_of("bf16", torch.device("cuda", 1), ALONE).precision == "bf16"
+    for precision in ("fp32", "tf32"):
+        assert products_of(precision, CPU, ALONE) == Products(precision, CPU)
+
+
+def test_processes_that_differ_all_multiply_float32(pays, capsys):
+    class Second(Processes):
+        """Of two, the one whose CPU would be faster in bf16."""
+
+        first = False
+
+        def any(self, flag):
+            return True
+
+    both = Second()
+    trainer = Trainer(tiny_model(), [config(precision="bf16")], random_tokens(8), processes=both)
+    assert trainer.products.precision == "fp32" and not capsys.readouterr().out, (
+        "the first one says it"
+    )
 
 
 # ------------------------------------------------------------------ choice

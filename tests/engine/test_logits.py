@@ -35,6 +35,7 @@ def hidden():
 @pytest.mark.parametrize("chunk", [1, 4 * VOCABULARY, 1 << 22])
 def test_values_and_gradients_equal_those_of_full_logits(monkeypatch, head, hidden, chunk):
     monkeypatch.setitem(output.CHUNK_VALUES, "cpu", chunk)  # one token, four, all
+    monkeypatch.setattr(output, "BLOCK_VALUES", 2 * VOCABULARY)
     clean, spliced = hidden
     ours = [h.clone().requires_grad_() for h in spliced]
     for weight, value in zip((0.5, 2.0), means_over_tokens(kl_to, head, clean, ours), strict=True):
@@ -59,6 +60,20 @@ def test_the_closed_form_is_the_definition_by_autograd(monkeypatch, head, hidden
         torch.stack(values).sum().backward()
         both.append((torch.stack(values).detach(), torch.stack([h.grad for h in own])))
     torch.testing.assert_close(both[0], both[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("block", [1, 2 * VOCABULARY, 1 << 19])
+def test_logits_that_bfloat16_products_gave(monkeypatch, hidden, block):
+    """What they are is compared in float32; the gradient to them alone is rounded."""
+    monkeypatch.setattr(output, "BLOCK_VALUES", block)  # a token, two, all
+    clean, spliced = ((h[..., :VOCABULARY] * 2).bfloat16() for h in (hidden[0], hidden[1][0]))
+    values, gradient = kl_to(clean)(spliced)
+    exact = [x.double().requires_grad_() for x in (clean, spliced)]
+    expected = token_kl(*exact)
+    expected.sum().backward()
+    assert gradient.dtype == torch.bfloat16
+    torch.testing.assert_close(values.double(), expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), exact[1].grad, rtol=4e-3, atol=1e-7)
 
 
 def test_values_of_many_tokens_are_summed_token_by_token():

@@ -10,7 +10,7 @@ from torch import nn
 from e2e_lib.core.losses import token_kl
 from e2e_lib.engine.logits import kl_to, means_over_tokens
 
-VOCABULARY, WIDTH, TOKENS = 256_000, 4, 1024
+VOCABULARY, WIDTH, TOKENS = 256_000, 4, 2048
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 

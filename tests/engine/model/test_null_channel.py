@@ -8,6 +8,7 @@ from e2e_lib import SAE, TrainConfig, clean_pass, evaluate, load_model, named_ob
 from e2e_lib.core.hooks import later_blocks, spliced_pass
 from e2e_lib.core.losses import compute
 from e2e_lib.data.rows import load_rows
+from e2e_lib.engine import device
 from e2e_lib.engine.model.null_channel import NULL_WIDTH, nuisance, unrotated, widened
 from e2e_lib.engine.model.probes import check_hook, hook_width, replaced_pass
 from e2e_lib.errors import ConfigError, ModelError
@@ -112,7 +113,8 @@ def test_what_end_to_end_training_sees_of_the_channel_is_nothing(model, tokens) 
     assert written[64:].norm() < 1e-5 * written[:64].norm()
 
 
-def test_training_and_evaluation_run_at_a_null_channel(model, rows) -> None:
+def test_training_and_evaluation_run_at_a_null_channel(monkeypatch, model, rows) -> None:
+    monkeypatch.setattr(device, "bf16_pays", lambda name: True)
     saes = {}
     for name, coeff, precision in (("local", 0.3, "fp32"), ("e2e_ds", 1.0, "bf16")):
         config = TrainConfig(
