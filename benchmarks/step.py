@@ -27,7 +27,7 @@ from e2e_lib.core.sae_run import resolved_objective
 from e2e_lib.core.train import Trainer
 from e2e_lib.data.models import load_model
 from e2e_lib.engine.device import AUTO, PRECISIONS, chosen_precision, tensor_cores
-from e2e_lib.engine.logits import kl_to, means_over_tokens
+from e2e_lib.engine.logits import mean_kls
 from e2e_lib.engine.model.frozen_model import runner
 from e2e_lib.names import SPARSIFIERS
 from e2e_lib.runs.provenance import peak_memory
@@ -135,7 +135,7 @@ def kl_step(model, shape: Shape, case: Case, rows: Tensor) -> Step:
     def step() -> list[Tensor]:
         with tensor_cores(precision):
             own = [hidden.requires_grad_() for hidden in spliced]
-            values = means_over_tokens(kl_to, head, clean, own)
+            values = mean_kls(head, clean, own)
             return [*torch.autograd.grad(sum(values), own)]
 
     return step

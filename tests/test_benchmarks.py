@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import checkpoint, step
+from benchmarks import checkpoint, quality, step
 from benchmarks.__main__ import comparisons, ratio, sides
 from benchmarks.floor import block_parameters, step_flops
 from benchmarks.shapes import Shape, shapes
@@ -291,3 +291,19 @@ def test_the_committed_checkpoints_are_cheap():
     shares = [json.loads(line)["share_of_training"] for line in lines[1:]]
     assert len(shares) == 2
     assert max(shares) < 0.02
+
+
+def test_what_moves_the_metrics_is_told_with_an_interval_over_seeds():
+    """Differences 1, 2, 3: mean 2, and 4.303 · 1 / √3 to either side."""
+    lines = [
+        {"objective": "e2e", "path": path, "seed": seed} | dict.fromkeys(quality.METRICS, value)
+        for path, values in {"default": (3.0, 2.0, 1.0), "bf16": (4.0, 4.0, 4.0)}.items()
+        for seed, value in enumerate(values)
+    ]
+    for line in lines:
+        line["mse"] = 0.1 * line["seed"] - (line["path"] == "bf16")
+    head, _, default, bf16, _, last = quality.markdown({"StoryWorld": lines}).splitlines()
+    assert head == "|  | objective | path | CE increase | KL | L0 | MSE |"
+    assert default == "| StoryWorld | e2e | default |" + " 2 (σ 1) |" * 3 + " 0.1 (σ 0.1) |"
+    assert bf16 == "| StoryWorld | e2e | bf16 |" + " +2 ± 2.5 |" * 3 + " -1 ± 0 |"
+    assert last == "Intervals without 0: 1 of 4."

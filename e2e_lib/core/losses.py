@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from e2e_lib.core.hooks import CleanPass, SplicedPass
-from e2e_lib.engine.logits import kl_to, means_over_tokens
+from e2e_lib.engine.logits import mean_kls
 from e2e_lib.errors import Checked, ConfigError, Flag, OptionalWeight, Positive, Weight, require
 
 
@@ -76,7 +76,7 @@ def token_kl(
 
     The direction is that of the authors' code; section 2.3 prints the other one. Training takes it
     from `engine.logits.kl_to`, the same with its gradient in closed form; for another loss of the
-    output, give `by_autograd` of a function like this one to `means_over_tokens` in `compute`.
+    output, give `means_over_tokens` `by_autograd` of a function like this one, in `compute`.
 
     >>> clean = torch.log(torch.tensor([[0.5, 0.5]]))
     >>> spliced = torch.log(torch.tensor([[0.25, 0.75]]))
@@ -220,7 +220,7 @@ def compute(
     if compared:
         hidden = [h for h in (passes[i].hidden for i in compared) if h is not None]
         assert clean.hidden is not None
-        found = means_over_tokens(kl_to, clean.head, clean.hidden, hidden)
+        found = mean_kls(clean.head, clean.hidden, hidden)
         kls = dict(zip(compared, found, strict=True))
     every = []
     for i, (objective, own) in enumerate(zip(objectives, passes, strict=True)):

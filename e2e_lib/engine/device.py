@@ -38,7 +38,7 @@ AUTO, NATIVE = "auto", "native"
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM processors
 TRIAL = (1024, 576, 1536)  # tokens, d_in, d_out of a product that is tried: of a model of 135 M
 PAYS = 0.8  # share of float32's time that bfloat16 may take; near 1 the rest of a step decides
-SIDE_BY_SIDE_BYTES = 2 << 30  # of activations kept at once for the backward passes of several runs
+SIDE_BY_SIDE_BYTES = 3 << 30  # of activations kept at once for the backward passes of several runs
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -156,8 +156,8 @@ class Products:
     def of_output(self) -> torch.autocast:
         """The unembedding's, which a GPU makes in tf32.
 
-        Rounded to bfloat16, logits of SmolLM2 move KL by 0.1 % and its gradient by 3 % of its
-        length, in no direction of its own; metrics less than another seed (docs/benchmarks.md).
+        Logits of SmolLM2, rounded to bfloat16, moved KL by 0.1 % and its gradient by 3 % of its
+        length at three trained SAEs; what a training makes of that is in docs/benchmarks.md.
         """
         low = self.precision if self.device.type == "cpu" else "fp32"
         return low_products(low, self.device)

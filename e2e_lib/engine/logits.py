@@ -8,6 +8,7 @@ vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -73,28 +74,43 @@ def means_over_tokens(
     return [_Known.apply(hidden, value, grad.view_as(hidden)) for hidden, value, grad in known]
 
 
-def kl_to(clean_logits: Float[Tensor, "... vocab"]) -> ValueAndGradient:
+def mean_kls(
+    head: Head,
+    clean: Float[Tensor, "batch pos d_model"],
+    spliced: Sequence[Float[Tensor, "batch pos d_model"]],
+) -> list[Float[Tensor, ""]]:
+    """The mean over all tokens of KL(clean ‖ spliced), for each of several passes, differentiable.
+
+    Arguments are those of `means_over_tokens`.
+    """
+    return means_over_tokens(partial(kl_to, kept=len(spliced) > 1), head, clean, spliced)
+
+
+def kl_to(clean_logits: Float[Tensor, "... vocab"], *, kept: bool = True) -> ValueAndGradient:
     """`losses.token_kl` from these clean logits, with its gradient to the spliced ones: q − p.
 
-    The softmax p of the clean logits is made once for however many spliced passes.
+    The softmax p of the clean logits is made once for however many spliced passes, and kept;
+    for a single one it takes less time to make it a few tokens at a time and to forget it.
     """
     clean = clean_logits.flatten(0, -2)
-    p = torch.empty_like(clean, dtype=torch.float32)
-    clean_sum = p.new_empty(len(clean))
-    for few in _blocks(clean):
-        clean_sum[few] = softmax(clean[few].float(), p[few])
+    runs = list(_blocks(clean))
+
+    def of_clean() -> Iterator[tuple[Tensor, Tensor]]:
+        return (softmax(clean[few].float()) for few in runs)
+
+    known = list(of_clean()) if kept else None
 
     def value_and_gradient(logits: Tensor) -> tuple[Tensor, Tensor]:
-        values, gradient = torch.empty_like(clean_sum), torch.empty_like(logits)
+        gradient = torch.empty_like(logits)
+        values = torch.empty(len(clean), device=clean.device)
         own, to_own = logits.flatten(0, -2), gradient.view_as(clean)
-        for few in _blocks(clean):
-            y = own[few].float()
-            own_sum = softmax(y, q := torch.empty_like(y))
-            torch.sub(q, p[few], out=to_own[few])
+        for few, (p, clean_sum) in zip(runs, known or of_clean(), strict=True):
+            x, y = clean[few].float(), own[few].float()
+            q, own_sum = softmax(y)
+            torch.sub(q, p, out=to_own[few])
             # Σ p (log p − log q), by the differences of logits: exact where both are alike.
             # Summed token by token: over all of a chunk's products at once, float32 loses digits.
-            weighted = torch.sub(clean[few].float(), y, out=q).mul_(p[few])
-            values[few] = weighted.sum(-1) + (own_sum - clean_sum[few])
+            values[few] = torch.sub(x, y, out=q).mul_(p).sum(-1) + (own_sum - clean_sum)
         return values.view(logits.shape[:-1]), gradient
 
     return value_and_gradient
@@ -183,13 +199,10 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return logits.float().log_softmax(-1)
 
 
-def softmax(logits: Float[Tensor, "token vocab"], into: Tensor) -> Float[Tensor, " token"]:
-    """log Σ exp of the logits, whose probabilities are put `into` a tensor like them.
-
-    At the likeliest word both are known.
-    """
-    torch.softmax(logits, -1, out=into)
-    return logits.amax(-1) - into.amax(-1).log()
+def softmax(logits: Float[Tensor, "... vocab"]) -> tuple[Tensor, Float[Tensor, "..."]]:
+    """Probabilities, and log Σ exp of the logits: at the likeliest token both are known."""
+    probabilities = logits.softmax(-1)
+    return probabilities, logits.amax(-1) - probabilities.amax(-1).log()
 
 
 def _chunks(

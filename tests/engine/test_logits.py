@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from e2e_lib.core.losses import token_kl
 from e2e_lib.engine import logits as output
-from e2e_lib.engine.logits import by_autograd, kl_to, means_over_tokens, token_metrics
+from e2e_lib.engine.logits import by_autograd, kl_to, mean_kls, means_over_tokens, token_metrics
 from tests.helpers.tiny_models import D_MODEL, random_tokens
 
 VOCABULARY = 11
@@ -74,6 +74,19 @@ def test_logits_that_bfloat16_products_gave(monkeypatch, hidden, block):
     assert gradient.dtype == torch.bfloat16
     torch.testing.assert_close(values.double(), expected.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient.double(), exact[1].grad, rtol=4e-3, atol=1e-7)
+
+
+def test_one_pass_is_the_same_to_the_bit_as_among_others(monkeypatch, head, hidden):
+    """For one, the clean softmax is not kept."""
+    monkeypatch.setattr(output, "BLOCK_VALUES", 2 * VOCABULARY)
+    clean, spliced = hidden
+    found = []
+    for passes in (spliced[:1], spliced):
+        own = [h.clone().requires_grad_() for h in passes]
+        value = mean_kls(head, clean, own)[0]
+        value.backward()
+        found.append((value, own[0].grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_values_of_many_tokens_are_summed_token_by_token():
