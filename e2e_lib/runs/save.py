@@ -58,9 +58,9 @@ def save_run(
     record = {
         "status": "ok",
         "config": config,
-        "provenance": provenance() | {"hub_commits": hub_commits(config)},
-        "cost": {"train_seconds": trained.train_seconds, "products": trained.products}
-        | peak_memory(),
+        "provenance": provenance()
+        | {"hub_commits": hub_commits(config), "products": trained.products},
+        "cost": {"train_seconds": trained.train_seconds} | peak_memory(),
     }
     write_json(folder / "run.json", record)
     return folder

@@ -34,6 +34,8 @@ def test_a_saved_run_can_be_read_back(tmp_path, made):
         assert {"commit", "clean_tree", "code", "python", "packages"} <= set(record["provenance"])
         assert {"cpu", "cpus", "instruction_set", "memory_mb", "gpu"} <= set(record["provenance"])
         assert record["cost"]["train_seconds"] == run.train_seconds > 0
+        assert record["provenance"]["products"] == "fp32"
+        assert read.read_run(folder).cost == record["cost"], "as every analysis reads it"
         assert 50 < record["cost"]["peak_memory_mb"] < 100_000, "of a process with torch in it"
 
 
