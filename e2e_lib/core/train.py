@@ -91,6 +91,7 @@ def train(
         for index, run in enumerate(trainer.runs):
             for entry in run.records.curve:
                 log(index, entry)
+    trainer.products.tell(configs[0].precision, processes)
     steps, each = trainer.steps, trainer.step_tokens
     shown, saved = progress and processes.first, time.monotonic()
     bar = token_bar(len(configs), steps * each, trainer.done * each, shown)

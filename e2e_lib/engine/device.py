@@ -60,13 +60,13 @@ def chosen_precision(precision: str, device: str) -> str:
     allowed = f"one of {', '.join((AUTO, NATIVE, *PRECISIONS))}"
     require(precision in (AUTO, NATIVE, *PRECISIONS), "precision", precision, allowed)
     if precision == NATIVE:
-        return "bf16" if multiplies_bf16(device) and bf16_pays(device) else "fp32"
+        return "bf16" if bf16_pays(device) else "fp32"
     return precision if precision != AUTO else "bf16" if device.startswith("cuda") else "fp32"
 
 
 def bf16_pays(device: str) -> bool:
-    """Whether bfloat16 makes a step faster: on CUDA wherever it is not emulated."""
-    return device != "cpu" or (multiplies_bf16(device) and bf16_is_faster())
+    """Whether bfloat16 makes a step faster: where there are units for it, on a CPU by trial."""
+    return multiplies_bf16(device) and (device != "cpu" or bf16_is_faster())
 
 
 def multiplies_bf16(device: str) -> bool:
@@ -82,7 +82,7 @@ def bf16_is_faster() -> bool:
     """Whether a product in bfloat16, conversions included, takes a CPU less time than in float32.
 
     Its flags do not say: of two processors with AVX-512 bf16 and no AMX one took half of the time
-    for large products, the other half as much again for a training step (docs/benchmarks.md).
+    for large products, the other more for a training step (docs/benchmarks.md).
     """
     tokens, d_in, d_out = TRIAL
     x, weights = torch.ones(tokens, d_in), torch.ones(d_in, d_out)  # no draw: seeds go on
@@ -166,6 +166,11 @@ class Products:
         """Those that are float32 still (`tensor_cores`)."""
         return tensor_cores(self.precision)
 
+    def tell(self, asked: str, processes: "Processes") -> None:
+        """Say so if they are not what was asked for."""
+        if processes.first and self.precision != asked:
+            print(f"precision is {asked!r}, but a CPU here multiplies float32 faster: fp32.")
+
 
 def products_of(precision: str, device: torch.device, processes: "Processes") -> Products:
     """What a training of this precision multiplies in: in it, but fp32 where bf16 is slower.
@@ -174,11 +179,7 @@ def products_of(precision: str, device: torch.device, processes: "Processes") ->
     processes, in all as soon as in one. On a GPU bf16 is refused where it would be emulated.
     """
     slow = precision == "bf16" and device.type == "cpu" and not bf16_pays("cpu")
-    if not processes.any(slow):
-        return Products(precision, device)
-    if processes.first:
-        print(f"precision is {precision!r}, but a CPU here multiplies float32 faster: fp32.")
-    return Products("fp32", device)
+    return Products("fp32" if processes.any(slow) else precision, device)
 
 
 class OutOfMemoryError(E2EError, MemoryError):

@@ -124,7 +124,7 @@ def interrupted(model, rows, folder, at=5):
 
 
 @pytest.mark.parametrize("later", [True, False])
-def test_bf16_resumes_in_the_same_bits(tmp_path, monkeypatch, pays, later):
+def test_bf16_resumes_in_the_same_bits(tmp_path, monkeypatch, capsys, pays, later):
     """On a machine too, or at a trial, that would have chosen otherwise."""
     rows, model, folder = random_tokens(40), tiny_model(), [tmp_path / "checkpoints"]
     chosen = config(precision="bf16")
@@ -133,6 +133,7 @@ def test_bf16_resumes_in_the_same_bits(tmp_path, monkeypatch, pays, later):
     monkeypatch.setattr(device, "bf16_pays", lambda name: later)
     [again] = train(model, [chosen], rows, progress=False, checkpoints=folder)
     assert again.products == whole.products == "bf16"
+    assert "float32" not in capsys.readouterr().out, "nothing is said that is not so"
     assert torch.equal(again.saes[HOOKS[0]].W_dec, whole.saes[HOOKS[0]].W_dec)
     assert again.curve == whole.curve
 
