@@ -165,9 +165,9 @@ def test_processes_that_differ_all_multiply_float32(pays, capsys):
 
     both = Second()
     trainer = Trainer(tiny_model(), [config(precision="bf16")], random_tokens(8), processes=both)
-    assert trainer.products.precision == "fp32" and not capsys.readouterr().out, (
-        "the first one says it"
-    )
+    trainer.products.tell("bf16", both)
+    assert trainer.products.precision == "fp32"
+    assert not capsys.readouterr().out, "the first one says it"
 
 
 # ------------------------------------------------------------------ choice
